@@ -1,0 +1,76 @@
+//! Every capacity of the core, with its unit and its reason.
+
+use core::time::Duration;
+
+/// Bytes of an agent id. A DNS label has as many, so a host name usually fits.
+pub const AGENT_ID_BYTES_MAX: usize = 63;
+
+/// Bytes of a command id. A UUID in text has 36.
+pub const COMMAND_ID_BYTES_MAX: usize = 64;
+
+/// Bytes of a reason that travels from the shell through the core into an answer.
+pub const REASON_BYTES_MAX: usize = 200;
+
+/// Records held until they are acknowledged: 2 h 50 min at the default interval of 5 s.
+pub const RING_RECORDS: usize = 2048;
+
+/// Plugins in the chain: each kind at most once, and room for the user's own.
+pub const PLUGINS_MAX: usize = 8;
+
+/// Records in one batch. A batch of records with windows and alerts stays below 32 KiB encoded.
+pub const BATCH_RECORDS_MAX: u64 = 64;
+
+/// Records on their way without an acknowledgement. Two batches keep a link busy while one is made durable.
+pub const IN_FLIGHT_RECORDS_MAX: u64 = 4 * BATCH_RECORDS_MAX;
+
+/// Messages handed to the transport that it has not taken yet.
+pub const TRANSMIT_SLOTS: u8 = 8;
+
+/// Commands remembered, so that none runs twice and each answer can be given again.
+pub const COMMANDS_MAX: usize = 64;
+
+/// Shortest sampling interval.
+pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Longest sampling interval.
+pub const INTERVAL_MAX: Duration = Duration::from_secs(86_400);
+
+/// Snapshots in an aggregation window at most.
+pub const WINDOW_SNAPSHOTS_MAX: u16 = 3600;
+
+/// Longest silence of the deduplication plugin at most.
+pub const MAX_SILENCE_MAX: Duration = Duration::from_secs(86_400);
+
+/// First step of the reconnect back-off.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(500);
+
+/// Last step of the reconnect back-off.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// A session this old has proven the link: the back-off starts from its first step again.
+pub const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a peer may take to answer with its response headers before the plain form is spoken to it.
+pub const PLAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Longest silence of an agent when the server did not ask for another.
+pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// How long a shutdown may spend on delivering what is held.
+pub const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Time to live of a command that does not say.
+pub const COMMAND_TTL_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Longest time to live of a command.
+pub const COMMAND_TTL_MAX: Duration = Duration::from_secs(86_400);
+
+const _: () = {
+    assert!(BATCH_RECORDS_MAX <= IN_FLIGHT_RECORDS_MAX);
+    assert!(
+        IN_FLIGHT_RECORDS_MAX < RING_RECORDS as u64,
+        "what is in flight stays in the ring"
+    );
+    assert!(BACKOFF_MIN.as_millis() < BACKOFF_MAX.as_millis());
+    assert!(INTERVAL_MIN.as_millis() < INTERVAL_MAX.as_millis());
+};

@@ -1,0 +1,1 @@
+//! The JSON form of bus records: what Kafka carries, and what `picket --output json` prints.

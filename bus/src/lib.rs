@@ -1,0 +1,21 @@
+//! The bus: where servers put what agents say, and where everyone reads it.
+//!
+//! This crate knows topics, keys, offsets and record forms. It does not know gRPC, sessions or what a record
+//! means for an agent. [`Bus`] is the contract; [`embedded`] keeps it on one machine with nothing to install.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod contract;
+mod documents;
+pub mod embedded;
+pub mod json;
+mod record;
+mod topic;
+
+pub use contract::{
+    Bus, BusError, Delivery, Entry, Offset, PublishError, Selection, Start, Subscription,
+    Watermarks,
+};
+pub use documents::{Document, DocumentError, DocumentStore, Revision};
+pub use record::{Payload, Record};
+pub use topic::Topic;
