@@ -15,8 +15,13 @@
 extern crate std;
 
 pub mod metric;
+pub mod record;
+pub mod plugin;
+pub mod ring;
 
+pub mod config;
 pub mod id;
+pub mod ledger;
 pub mod limits;
 pub mod random;
 pub mod time;
