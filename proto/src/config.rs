@@ -481,7 +481,7 @@ mod tests {
         check_refused(r#"{"interval": 1e300}"#, "interval", "seconds");
         check_refused(r#"{"interval": 1e400}"#, "interval", "out of range");
         check_refused(r#"{"interval": "5"}"#, "interval", "invalid type");
-        check_refused(r#"{"interval": 1, "interval": 2}"#, "interval", "duplicate");
+        check_refused(r#"{"interval": 1, "interval": 2}"#, ".", "duplicate");
         check_refused(r#"{"metrics": []}"#, "metrics", "empty");
         check_refused(r#"{"metrics": ["cpu", "gpu"]}"#, "metrics[1]", "gpu");
         check_refused(r#"{"plugins": ["filter", "x.y"]}"#, "plugins[1]", "x.y");
