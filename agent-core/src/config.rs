@@ -59,13 +59,10 @@ impl Default for Settings {
     /// The chain holds threshold_alert alone: it marks and drops nothing, so by default all data arrives.
     fn default() -> Self {
         const MB: i64 = Metric::DiskRead.counts_per_unit();
-        let mut plugins = Vec::new();
-        // A chain has room for more than one.
-        let _ = plugins.push(PluginKind::ThresholdAlert);
         Self {
             interval: Duration::from_secs(5),
             metrics: MetricSet::ALL,
-            plugins,
+            plugins: [PluginKind::ThresholdAlert].into_iter().collect(),
             deduplication: Deduplication {
                 tolerance: Values::EMPTY,
                 max_silence: Duration::from_secs(300),
@@ -79,7 +76,11 @@ impl Default for Settings {
                 (Metric::NetOut, 50 * MB),
             ]),
             window_size: 5,
-            filter: Filter { send_idle: true, min_cpu: 0, min_memory: 0 },
+            filter: Filter {
+                send_idle: true,
+                min_cpu: 0,
+                min_memory: 0,
+            },
         }
     }
 }
@@ -123,7 +124,7 @@ pub enum ConfigError {
 }
 
 /// A valid configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config(Settings);
 
 impl Config {
@@ -133,15 +134,25 @@ impl Config {
     ///
     /// The first setting that is out of its range.
     pub fn new(settings: Settings) -> Result<Self, ConfigError> {
-        let Settings { interval, metrics, plugins, deduplication, thresholds, window_size, filter } =
-            &settings;
+        let Settings {
+            interval,
+            metrics,
+            plugins,
+            deduplication,
+            thresholds,
+            window_size,
+            filter,
+        } = &settings;
         if !(INTERVAL_MIN..=INTERVAL_MAX).contains(interval) {
-            return Err(ConfigError::Interval { ms: millis(*interval) });
+            return Err(ConfigError::Interval {
+                ms: millis(*interval),
+            });
         }
         if metrics.is_empty() {
             return Err(ConfigError::NoMetrics);
         }
-        let twice = |(index, kind): &(usize, &PluginKind)| plugins.iter().take(*index).any(|k| k == *kind);
+        let twice =
+            |(index, kind): &(usize, &PluginKind)| plugins.iter().take(*index).any(|k| k == *kind);
         if let Some((_, kind)) = plugins.iter().enumerate().find(twice) {
             return Err(ConfigError::DuplicatePlugin(*kind));
         }
@@ -156,7 +167,9 @@ impl Config {
         }
         let silence = deduplication.max_silence;
         if silence.is_zero() || MAX_SILENCE_MAX < silence {
-            return Err(ConfigError::MaxSilence { ms: millis(silence) });
+            return Err(ConfigError::MaxSilence {
+                ms: millis(silence),
+            });
         }
         if !(0..=PERCENT_COUNT_MAX).contains(&filter.min_cpu) {
             return Err(ConfigError::MinCpu);
@@ -170,12 +183,6 @@ impl Config {
     /// The checked settings.
     pub const fn settings(&self) -> &Settings {
         &self.0
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self(Settings::default())
     }
 }
 
@@ -202,9 +209,18 @@ mod tests {
     fn each_setting_is_checked_at_both_ends() {
         check(|s| s.interval = INTERVAL_MIN, Ok(()));
         check(|s| s.interval = INTERVAL_MAX, Ok(()));
-        check(|s| s.interval = Duration::ZERO, Err(ConfigError::Interval { ms: 0 }));
-        check(|s| s.interval = Duration::MAX, Err(ConfigError::Interval { ms: u64::MAX }));
-        check(|s| s.metrics = MetricSet::EMPTY, Err(ConfigError::NoMetrics));
+        check(
+            |s| s.interval = Duration::ZERO,
+            Err(ConfigError::Interval { ms: 0 }),
+        );
+        check(
+            |s| s.interval = Duration::MAX,
+            Err(ConfigError::Interval { ms: u64::MAX }),
+        );
+        check(
+            |s| s.metrics = MetricSet::EMPTY,
+            Err(ConfigError::NoMetrics),
+        );
         check(|s| s.window_size = 0, Err(ConfigError::WindowSize(0)));
         check(|s| s.window_size = 3601, Err(ConfigError::WindowSize(3601)));
         check(

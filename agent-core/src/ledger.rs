@@ -51,6 +51,9 @@ impl LossReason {
 pub struct Lost([u64; LossReason::ALL.len()]);
 
 impl Lost {
+    /// Nothing was lost.
+    pub const NONE: Self = Self([0; LossReason::ALL.len()]);
+
     /// Counts `records` as lost.
     pub const fn add(&mut self, reason: LossReason, records: u64) {
         let count = &mut self.0[reason as usize];

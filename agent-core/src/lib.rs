@@ -14,9 +14,10 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod agent;
 pub mod metric;
-pub mod record;
 pub mod plugin;
+pub mod record;
 pub mod ring;
 
 pub mod config;

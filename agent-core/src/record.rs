@@ -1,8 +1,6 @@
 //! What the collector hands in and what the chain hands out.
 
-use heapless::Vec;
-
-use crate::metric::{Metric, Values};
+use crate::metric::Values;
 use crate::time::Instant;
 
 /// What the collector measured at one moment.
@@ -23,15 +21,20 @@ pub struct Sample {
     pub snapshot: Snapshot,
     /// Set by aggregation.
     pub window: Option<Window>,
-    /// Set by threshold_alert, in the order of metric ids.
-    pub alerts: Vec<Alert, { Metric::COUNT }>,
+    /// Set by threshold_alert: the metrics that are above their limits, with the limits.
+    pub alerts: Values,
     /// Set by deduplication: snapshots suppressed since the sample before.
     pub repeats: u32,
 }
 
 impl From<Snapshot> for Sample {
     fn from(snapshot: Snapshot) -> Self {
-        Self { snapshot, window: None, alerts: Vec::new(), repeats: 0 }
+        Self {
+            snapshot,
+            window: None,
+            alerts: Values::EMPTY,
+            repeats: 0,
+        }
     }
 }
 
@@ -57,13 +60,4 @@ pub enum Completeness {
     Full,
     /// A stop, a configuration change or a shutdown cut it short.
     Partial,
-}
-
-/// A metric above its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Alert {
-    /// Which metric.
-    pub metric: Metric,
-    /// The limit that it is above, as a count of the metric's resolution.
-    pub limit: i64,
 }

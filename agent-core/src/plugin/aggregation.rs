@@ -1,10 +1,8 @@
 //! Aggregation: tumbling windows of snapshots, forwarded as their averages.
 
-use heapless::Vec;
-
 use crate::metric::{Metric, Values};
 use crate::plugin::{Plugin, Verdict};
-use crate::record::{Alert, Completeness, Sample, Snapshot, Window};
+use crate::record::{Completeness, Sample, Snapshot, Window};
 use crate::time::Instant;
 
 /// Collects a fixed number of snapshots, then forwards one sample with the average of each metric and, beside
@@ -25,7 +23,7 @@ struct OpenWindow {
     last: Snapshot,
     count: u16,
     repeats: u32,
-    alerts: Vec<Alert, { Metric::COUNT }>,
+    alerts: Values,
     sums: [i128; Metric::COUNT],
     counts: [u16; Metric::COUNT],
     min: Values,
@@ -39,7 +37,7 @@ impl OpenWindow {
             last: *first,
             count: 0,
             repeats: 0,
-            alerts: Vec::new(),
+            alerts: Values::EMPTY,
             sums: [0; Metric::COUNT],
             counts: [0; Metric::COUNT],
             min: Values::EMPTY,
@@ -51,26 +49,35 @@ impl OpenWindow {
         self.last = sample.snapshot;
         self.count = self.count.saturating_add(1);
         self.repeats = self.repeats.saturating_add(sample.repeats);
-        for alert in &sample.alerts {
-            if self.alerts.iter().all(|known| known.metric != alert.metric) {
-                // There is room for one alert per metric.
-                let _ = self.alerts.push(*alert);
-            }
+        for (metric, limit) in sample.alerts.iter() {
+            self.alerts.set(metric, limit);
         }
         for (metric, count) in sample.snapshot.values.iter() {
             self.sums[metric.index()] += i128::from(count);
             self.counts[metric.index()] += 1;
-            self.min.set(metric, self.min.get(metric).map_or(count, |min| min.min(count)));
-            self.max.set(metric, self.max.get(metric).map_or(count, |max| max.max(count)));
+            self.min.set(
+                metric,
+                self.min.get(metric).map_or(count, |min| min.min(count)),
+            );
+            self.max.set(
+                metric,
+                self.max.get(metric).map_or(count, |max| max.max(count)),
+            );
         }
     }
 
     fn close(self, completeness: Completeness) -> Sample {
         let averages = self.min.present().iter().map(|metric| {
             let index = metric.index();
-            (metric, rounded_average(self.sums[index], self.counts[index]))
+            (
+                metric,
+                rounded_average(self.sums[index], self.counts[index]),
+            )
         });
-        let snapshot = Snapshot { values: averages.collect(), ..self.last };
+        let snapshot = Snapshot {
+            values: averages.collect(),
+            ..self.last
+        };
         let window = Window {
             count: self.count,
             first_taken_at: self.first_taken_at,
@@ -78,7 +85,12 @@ impl OpenWindow {
             max: self.max,
             completeness,
         };
-        Sample { snapshot, window: Some(window), alerts: self.alerts, repeats: self.repeats }
+        Sample {
+            snapshot,
+            window: Some(window),
+            alerts: self.alerts,
+            repeats: self.repeats,
+        }
     }
 }
 
@@ -93,7 +105,10 @@ fn rounded_average(sum: i128, count: u16) -> i64 {
 impl Aggregation {
     /// A plugin with an empty window of `window_size` snapshots.
     pub const fn new(window_size: u16) -> Self {
-        Self { window_size, open: None }
+        Self {
+            window_size,
+            open: None,
+        }
     }
 
     /// Snapshots in a full window.
@@ -104,7 +119,10 @@ impl Aggregation {
 
 impl Plugin for Aggregation {
     fn process(&mut self, sample: &mut Sample) -> Verdict {
-        let mut window = self.open.take().unwrap_or_else(|| OpenWindow::new(&sample.snapshot));
+        let mut window = self
+            .open
+            .take()
+            .unwrap_or_else(|| OpenWindow::new(&sample.snapshot));
         window.add(sample);
         if window.count < self.window_size {
             self.open = Some(window);
@@ -120,7 +138,9 @@ impl Plugin for Aggregation {
     }
 
     fn held(&self) -> u64 {
-        self.open.as_ref().map_or(0, |window| u64::from(window.count))
+        self.open
+            .as_ref()
+            .map_or(0, |window| u64::from(window.count))
     }
 }
 
@@ -130,17 +150,30 @@ mod tests {
 
     fn sample(at_ms: u64, pairs: &[(Metric, i64)]) -> Sample {
         let values = pairs.iter().copied().collect();
-        Sample::from(Snapshot { taken_at: Instant::from_ms(at_ms), wall_ms: 1, values })
+        Sample::from(Snapshot {
+            taken_at: Instant::from_ms(at_ms),
+            wall_ms: 1,
+            values,
+        })
     }
 
     #[test]
     fn a_full_window_is_forwarded_as_its_averages() {
         let mut plugin = Aggregation::new(3);
-        assert_eq!(plugin.process(&mut sample(10, &[(Metric::NetIn, 1)])), Verdict::Hold);
-        assert_eq!(plugin.process(&mut sample(20, &[(Metric::NetIn, 2)])), Verdict::Hold);
+        assert_eq!(
+            plugin.process(&mut sample(10, &[(Metric::NetIn, 1)])),
+            Verdict::Hold
+        );
+        assert_eq!(
+            plugin.process(&mut sample(20, &[(Metric::NetIn, 2)])),
+            Verdict::Hold
+        );
         assert_eq!(plugin.held(), 2);
         let mut last = sample(30, &[(Metric::NetIn, 5), (Metric::NetOut, 9)]);
-        assert_eq!(plugin.process(&mut last), Verdict::ForwardMerged { merged: 2 });
+        assert_eq!(
+            plugin.process(&mut last),
+            Verdict::ForwardMerged { merged: 2 }
+        );
         assert_eq!(plugin.held(), 0);
         assert_eq!(last.snapshot.taken_at, Instant::from_ms(30));
         assert_eq!(last.snapshot.values.get(Metric::NetIn), Some(3));
@@ -156,7 +189,10 @@ mod tests {
     fn a_window_cut_short_comes_out_as_partial() {
         let mut plugin = Aggregation::new(3);
         assert_eq!(plugin.flush(), None);
-        assert_eq!(plugin.process(&mut sample(10, &[(Metric::NetIn, 4)])), Verdict::Hold);
+        assert_eq!(
+            plugin.process(&mut sample(10, &[(Metric::NetIn, 4)])),
+            Verdict::Hold
+        );
         let cut = plugin.flush().unwrap();
         assert_eq!(cut.window.unwrap().completeness, Completeness::Partial);
         assert_eq!(cut.snapshot.values.get(Metric::NetIn), Some(4));

@@ -2,9 +2,9 @@
 
 use crate::metric::Values;
 use crate::plugin::{Plugin, Verdict};
-use crate::record::{Alert, Sample};
+use crate::record::Sample;
 
-/// Writes an [`Alert`] on a sample for each metric whose value is above its limit. A metric without a limit, or
+/// Writes an alert on a sample for each metric whose value is above its limit. A metric without a limit, or
 /// absent from the sample, raises none.
 #[derive(Clone, Debug)]
 pub struct ThresholdAlert {
@@ -30,7 +30,6 @@ impl Plugin for ThresholdAlert {
             .limits
             .iter()
             .filter(|(metric, limit)| values.get(*metric).is_some_and(|count| *limit < count))
-            .map(|(metric, limit)| Alert { metric, limit })
             .collect();
         Verdict::Forward
     }
@@ -50,11 +49,16 @@ mod tests {
             (Metric::MemoryPercent, 8500),
             (Metric::NetIn, 10),
         ]));
-        let values =
-            Values::from_iter([(Metric::CpuPercent, 8001), (Metric::MemoryPercent, 8500)]);
-        let mut sample =
-            Sample::from(Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values });
+        let values = Values::from_iter([(Metric::CpuPercent, 8001), (Metric::MemoryPercent, 8500)]);
+        let mut sample = Sample::from(Snapshot {
+            taken_at: Instant::from_ms(0),
+            wall_ms: 0,
+            values,
+        });
         assert_eq!(plugin.process(&mut sample), Verdict::Forward);
-        assert_eq!(sample.alerts, [Alert { metric: Metric::CpuPercent, limit: 8000 }]);
+        assert_eq!(
+            sample.alerts,
+            Values::from_iter([(Metric::CpuPercent, 8000)])
+        );
     }
 }

@@ -1,0 +1,354 @@
+//! Commands: what can be asked of an agent, what it answers, and the table that lets none run twice.
+
+use core::time::Duration;
+
+use heapless::{String, Vec};
+
+use crate::config::Config;
+use crate::id::{BootId, CommandId};
+use crate::limits::{COMMANDS_MAX, REASON_BYTES_MAX};
+use crate::time::Instant;
+
+/// A short text for people that travels through the core; cut at a character when it is too long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reason(String<REASON_BYTES_MAX>);
+
+impl Reason {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        let mut reason = String::new();
+        // Stops at the first character that does not fit.
+        text.chars()
+            .try_for_each(|character| reason.push(character))
+            .ok();
+        Self(reason)
+    }
+}
+
+/// A command as the shell hands it in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Its name; a plain server may send none, then it cannot be answered or told from its own repetition.
+    pub id: Option<CommandId>,
+    /// What is asked.
+    pub action: Action,
+    /// How long it may still wait before it starts.
+    pub time_to_live: Duration,
+}
+
+/// What a command asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the core does not allocate, and commands are rare"
+)]
+pub enum Action {
+    /// Report state, configuration and books.
+    Status,
+    /// Stop collecting.
+    Stop,
+    /// Collect again.
+    Start,
+    /// Use this configuration; or the reason why the shell could not read it.
+    UpdateConfig(Result<Config, Reason>),
+    /// Restart the process.
+    Restart,
+    /// The shell does not know this command.
+    Unknown,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The status is to be sent along.
+    Status,
+    /// Collecting has stopped.
+    Stopped(Change),
+    /// Collecting has started.
+    Started(Change),
+    /// The configuration is in force.
+    ConfigApplied,
+    /// The configuration was not valid; nothing changed.
+    ConfigRejected(Reason),
+    /// This boot is the restart of `previous`.
+    Restarted {
+        /// The boot that took the command.
+        previous: BootId,
+    },
+    /// The process could not be restarted; it goes on.
+    RestartFailed(Reason),
+    /// Not started: it came too late.
+    Expired,
+    /// Not started: too many commands are remembered.
+    Busy,
+    /// Not started: the process is shutting down.
+    ShuttingDown,
+    /// Not started: not a command of this agent.
+    Unknown,
+}
+
+/// Whether a command changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It did.
+    Done,
+    /// It was so before.
+    AlreadySo,
+}
+
+/// A place in the [`CommandTable`]; good until the next input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandSlot(usize);
+
+/// What to do with a command that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// Run it and record the answer here.
+    Run(CommandSlot),
+    /// It is running, or its answer is on its way again: do nothing.
+    Repeat,
+    /// Nothing can be remembered now, so it must not run.
+    Busy,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    id: CommandId,
+    progress: Progress,
+    // After this no server sends the command again.
+    forget_after: Instant,
+}
+
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "the core does not allocate")]
+enum Progress {
+    Running,
+    Answered { answer: Answer, delivery: Delivery },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    Due,
+    Sent,
+    Acknowledged,
+}
+
+/// How long after the end of its life a command may still come again over another path.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The commands of this boot that could still come again, and their answers until they are acknowledged.
+///
+/// Policy when full: an acknowledged answer past its time gives way; if there is none, the new command is refused
+/// rather than run unrecorded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CommandTable {
+    entries: Vec<Entry, COMMANDS_MAX>,
+}
+
+impl CommandTable {
+    pub(crate) fn admit(&mut self, now: Instant, id: &CommandId, life: Duration) -> Admission {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == *id) {
+            if let Progress::Answered { delivery, .. } = &mut entry.progress {
+                // Whoever asks again has not seen the answer.
+                *delivery = Delivery::Due;
+            }
+            return Admission::Repeat;
+        }
+        let forget_after = now + life + GRACE;
+        let entry = Entry {
+            id: id.clone(),
+            progress: Progress::Running,
+            forget_after,
+        };
+        if self.entries.is_full() {
+            let Some(index) = self
+                .entries
+                .iter()
+                .position(|entry| entry.is_forgettable(now))
+            else {
+                return Admission::Busy;
+            };
+            self.entries.swap_remove(index);
+        }
+        // There is room: either there was, or one entry has just left.
+        self.entries.push(entry).ok();
+        Admission::Run(CommandSlot(self.entries.len() - 1))
+    }
+
+    pub(crate) fn answer(&mut self, slot: CommandSlot, answer: Answer) {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.progress = Progress::Answered {
+                answer,
+                delivery: Delivery::Due,
+            };
+        }
+    }
+
+    /// Answers the one command that runs longer than one input, if there is one.
+    pub(crate) fn answer_running(&mut self, answer: Answer) {
+        let running = |entry: &Entry| matches!(entry.progress, Progress::Running);
+        if let Some(index) = self.entries.iter().position(running) {
+            self.answer(CommandSlot(index), answer);
+        }
+    }
+
+    pub(crate) fn running(&self) -> Option<&CommandId> {
+        let running = |entry: &&Entry| matches!(entry.progress, Progress::Running);
+        self.entries.iter().find(running).map(|entry| &entry.id)
+    }
+
+    /// The next answer to put on the stream, which then counts as sent.
+    pub(crate) fn poll_due(&mut self) -> Option<CommandSlot> {
+        let due = self
+            .entries
+            .iter_mut()
+            .enumerate()
+            .find_map(|(index, entry)| match &mut entry.progress {
+                Progress::Answered {
+                    delivery: delivery @ Delivery::Due,
+                    ..
+                } => Some((index, delivery)),
+                _ => None,
+            });
+        due.map(|(index, delivery)| {
+            *delivery = Delivery::Sent;
+            CommandSlot(index)
+        })
+    }
+
+    pub(crate) fn get(&self, slot: CommandSlot) -> Option<(&CommandId, &Answer)> {
+        self.entries
+            .get(slot.0)
+            .and_then(|entry| match &entry.progress {
+                Progress::Answered { answer, .. } => Some((&entry.id, answer)),
+                Progress::Running => None,
+            })
+    }
+
+    pub(crate) fn acknowledge(&mut self, id: &CommandId) {
+        let named = self.entries.iter_mut().find(|entry| entry.id == *id);
+        if let Some(Entry {
+            progress: Progress::Answered { delivery, .. },
+            ..
+        }) = named
+        {
+            *delivery = Delivery::Acknowledged;
+        }
+    }
+
+    /// A new stream: what was sent on the old one without an acknowledgement is due again.
+    pub(crate) fn resend(&mut self) {
+        for entry in &mut self.entries {
+            if let Progress::Answered {
+                delivery: delivery @ Delivery::Sent,
+                ..
+            } = &mut entry.progress
+            {
+                *delivery = Delivery::Due;
+            }
+        }
+    }
+
+    /// Whether an answer is still without an acknowledgement.
+    pub(crate) fn has_unacknowledged(&self) -> bool {
+        self.entries.iter().any(|entry| {
+            matches!(&entry.progress, Progress::Answered { delivery, .. }
+                if *delivery != Delivery::Acknowledged)
+        })
+    }
+}
+
+impl Entry {
+    fn is_forgettable(&self, now: Instant) -> bool {
+        let acknowledged = matches!(
+            self.progress,
+            Progress::Answered {
+                delivery: Delivery::Acknowledged,
+                ..
+            }
+        );
+        acknowledged && self.forget_after < now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(30);
+
+    fn id(number: usize) -> CommandId {
+        format!("c{number}").parse().unwrap()
+    }
+
+    fn run(table: &mut CommandTable, at_ms: u64, number: usize) -> CommandSlot {
+        match table.admit(Instant::from_ms(at_ms), &id(number), LIFE) {
+            Admission::Run(slot) => slot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_command_runs_once_and_its_answer_is_given_again() {
+        let mut table = CommandTable::default();
+        let slot = run(&mut table, 0, 1);
+        assert_eq!(
+            table.admit(Instant::from_ms(1), &id(1), LIFE),
+            Admission::Repeat
+        );
+        table.answer(slot, Answer::Stopped(Change::Done));
+        let slot = table.poll_due().unwrap();
+        assert_eq!(
+            table.get(slot),
+            Some((&id(1), &Answer::Stopped(Change::Done)))
+        );
+        assert_eq!(table.poll_due(), None);
+        assert_eq!(
+            table.admit(Instant::from_ms(2), &id(1), LIFE),
+            Admission::Repeat
+        );
+        assert!(table.poll_due().is_some());
+    }
+
+    #[test]
+    fn an_answer_is_resent_on_a_new_stream_until_acknowledged() {
+        let mut table = CommandTable::default();
+        let slot = run(&mut table, 0, 1);
+        table.answer(slot, Answer::Status);
+        assert!(table.poll_due().is_some());
+        table.resend();
+        assert!(table.poll_due().is_some());
+        assert!(table.has_unacknowledged());
+        table.acknowledge(&id(1));
+        table.resend();
+        assert_eq!(table.poll_due(), None);
+        assert!(!table.has_unacknowledged());
+    }
+
+    #[test]
+    fn a_full_table_refuses_rather_than_forget_what_could_come_again() {
+        let mut table = CommandTable::default();
+        for number in 0..COMMANDS_MAX {
+            let slot = run(&mut table, 0, number);
+            table.answer(slot, Answer::Status);
+            table.acknowledge(&id(number));
+        }
+        let soon = Instant::from_ms(90_000);
+        assert_eq!(table.admit(soon, &id(999), LIFE), Admission::Busy);
+        run(&mut table, 90_001, 999);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_character() {
+        let reason = Reason::from("\u{e4}".repeat(150).as_str());
+        assert_eq!(reason.as_str().chars().count(), 100);
+    }
+}

@@ -1,0 +1,606 @@
+//! The agent: one state machine that decides when to collect, what to send, and what a command does.
+//!
+//! It does no I/O and knows no clock. The shell hands in an [`Input`] together with the time, then asks
+//! [`Agent::poll`] again and again until it answers [`Output::Wait`], then waits for that time or the next input.
+//! Waking early is harmless. The same inputs, times and seed give the same outputs.
+
+mod command;
+mod link;
+mod outbox;
+mod sampler;
+
+use core::time::Duration;
+
+pub use command::{Action, Answer, Change, Command, CommandSlot, Reason};
+pub use link::LinkState;
+pub use outbox::{Batch, Loss};
+
+use self::command::{Admission, CommandTable};
+use self::link::Link;
+use self::outbox::Outbox;
+use self::sampler::Sampler;
+use crate::config::Config;
+use crate::id::{BootId, CommandId, ConfigRevision, Sequence};
+use crate::ledger::{Ledger, Suppressed};
+use crate::limits::DRAIN_MAX;
+use crate::metric::MetricSet;
+use crate::plugin::Chain;
+use crate::record::{Sample, Snapshot};
+use crate::time::Instant;
+
+/// Everything that can happen to an agent.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// The collector measured what [`Output::Collect`] asked for.
+    Snapshot(Snapshot),
+    /// The collector could not measure.
+    SnapshotFailed,
+    /// A stream to the server is open; what the server speaks is not known yet.
+    LinkOpened,
+    /// The server answered without a welcome: it knows only the fixed facts.
+    LinkPlain,
+    /// The server answered with a welcome.
+    LinkWelcomed {
+        /// The highest sequence of this boot that the server knows to be durable.
+        acknowledged: Option<Sequence>,
+        /// The longest silence that it wants to see.
+        heartbeat: Option<Duration>,
+    },
+    /// The stream ended, or could not be opened.
+    LinkClosed,
+    /// The transport took this message from the shell.
+    Transmitted(Transmit),
+    /// The server made everything of a boot up to a sequence durable.
+    Acknowledged {
+        /// Which boot; one that is not this boot is ignored.
+        boot: BootId,
+        /// The last sequence covered.
+        through: Sequence,
+    },
+    /// The server made the answer to a command durable.
+    AnswerAcknowledged(CommandId),
+    /// The server wants a status now.
+    Ping,
+    /// A command came.
+    Command(Command),
+    /// The server pushed a configuration: a valid one, or the reason why it is not.
+    Configure {
+        /// Its revision.
+        revision: ConfigRevision,
+        /// What the shell made of it.
+        config: Result<Config, Reason>,
+    },
+    /// [`Output::Restart`] did not work.
+    RestartFailed(Reason),
+    /// The process was asked to end. Asked twice, it ends without delivering what it holds.
+    Shutdown,
+}
+
+/// What the shell has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Measure these metrics and hand in the snapshot.
+    Collect(MetricSet),
+    /// Open a stream to the server.
+    Dial,
+    /// Put this on the stream.
+    Transmit(Transmit),
+    /// Restart the process for the command in [`Agent::restart_command`].
+    Restart,
+    /// End the process.
+    Exit,
+    /// Nothing, until the next input or this time.
+    Wait(Option<Instant>),
+}
+
+/// A message for the stream. Its content is read from the agent before the next input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// The records of [`Agent::records`], and a loss.
+    Batch(Batch),
+    /// One record in the plain form.
+    Plain(Batch),
+    /// The answer of [`Agent::answer`].
+    Answer(CommandSlot),
+    /// The report of [`Agent::config_report`].
+    ConfigReport,
+    /// The status of [`Agent::status`].
+    Status,
+}
+
+/// Whether the agent collects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It does.
+    Running,
+    /// It does not, but it answers commands.
+    Stopped,
+    /// It delivers what it holds, then ends.
+    Draining,
+}
+
+/// What became of the configurations that the server pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigReport {
+    /// The revision that was pushed.
+    pub revision: ConfigRevision,
+    /// Whether it is in force, or why not.
+    pub outcome: Result<(), Reason>,
+}
+
+/// What an agent says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Whether it collects.
+    pub state: RunState,
+    /// Time since the agent was made.
+    pub uptime: Duration,
+    /// The books of this boot.
+    pub ledger: Ledger,
+    /// The revision in force; 0 when the server pushed none.
+    pub config_revision: ConfigRevision,
+    /// Ticks skipped because the snapshot before was not done.
+    pub samples_late: u64,
+    /// Streams opened.
+    pub sessions: u64,
+    /// Acknowledgements refused because they named what was never sent.
+    pub refused_acknowledgements: u64,
+}
+
+/// A command that restarted the process that was here before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restarted {
+    /// The command, which this boot answers.
+    pub command: CommandId,
+    /// The boot that took it.
+    pub previous: BootId,
+}
+
+/// Why the agent drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Exit,
+    Restart,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Running,
+    Stopped,
+    Draining {
+        ending: Ending,
+        until: Instant,
+        resume: Resume,
+    },
+    // The output that ends the process was given.
+    Ended {
+        resume: Resume,
+    },
+}
+
+/// What to go back to when a restart fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resume {
+    Running,
+    Stopped,
+}
+
+/// See the module's documentation. Its memory is all inside it: about 600 KiB, nearly all of it the ring, of which
+/// only as much is touched as records are held.
+#[derive(Debug)]
+pub struct Agent {
+    boot: BootId,
+    started_at: Instant,
+    mode: Mode,
+    config: Config,
+    config_revision: ConfigRevision,
+    config_report: Option<ConfigReport>,
+    config_report_due: bool,
+    sampler: Sampler,
+    chain: Chain,
+    produced: u64,
+    suppressed: Suppressed,
+    outbox: Outbox,
+    commands: CommandTable,
+    link: Link,
+}
+
+impl Agent {
+    /// An agent that collects and dials at once.
+    ///
+    /// `seed` feeds the jitter of the back-off. `restarted` names the command that this boot has to answer.
+    pub fn new(
+        now: Instant,
+        boot: BootId,
+        seed: u64,
+        config: Config,
+        restarted: Option<Restarted>,
+    ) -> Self {
+        let mut commands = CommandTable::default();
+        if let Some(Restarted { command, previous }) = restarted
+            && let Admission::Run(slot) =
+                commands.admit(now, &command, crate::limits::COMMAND_TTL_MAX)
+        {
+            commands.answer(slot, Answer::Restarted { previous });
+        }
+        Self {
+            boot,
+            started_at: now,
+            mode: Mode::Running,
+            sampler: Sampler::new(now),
+            chain: Chain::new(&config),
+            config,
+            config_revision: ConfigRevision::default(),
+            config_report: None,
+            config_report_due: false,
+            produced: 0,
+            suppressed: Suppressed::default(),
+            outbox: Outbox::new(),
+            commands,
+            link: Link::new(now, seed),
+        }
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Tick => {}
+            Input::Snapshot(snapshot) => self.on_snapshot(snapshot),
+            Input::SnapshotFailed => self.sampler.handle_done(),
+            Input::LinkOpened => self.link.handle_opened(now),
+            Input::LinkPlain => self.link.handle_plain(),
+            Input::LinkWelcomed {
+                acknowledged,
+                heartbeat,
+            } => {
+                self.on_welcome(now, acknowledged, heartbeat);
+            }
+            Input::LinkClosed => self.on_link_closed(now),
+            Input::Transmitted(transmit) => self.on_transmitted(transmit),
+            Input::Acknowledged { boot, through } => {
+                if boot == self.boot {
+                    self.outbox.acknowledge(through);
+                }
+            }
+            Input::AnswerAcknowledged(id) => self.commands.acknowledge(&id),
+            Input::Ping => self.link.hasten_heartbeat(now),
+            Input::Command(command) => self.on_command(now, command),
+            Input::Configure { revision, config } => self.on_configure(now, revision, config),
+            Input::RestartFailed(reason) => self.on_restart_failed(now, reason),
+            Input::Shutdown => self.on_shutdown(now),
+        }
+        debug_assert!(self.ledger().balances(), "{:?}", self.ledger());
+    }
+
+    /// What to do next at `now`. The shell asks until the answer is [`Output::Wait`].
+    pub fn poll(&mut self, now: Instant) -> Output {
+        self.link.advance(now);
+        if let Some(output) = self.poll_ending(now) {
+            return output;
+        }
+        if self.link.poll_dial(now) {
+            return Output::Dial;
+        }
+        if let Some(transmit) = self.poll_transmit(now) {
+            self.link.take_slot();
+            return Output::Transmit(transmit);
+        }
+        let settings = self.config.settings();
+        if self.mode == Mode::Running && self.sampler.poll_due(now, settings.interval) {
+            return Output::Collect(settings.metrics);
+        }
+        Output::Wait(self.deadline())
+    }
+
+    /// The boot that this agent is.
+    pub const fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// The configuration in force.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How far the link has come.
+    pub const fn link(&self) -> LinkState {
+        self.link.state()
+    }
+
+    /// The records of `batch` in sequence order.
+    pub fn records(&self, batch: &Batch) -> impl Iterator<Item = (Sequence, &Sample)> {
+        self.outbox.range(batch)
+    }
+
+    /// The answer that [`Transmit::Answer`] is about.
+    pub fn answer(&self, slot: CommandSlot) -> Option<(&CommandId, &Answer)> {
+        self.commands.get(slot)
+    }
+
+    /// What became of the latest configuration from the server; none if there was none.
+    pub const fn config_report(&self) -> Option<&ConfigReport> {
+        self.config_report.as_ref()
+    }
+
+    /// The command that [`Output::Restart`] is for; none when it had no name.
+    pub fn restart_command(&self) -> Option<&CommandId> {
+        self.commands.running()
+    }
+
+    /// The books of this boot.
+    pub fn ledger(&self) -> Ledger {
+        Ledger {
+            produced: self.produced,
+            suppressed: self.suppressed,
+            in_plugins: self.chain.held(),
+            recorded: self.outbox.recorded(),
+            delivered: self.outbox.delivered(),
+            lost: self.outbox.lost(),
+            held: self.outbox.held(),
+        }
+    }
+
+    /// What the agent says of itself at `now`.
+    pub fn status(&self, now: Instant) -> Status {
+        Status {
+            state: match self.mode {
+                Mode::Running => RunState::Running,
+                Mode::Stopped => RunState::Stopped,
+                Mode::Draining { .. } | Mode::Ended { .. } => RunState::Draining,
+            },
+            uptime: now - self.started_at,
+            ledger: self.ledger(),
+            config_revision: self.config_revision,
+            samples_late: self.sampler.late(),
+            sessions: self.link.sessions(),
+            refused_acknowledgements: self.outbox.refused_acknowledgements(),
+        }
+    }
+
+    fn on_snapshot(&mut self, snapshot: Snapshot) {
+        self.sampler.handle_done();
+        // One that was asked for before a STOP comes too late to count.
+        if self.mode != Mode::Running {
+            return;
+        }
+        self.produced = self.produced.saturating_add(1);
+        if let Some(sample) = self
+            .chain
+            .process(Sample::from(snapshot), &mut self.suppressed)
+        {
+            self.outbox.push(sample);
+        }
+    }
+
+    fn on_welcome(
+        &mut self,
+        now: Instant,
+        acknowledged: Option<Sequence>,
+        heartbeat: Option<Duration>,
+    ) {
+        if !self.link.handle_welcome(now, heartbeat) {
+            return;
+        }
+        if let Some(through) = acknowledged {
+            self.outbox.acknowledge(through);
+        }
+        // Whatever the plain form carried before the welcome is acknowledged from now on as well.
+        self.outbox.rewind();
+        self.commands.resend();
+        self.config_report_due = self.config_report.is_some();
+    }
+
+    fn on_link_closed(&mut self, now: Instant) {
+        self.link.handle_closed(now);
+        self.outbox.rewind();
+        self.commands.resend();
+        self.config_report_due = self.config_report.is_some();
+    }
+
+    fn on_transmitted(&mut self, transmit: Transmit) {
+        self.link.free_slot();
+        // Only a stream that stayed plain releases by handing over: a full one acknowledges.
+        if let Transmit::Plain(batch) = transmit
+            && self.link.state() == LinkState::Plain
+        {
+            self.outbox.release_unconfirmed(batch.first);
+        }
+    }
+
+    fn on_configure(
+        &mut self,
+        now: Instant,
+        revision: ConfigRevision,
+        config: Result<Config, Reason>,
+    ) {
+        // A late copy of an older push must not undo a newer one.
+        if revision < self.config_revision {
+            return;
+        }
+        let outcome = config.map(|config| {
+            self.config_revision = revision;
+            self.apply(now, config);
+        });
+        self.config_report = Some(ConfigReport { revision, outcome });
+        self.config_report_due = true;
+    }
+
+    /// Puts `config` in force between two snapshots.
+    fn apply(&mut self, now: Instant, config: Config) {
+        let outbox = &mut self.outbox;
+        self.chain
+            .reconfigure(&config, &mut self.suppressed, |sample| outbox.push(sample));
+        if self.config.settings().interval != config.settings().interval {
+            self.sampler.restart(now + config.settings().interval);
+        }
+        self.config = config;
+    }
+
+    fn on_command(&mut self, now: Instant, command: Command) {
+        let Command {
+            id,
+            action,
+            time_to_live,
+        } = command;
+        let slot = match &id {
+            None => None,
+            Some(id) => match self.commands.admit(now, id, time_to_live) {
+                Admission::Run(slot) => Some(slot),
+                Admission::Repeat => return,
+                // Nothing is recorded, so nothing can be answered: the server reports the command as unknown.
+                Admission::Busy => return,
+            },
+        };
+        if let Some(answer) = self.run(now, action, time_to_live)
+            && let Some(slot) = slot
+        {
+            self.commands.answer(slot, answer);
+        }
+    }
+
+    /// Runs a command. No answer: it is still running.
+    fn run(&mut self, now: Instant, action: Action, time_to_live: Duration) -> Option<Answer> {
+        let ending = matches!(self.mode, Mode::Draining { .. } | Mode::Ended { .. });
+        Some(match action {
+            _ if time_to_live.is_zero() => Answer::Expired,
+            Action::Status => Answer::Status,
+            Action::Unknown => Answer::Unknown,
+            _ if ending => Answer::ShuttingDown,
+            Action::Stop => Answer::Stopped(self.stop()),
+            Action::Start => Answer::Started(self.start(now)),
+            Action::UpdateConfig(Ok(config)) => {
+                self.apply(now, config);
+                Answer::ConfigApplied
+            }
+            Action::UpdateConfig(Err(reason)) => Answer::ConfigRejected(reason),
+            Action::Restart => {
+                self.begin_drain(now, Ending::Restart);
+                return None;
+            }
+        })
+    }
+
+    fn stop(&mut self) -> Change {
+        if self.mode == Mode::Stopped {
+            return Change::AlreadySo;
+        }
+        self.mode = Mode::Stopped;
+        self.flush_chain();
+        Change::Done
+    }
+
+    fn start(&mut self, now: Instant) -> Change {
+        if self.mode == Mode::Running {
+            return Change::AlreadySo;
+        }
+        self.mode = Mode::Running;
+        self.sampler.restart(now);
+        Change::Done
+    }
+
+    fn flush_chain(&mut self) {
+        let outbox = &mut self.outbox;
+        self.chain
+            .flush(&mut self.suppressed, |sample| outbox.push(sample));
+    }
+
+    fn on_shutdown(&mut self, now: Instant) {
+        match &mut self.mode {
+            Mode::Running | Mode::Stopped => self.begin_drain(now, Ending::Exit),
+            Mode::Draining { until, ending, .. } => {
+                *until = now;
+                *ending = Ending::Exit;
+            }
+            Mode::Ended { .. } => {}
+        }
+    }
+
+    fn begin_drain(&mut self, now: Instant, ending: Ending) {
+        let resume = if self.mode == Mode::Stopped {
+            Resume::Stopped
+        } else {
+            Resume::Running
+        };
+        self.flush_chain();
+        self.mode = Mode::Draining {
+            ending,
+            until: now + DRAIN_MAX,
+            resume,
+        };
+        // The server learns that this agent is about to leave.
+        self.link.hasten_heartbeat(now);
+    }
+
+    fn on_restart_failed(&mut self, now: Instant, reason: Reason) {
+        let (Mode::Draining { resume, .. } | Mode::Ended { resume }) = self.mode else {
+            return;
+        };
+        self.commands.answer_running(Answer::RestartFailed(reason));
+        self.mode = Mode::Stopped;
+        if resume == Resume::Running {
+            self.start(now);
+        }
+    }
+
+    fn poll_ending(&mut self, now: Instant) -> Option<Output> {
+        let Mode::Draining {
+            ending,
+            until,
+            resume,
+        } = self.mode
+        else {
+            return matches!(self.mode, Mode::Ended { .. }).then_some(Output::Wait(None));
+        };
+        let drained = self.outbox.held() == 0 && !self.commands.has_unacknowledged();
+        if !drained && now < until {
+            return None;
+        }
+        self.outbox.abandon();
+        self.mode = Mode::Ended { resume };
+        Some(match ending {
+            Ending::Exit => Output::Exit,
+            Ending::Restart => Output::Restart,
+        })
+    }
+
+    /// The next message: answers and reports before records, so that a backlog does not delay them.
+    fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        if !self.link.has_slot() {
+            return None;
+        }
+        match self.link.state() {
+            LinkState::Down { .. } | LinkState::Dialling | LinkState::Undecided { .. } => None,
+            LinkState::Plain => self.outbox.poll_plain().map(Transmit::Plain),
+            LinkState::Full { .. } => {
+                if let Some(slot) = self.commands.poll_due() {
+                    return Some(Transmit::Answer(slot));
+                }
+                if core::mem::take(&mut self.config_report_due) {
+                    return Some(Transmit::ConfigReport);
+                }
+                if self.link.poll_heartbeat(now) {
+                    return Some(Transmit::Status);
+                }
+                let batch = self.outbox.poll_batch(crate::limits::BATCH_RECORDS_MAX)?;
+                Some(Transmit::Batch(batch))
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let sample = (self.mode == Mode::Running).then(|| self.sampler.deadline());
+        let drained = match self.mode {
+            Mode::Draining { until, .. } => Some(until),
+            Mode::Running | Mode::Stopped | Mode::Ended { .. } => None,
+        };
+        [sample, drained, self.link.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,530 @@
+//! The agent against a scripted server and a model of its books.
+
+use std::vec;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Settings;
+use crate::ledger::LossReason;
+use crate::limits::{BATCH_RECORDS_MAX, RING_RECORDS};
+use crate::metric::{Metric, Values};
+use crate::plugin::PluginKind;
+
+const BOOT: BootId = BootId {
+    counter: 1,
+    nonce: 7,
+};
+const SECOND: u64 = 1000;
+
+/// An agent with a clock, as a shell would drive it.
+struct Shell {
+    agent: Agent,
+    now_ms: u64,
+}
+
+impl Shell {
+    fn new(config: Config) -> Self {
+        Self {
+            agent: Agent::new(Instant::from_ms(0), BOOT, 1, config, None),
+            now_ms: 0,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_ms(self.now_ms)
+    }
+
+    fn handle(&mut self, input: Input) -> Vec<Output> {
+        self.agent.handle(self.now(), input);
+        self.drain()
+    }
+
+    /// All outputs up to the wait, the wait left out. The bound is far above what one input can cause.
+    fn drain(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for _ in 0..1000 {
+            match self.agent.poll(self.now()) {
+                Output::Wait(_) => return outputs,
+                output => outputs.push(output),
+            }
+        }
+        panic!("the agent does not come to rest: {outputs:?}");
+    }
+
+    fn advance(&mut self, ms: u64) -> Vec<Output> {
+        self.now_ms += ms;
+        self.handle(Input::Tick)
+    }
+
+    fn snapshot(&mut self, cpu: i64) -> Vec<Output> {
+        let values = Values::from_iter([(Metric::CpuPercent, cpu)]);
+        let taken_at = self.now();
+        self.handle(Input::Snapshot(Snapshot {
+            taken_at,
+            wall_ms: 0,
+            values,
+        }))
+    }
+
+    /// Opens a full stream; everything the transport is given it takes at once.
+    fn connect(&mut self) -> Vec<Output> {
+        if let LinkState::Down { retry_at } = self.agent.link() {
+            self.now_ms = self.now_ms.max(retry_at.as_ms());
+        }
+        self.drain();
+        assert_eq!(self.agent.link(), LinkState::Dialling);
+        self.handle(Input::LinkOpened);
+        let welcomed = Input::LinkWelcomed {
+            acknowledged: None,
+            heartbeat: None,
+        };
+        let outputs = self.handle(welcomed);
+        self.take(outputs)
+    }
+
+    /// Acts as a transport that takes every message at once.
+    fn take(&mut self, outputs: Vec<Output>) -> Vec<Output> {
+        let mut all = Vec::new();
+        let mut queue = std::collections::VecDeque::from(outputs);
+        while let Some(output) = queue.pop_front() {
+            all.push(output);
+            if let Output::Transmit(transmit) = output {
+                queue.extend(self.handle(Input::Transmitted(transmit)));
+            }
+        }
+        all
+    }
+
+    fn command(&mut self, id: &str, action: Action) -> Vec<Output> {
+        let id = Some(id.parse().unwrap());
+        let command = Command {
+            id,
+            action,
+            time_to_live: Duration::from_secs(30),
+        };
+        let outputs = self.handle(Input::Command(command));
+        self.take(outputs)
+    }
+
+    fn answers(&self, outputs: &[Output]) -> Vec<Answer> {
+        let slots = outputs.iter().filter_map(|output| match output {
+            Output::Transmit(Transmit::Answer(slot)) => self.agent.answer(*slot),
+            _ => None,
+        });
+        slots.map(|(_, answer)| answer.clone()).collect()
+    }
+}
+
+fn batches(outputs: &[Output]) -> Vec<(u64, u64)> {
+    let batch = |output: &Output| match output {
+        Output::Transmit(Transmit::Batch(batch)) => {
+            Some((batch.first.number(), batch.end.number()))
+        }
+        _ => None,
+    };
+    outputs.iter().filter_map(batch).collect()
+}
+
+fn sequence(number: u64) -> Sequence {
+    Sequence::new(number).unwrap()
+}
+
+fn acknowledged(through: u64) -> Input {
+    Input::Acknowledged {
+        boot: BOOT,
+        through: sequence(through),
+    }
+}
+
+fn config(change: impl FnOnce(&mut Settings)) -> Config {
+    let mut settings = Settings {
+        interval: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    change(&mut settings);
+    Config::new(settings).unwrap()
+}
+
+#[test]
+fn it_dials_and_collects_at_once_and_then_on_the_raster() {
+    let mut shell = Shell::new(config(|_| ()));
+    assert_eq!(
+        shell.drain(),
+        [Output::Dial, Output::Collect(MetricSet::ALL)]
+    );
+    shell.snapshot(1);
+    assert_eq!(shell.advance(999), []);
+    assert_eq!(shell.advance(1), [Output::Collect(MetricSet::ALL)]);
+}
+
+#[test]
+fn what_is_collected_without_a_link_is_delivered_afterwards() {
+    let mut shell = Shell::new(config(|_| ()));
+    for cpu in 0..100 {
+        shell.snapshot(cpu);
+    }
+    let outputs = shell.connect();
+    assert_eq!(batches(&outputs), [(1, 65), (65, 101)]);
+    shell.handle(acknowledged(100));
+    let ledger = shell.agent.ledger();
+    assert_eq!((ledger.delivered, ledger.held), (100, 0));
+}
+
+#[test]
+fn a_new_stream_begins_with_the_lowest_unacknowledged_record() {
+    let mut shell = Shell::new(config(|_| ()));
+    for cpu in 0..10 {
+        shell.snapshot(cpu);
+    }
+    shell.connect();
+    shell.handle(acknowledged(4));
+    shell.handle(Input::LinkClosed);
+    assert_eq!(batches(&shell.connect()), [(5, 11)]);
+}
+
+#[test]
+fn a_plain_server_gets_single_records_that_count_when_the_transport_takes_them() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.drain();
+    shell.snapshot(1);
+    shell.snapshot(2);
+    assert_eq!(shell.handle(Input::LinkOpened), []);
+    let outputs = shell.advance(SECOND);
+    let plain = |number| {
+        let (first, end) = (sequence(number), sequence(number + 1));
+        Output::Transmit(Transmit::Plain(Batch {
+            first,
+            end,
+            loss: None,
+        }))
+    };
+    assert_eq!(outputs[..2], [plain(1), plain(2)]);
+    assert_eq!(shell.agent.ledger().delivered, 0);
+    shell.take(outputs);
+    assert_eq!(shell.agent.ledger().delivered, 2);
+}
+
+#[test]
+fn stop_ends_collecting_and_delivers_the_open_window_and_start_begins_again() {
+    let mut shell = Shell::new(config(|s| {
+        s.plugins = [PluginKind::Aggregation].into_iter().collect();
+    }));
+    shell.connect();
+    shell.snapshot(1);
+    let outputs = shell.command("stop", Action::Stop);
+    assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::Done)]);
+    assert_eq!(batches(&outputs), [(1, 2)]);
+    assert!(
+        !shell
+            .advance(5 * SECOND)
+            .contains(&Output::Collect(MetricSet::ALL))
+    );
+    // The collector was busy when the command came: its snapshot is late and does not count.
+    shell.snapshot(2);
+    assert_eq!(shell.agent.ledger().produced, 1);
+    let outputs = shell.command("again", Action::Stop);
+    assert_eq!(
+        shell.answers(&outputs),
+        [Answer::Stopped(Change::AlreadySo)]
+    );
+    let outputs = shell.command("start", Action::Start);
+    assert_eq!(shell.answers(&outputs), [Answer::Started(Change::Done)]);
+    assert!(outputs.contains(&Output::Collect(MetricSet::ALL)));
+}
+
+#[test]
+fn a_command_runs_once_however_often_it_comes() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    shell.command("stop", Action::Stop);
+    shell.command("start", Action::Start);
+    let outputs = shell.command("stop", Action::Stop);
+    assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::Done)]);
+    assert_eq!(shell.agent.status(shell.now()).state, RunState::Running);
+}
+
+#[test]
+fn a_command_without_time_left_does_not_start() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    let id = Some("late".parse().unwrap());
+    let late = Command {
+        id,
+        action: Action::Stop,
+        time_to_live: Duration::ZERO,
+    };
+    let outputs = shell.handle(Input::Command(late));
+    assert_eq!(shell.answers(&outputs), [Answer::Expired]);
+    assert_eq!(shell.agent.status(shell.now()).state, RunState::Running);
+}
+
+#[test]
+fn a_restart_drains_first_and_the_new_boot_answers() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.snapshot(1);
+    shell.connect();
+    let outputs = shell.command("r", Action::Restart);
+    assert!(
+        !outputs.contains(&Output::Restart),
+        "a record is still unacknowledged"
+    );
+    assert_eq!(shell.handle(acknowledged(1)), [Output::Restart]);
+    let command = shell.agent.restart_command().unwrap().clone();
+    assert_eq!(command.as_str(), "r");
+
+    let next = BootId {
+        counter: 2,
+        nonce: 8,
+    };
+    let restarted = Some(Restarted {
+        command,
+        previous: BOOT,
+    });
+    let agent = Agent::new(shell.now(), next, 1, Config::default(), restarted);
+    let mut shell = Shell {
+        agent,
+        now_ms: shell.now_ms,
+    };
+    let outputs = shell.connect();
+    assert_eq!(
+        shell.answers(&outputs),
+        [Answer::Restarted { previous: BOOT }]
+    );
+}
+
+#[test]
+fn a_restart_that_fails_is_answered_and_collecting_goes_on() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    assert!(
+        shell
+            .command("r", Action::Restart)
+            .contains(&Output::Restart)
+    );
+    let outputs = shell.handle(Input::RestartFailed(Reason::from("no such file")));
+    assert_eq!(
+        shell.answers(&outputs),
+        [Answer::RestartFailed(Reason::from("no such file"))]
+    );
+    assert!(
+        shell
+            .advance(SECOND)
+            .contains(&Output::Collect(MetricSet::ALL))
+    );
+}
+
+#[test]
+fn a_shutdown_waits_for_acknowledgements_but_not_for_ever() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.snapshot(1);
+    assert_eq!(shell.handle(Input::Shutdown), []);
+    assert_eq!(shell.advance(4999).last(), None);
+    assert_eq!(shell.advance(1), [Output::Exit]);
+    assert_eq!(shell.agent.ledger().lost.by(LossReason::Shutdown), 1);
+    assert_eq!(shell.advance(SECOND), []);
+}
+
+#[test]
+fn a_second_shutdown_ends_at_once() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.snapshot(1);
+    shell.handle(Input::Shutdown);
+    assert_eq!(shell.handle(Input::Shutdown), [Output::Exit]);
+}
+
+#[test]
+fn a_pushed_configuration_is_reported_and_an_older_one_ignored() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    let push = |revision, config| Input::Configure {
+        revision: ConfigRevision(revision),
+        config,
+    };
+    let outputs = shell.handle(push(2, Ok(config(|s| s.metrics.remove(Metric::NetIn)))));
+    assert_eq!(outputs, [Output::Transmit(Transmit::ConfigReport)]);
+    assert_eq!(shell.handle(push(1, Ok(config(|_| ())))), []);
+    shell.handle(push(3, Err(Reason::from("interval: no"))));
+    let report = shell.agent.config_report().unwrap();
+    assert_eq!(report.outcome, Err(Reason::from("interval: no")));
+    let status = shell.agent.status(shell.now());
+    assert_eq!(status.config_revision, ConfigRevision(2));
+    assert!(
+        !shell
+            .agent
+            .config()
+            .settings()
+            .metrics
+            .contains(Metric::NetIn)
+    );
+}
+
+#[test]
+fn a_new_interval_holds_from_the_next_tick() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.drain();
+    shell.snapshot(1);
+    shell.command("c", Action::UpdateConfig(Ok(config(|s| s.interval *= 10))));
+    assert!(
+        shell
+            .advance(9999)
+            .iter()
+            .all(|o| *o != Output::Collect(MetricSet::ALL))
+    );
+    assert!(shell.advance(1).contains(&Output::Collect(MetricSet::ALL)));
+}
+
+#[test]
+fn a_full_link_says_that_it_lives() {
+    let mut shell = Shell::new(config(|s| s.interval = Duration::from_secs(3600)));
+    let outputs = shell.connect();
+    assert!(outputs.contains(&Output::Transmit(Transmit::Status)));
+    assert_eq!(shell.advance(9999), []);
+    assert_eq!(shell.advance(1), [Output::Transmit(Transmit::Status)]);
+    assert_eq!(
+        shell.handle(Input::Ping),
+        [Output::Transmit(Transmit::Status)]
+    );
+}
+
+#[test]
+fn a_transport_that_takes_nothing_gets_no_more_than_its_slots() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.drain();
+    shell.handle(Input::LinkOpened);
+    shell.handle(Input::LinkWelcomed {
+        acknowledged: None,
+        heartbeat: None,
+    });
+    let mut given = 1;
+    for cpu in 0..100 {
+        given += shell
+            .snapshot(cpu)
+            .iter()
+            .filter(|o| matches!(o, Output::Transmit(_)))
+            .count();
+    }
+    assert_eq!(given, usize::from(crate::limits::TRANSMIT_SLOTS));
+}
+
+/// What can happen, for long random runs.
+#[derive(Clone, Debug)]
+enum Step {
+    Advance(u64),
+    Snapshots(u16, i64),
+    Open,
+    Plain,
+    Welcome,
+    Close,
+    TakeAll,
+    AcknowledgeSent,
+    AcknowledgeAny(u64),
+    Command(u8, u8),
+    Configure(u8),
+    Shutdown,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0..20_000u64).prop_map(Step::Advance),
+        6 => (1..400u16, any::<i64>()).prop_map(|(n, cpu)| Step::Snapshots(n, cpu)),
+        3 => Just(Step::Open),
+        1 => Just(Step::Plain),
+        4 => Just(Step::Welcome),
+        2 => Just(Step::Close),
+        6 => Just(Step::TakeAll),
+        6 => Just(Step::AcknowledgeSent),
+        1 => any::<u64>().prop_map(Step::AcknowledgeAny),
+        3 => (0..6u8, 0..100u8).prop_map(|(action, id)| Step::Command(action, id)),
+        2 => any::<u8>().prop_map(Step::Configure),
+        1 => Just(Step::Shutdown),
+    ];
+    prop::collection::vec(step, 1..300)
+}
+
+/// A configuration with any chain of distinct plugins, picked by `bits`.
+fn any_config(bits: u8) -> Config {
+    config(|s| {
+        let on = |index: &usize| bits & (1 << index) != 0;
+        s.plugins = (0..PluginKind::COUNT)
+            .filter(on)
+            .map(|i| PluginKind::ALL[i])
+            .collect();
+        if bits & 16 != 0 {
+            s.plugins.reverse();
+        }
+        s.window_size = u16::from(bits >> 5) + 1;
+        s.filter.min_cpu = 100;
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_books_balance_whatever_happens(steps in steps()) {
+        let mut shell = Shell::new(any_config(0));
+        let mut in_transport = Vec::new();
+        let mut sent_through = 0;
+        for step in steps {
+            let outputs = match step {
+                Step::Advance(ms) => shell.advance(ms),
+                Step::Snapshots(count, cpu) => {
+                    (0..count).flat_map(|n| shell.snapshot(cpu.wrapping_add(i64::from(n)))).collect()
+                }
+                Step::Open => shell.handle(Input::LinkOpened),
+                Step::Plain => shell.handle(Input::LinkPlain),
+                Step::Welcome => {
+                    let acknowledged = Sequence::new(sent_through);
+                    shell.handle(Input::LinkWelcomed { acknowledged, heartbeat: None })
+                }
+                Step::Close => {
+                    in_transport.clear();
+                    shell.handle(Input::LinkClosed)
+                }
+                Step::TakeAll => {
+                    let taken = core::mem::take(&mut in_transport);
+                    taken.into_iter().flat_map(|t| shell.handle(Input::Transmitted(t))).collect()
+                }
+                Step::AcknowledgeSent => match Sequence::new(sent_through) {
+                    Some(through) => shell.handle(Input::Acknowledged { boot: BOOT, through }),
+                    None => Vec::new(),
+                },
+                Step::AcknowledgeAny(through) => match Sequence::new(through) {
+                    Some(through) => shell.handle(Input::Acknowledged { boot: BOOT, through }),
+                    None => Vec::new(),
+                },
+                Step::Command(action, id) => {
+                    let action = match action {
+                        0 => Action::Status,
+                        1 => Action::Stop,
+                        2 => Action::Start,
+                        3 => Action::UpdateConfig(Ok(any_config(id))),
+                        4 => Action::UpdateConfig(Err(Reason::default())),
+                        _ => Action::Unknown,
+                    };
+                    let id = Some(std::format!("c{id}").parse().unwrap());
+                    let time_to_live = Duration::from_secs(5);
+                    shell.handle(Input::Command(Command { id, action, time_to_live }))
+                }
+                Step::Configure(bits) => shell.handle(Input::Configure {
+                    revision: ConfigRevision(u64::from(bits)),
+                    config: Ok(any_config(bits)),
+                }),
+                Step::Shutdown => shell.handle(Input::Shutdown),
+            };
+            for output in outputs {
+                let Output::Transmit(transmit) = output else { continue };
+                if let Transmit::Batch(batch) | Transmit::Plain(batch) = transmit {
+                    prop_assert!(batch.first.count_until(batch.end) <= BATCH_RECORDS_MAX);
+                    sent_through = sent_through.max(batch.end.number() - 1);
+                }
+                in_transport.push(transmit);
+            }
+            let ledger = shell.agent.ledger();
+            prop_assert!(ledger.balances(), "{:?}", ledger);
+            prop_assert!(ledger.held <= RING_RECORDS as u64);
+        }
+    }
+}
