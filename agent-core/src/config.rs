@@ -76,11 +76,7 @@ impl Default for Settings {
                 (Metric::NetOut, 50 * MB),
             ]),
             window_size: 5,
-            filter: Filter {
-                send_idle: true,
-                min_cpu: 0,
-                min_memory: 0,
-            },
+            filter: Filter { send_idle: true, min_cpu: 0, min_memory: 0 },
         }
     }
 }
@@ -134,19 +130,10 @@ impl Config {
     ///
     /// The first setting that is out of its range.
     pub fn new(settings: Settings) -> Result<Self, ConfigError> {
-        let Settings {
-            interval,
-            metrics,
-            plugins,
-            deduplication,
-            thresholds,
-            window_size,
-            filter,
-        } = &settings;
+        let Settings { interval, metrics, plugins, deduplication, thresholds, window_size, filter } =
+            &settings;
         if !(INTERVAL_MIN..=INTERVAL_MAX).contains(interval) {
-            return Err(ConfigError::Interval {
-                ms: millis(*interval),
-            });
+            return Err(ConfigError::Interval { ms: millis(*interval) });
         }
         if metrics.is_empty() {
             return Err(ConfigError::NoMetrics);
@@ -167,9 +154,7 @@ impl Config {
         }
         let silence = deduplication.max_silence;
         if silence.is_zero() || MAX_SILENCE_MAX < silence {
-            return Err(ConfigError::MaxSilence {
-                ms: millis(silence),
-            });
+            return Err(ConfigError::MaxSilence { ms: millis(silence) });
         }
         if !(0..=PERCENT_COUNT_MAX).contains(&filter.min_cpu) {
             return Err(ConfigError::MinCpu);
@@ -209,24 +194,12 @@ mod tests {
     fn each_setting_is_checked_at_both_ends() {
         check(|s| s.interval = INTERVAL_MIN, Ok(()));
         check(|s| s.interval = INTERVAL_MAX, Ok(()));
-        check(
-            |s| s.interval = Duration::ZERO,
-            Err(ConfigError::Interval { ms: 0 }),
-        );
-        check(
-            |s| s.interval = Duration::MAX,
-            Err(ConfigError::Interval { ms: u64::MAX }),
-        );
-        check(
-            |s| s.metrics = MetricSet::EMPTY,
-            Err(ConfigError::NoMetrics),
-        );
+        check(|s| s.interval = Duration::ZERO, Err(ConfigError::Interval { ms: 0 }));
+        check(|s| s.interval = Duration::MAX, Err(ConfigError::Interval { ms: u64::MAX }));
+        check(|s| s.metrics = MetricSet::EMPTY, Err(ConfigError::NoMetrics));
         check(|s| s.window_size = 0, Err(ConfigError::WindowSize(0)));
         check(|s| s.window_size = 3601, Err(ConfigError::WindowSize(3601)));
-        check(
-            |s| s.thresholds.set(Metric::NetIn, -1),
-            Err(ConfigError::Threshold(Metric::NetIn)),
-        );
+        check(|s| s.thresholds.set(Metric::NetIn, -1), Err(ConfigError::Threshold(Metric::NetIn)));
         check(
             |s| s.deduplication.tolerance.set(Metric::NetIn, i64::MIN),
             Err(ConfigError::Tolerance(Metric::NetIn)),

@@ -118,11 +118,7 @@ impl Sequence {
 
     /// The sequence with this number; none for 0.
     pub const fn new(number: u64) -> Option<Self> {
-        if number == 0 {
-            None
-        } else {
-            Some(Self(number))
-        }
+        if number == 0 { None } else { Some(Self(number)) }
     }
 
     /// The number, from 1.
@@ -244,18 +240,9 @@ mod tests {
     #[test]
     fn boot_ids_read_back_what_they_print() {
         for boot in [
-            BootId {
-                counter: 0,
-                nonce: 0,
-            },
-            BootId {
-                counter: 12,
-                nonce: 0x9f3a,
-            },
-            BootId {
-                counter: u64::MAX,
-                nonce: u64::MAX,
-            },
+            BootId { counter: 0, nonce: 0 },
+            BootId { counter: 12, nonce: 0x9f3a },
+            BootId { counter: u64::MAX, nonce: u64::MAX },
         ] {
             assert_eq!(boot.to_string().parse(), Ok(boot));
         }
@@ -268,13 +255,7 @@ mod tests {
     fn command_ids_are_short_printable_words() {
         assert!("cmd-1".parse::<CommandId>().is_ok());
         assert_eq!("".parse::<CommandId>(), Err(CommandIdError::Empty));
-        assert_eq!(
-            "a b".parse::<CommandId>(),
-            Err(CommandIdError::Character { index: 1 })
-        );
-        assert_eq!(
-            "x".repeat(65).parse::<CommandId>(),
-            Err(CommandIdError::TooLong { bytes: 65 })
-        );
+        assert_eq!("a b".parse::<CommandId>(), Err(CommandIdError::Character { index: 1 }));
+        assert_eq!("x".repeat(65).parse::<CommandId>(), Err(CommandIdError::TooLong { bytes: 65 }));
     }
 }

@@ -67,10 +67,7 @@ pub const COMMAND_TTL_MAX: Duration = Duration::from_secs(86_400);
 
 const _: () = {
     assert!(BATCH_RECORDS_MAX <= IN_FLIGHT_RECORDS_MAX);
-    assert!(
-        IN_FLIGHT_RECORDS_MAX < RING_RECORDS as u64,
-        "what is in flight stays in the ring"
-    );
+    assert!(IN_FLIGHT_RECORDS_MAX < RING_RECORDS as u64, "what is in flight stays in the ring");
     assert!(BACKOFF_MIN.as_millis() < BACKOFF_MAX.as_millis());
     assert!(INTERVAL_MIN.as_millis() < INTERVAL_MAX.as_millis());
 };

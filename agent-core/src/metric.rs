@@ -102,10 +102,7 @@ impl Metric {
 
     /// Whether it is a rate over an interval, so that the first snapshot cannot have it.
     pub const fn is_rate(self) -> bool {
-        matches!(
-            self,
-            Self::DiskRead | Self::DiskWrite | Self::NetIn | Self::NetOut
-        )
+        matches!(self, Self::DiskRead | Self::DiskWrite | Self::NetIn | Self::NetOut)
     }
 }
 
@@ -124,10 +121,7 @@ impl FromStr for Metric {
     type Err = UnknownMetric;
 
     fn from_str(name: &str) -> Result<Self, UnknownMetric> {
-        Self::ALL
-            .into_iter()
-            .find(|metric| metric.name() == name)
-            .ok_or(UnknownMetric)
+        Self::ALL.into_iter().find(|metric| metric.name() == name).ok_or(UnknownMetric)
     }
 }
 
@@ -192,9 +186,7 @@ impl MetricSet {
 
     /// Its metrics in the order of their ids.
     pub fn iter(self) -> impl Iterator<Item = Metric> {
-        Metric::ALL
-            .into_iter()
-            .filter(move |metric| self.contains(*metric))
+        Metric::ALL.into_iter().filter(move |metric| self.contains(*metric))
     }
 }
 
@@ -210,9 +202,7 @@ impl FromIterator<Metric> for MetricSet {
 
 impl fmt::Debug for MetricSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set()
-            .entries(self.iter().map(Metric::name))
-            .finish()
+        f.debug_set().entries(self.iter().map(Metric::name)).finish()
     }
 }
 
@@ -228,10 +218,7 @@ pub struct Values {
 
 impl Values {
     /// No values.
-    pub const EMPTY: Self = Self {
-        present: MetricSet::EMPTY,
-        counts: [0; Metric::COUNT],
-    };
+    pub const EMPTY: Self = Self { present: MetricSet::EMPTY, counts: [0; Metric::COUNT] };
 
     /// Which metrics have a value.
     pub const fn present(&self) -> MetricSet {
@@ -240,9 +227,7 @@ impl Values {
 
     /// The count of `metric`, if it has one.
     pub fn get(&self, metric: Metric) -> Option<i64> {
-        self.present
-            .contains(metric)
-            .then(|| self.counts[metric.index()])
+        self.present.contains(metric).then(|| self.counts[metric.index()])
     }
 
     /// Gives `metric` a count.
@@ -259,9 +244,7 @@ impl Values {
 
     /// The metrics that have a value, with it, in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (Metric, i64)> + '_ {
-        self.present
-            .iter()
-            .map(|metric| (metric, self.counts[metric.index()]))
+        self.present.iter().map(|metric| (metric, self.counts[metric.index()]))
     }
 }
 
@@ -277,9 +260,7 @@ impl FromIterator<(Metric, i64)> for Values {
 
 impl fmt::Debug for Values {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.iter().map(|(metric, count)| (metric.name(), count)))
-            .finish()
+        f.debug_map().entries(self.iter().map(|(metric, count)| (metric.name(), count))).finish()
     }
 }
 
@@ -302,14 +283,8 @@ pub enum MetricSwitch {
 
 impl MetricSwitch {
     /// All switches, in the usual order.
-    pub const ALL: [Self; 6] = [
-        Self::Cpu,
-        Self::Memory,
-        Self::DiskRead,
-        Self::DiskWrite,
-        Self::NetIn,
-        Self::NetOut,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Cpu, Self::Memory, Self::DiskRead, Self::DiskWrite, Self::NetIn, Self::NetOut];
 
     /// The name in configuration; on input a blank counts as an underscore.
     pub const fn name(self) -> &'static str {
@@ -327,11 +302,7 @@ impl MetricSwitch {
     pub fn metrics(self) -> MetricSet {
         let metrics: &[Metric] = match self {
             Self::Cpu => &[Metric::CpuPercent],
-            Self::Memory => &[
-                Metric::MemoryPercent,
-                Metric::MemoryUsed,
-                Metric::MemoryTotal,
-            ],
+            Self::Memory => &[Metric::MemoryPercent, Metric::MemoryUsed, Metric::MemoryTotal],
             Self::DiskRead => &[Metric::DiskRead],
             Self::DiskWrite => &[Metric::DiskWrite],
             Self::NetIn => &[Metric::NetIn],
@@ -397,9 +368,8 @@ mod tests {
         assert_eq!("disk_read".parse(), Ok(MetricSwitch::DiskRead));
         assert_eq!("disk-read".parse::<MetricSwitch>(), Err(UnknownMetric));
         assert_eq!("".parse::<MetricSwitch>(), Err(UnknownMetric));
-        let covered = MetricSwitch::ALL
-            .into_iter()
-            .fold(MetricSet::EMPTY, |set, s| set.union(s.metrics()));
+        let covered =
+            MetricSwitch::ALL.into_iter().fold(MetricSet::EMPTY, |set, s| set.union(s.metrics()));
         assert_eq!(covered, MetricSet::ALL);
     }
 

@@ -29,12 +29,7 @@ pub struct Sample {
 
 impl From<Snapshot> for Sample {
     fn from(snapshot: Snapshot) -> Self {
-        Self {
-            snapshot,
-            window: None,
-            alerts: Values::EMPTY,
-            repeats: 0,
-        }
+        Self { snapshot, window: None, alerts: Values::EMPTY, repeats: 0 }
     }
 }
 

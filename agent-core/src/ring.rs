@@ -19,10 +19,7 @@ impl<T, const N: usize> Ring<T, N> {
     /// An empty ring whose first item will get [`Sequence::FIRST`].
     pub const fn new() -> Self {
         const { assert!(N > 0, "a ring holds at least one item") };
-        Self {
-            items: Deque::new(),
-            first: Sequence::FIRST,
-        }
+        Self { items: Deque::new(), first: Sequence::FIRST }
     }
 
     /// How many items it holds.
@@ -47,11 +44,7 @@ impl<T, const N: usize> Ring<T, N> {
 
     /// Appends `item`. Returns the sequence and item that had to give way, if one had.
     pub fn push(&mut self, item: T) -> Option<(Sequence, T)> {
-        let evicted = if self.items.is_full() {
-            self.items.pop_front()
-        } else {
-            None
-        };
+        let evicted = if self.items.is_full() { self.items.pop_front() } else { None };
         let evicted = evicted.map(|item| {
             let sequence = self.first;
             self.first = sequence.next();
@@ -116,10 +109,7 @@ mod tests {
         assert_eq!(ring.push('a'), None);
         assert_eq!(ring.push('b'), None);
         assert_eq!(ring.push('c'), Some((sequence(1), 'a')));
-        assert_eq!(
-            (ring.first(), ring.end(), ring.len()),
-            (sequence(2), sequence(4), 2)
-        );
+        assert_eq!((ring.first(), ring.end(), ring.len()), (sequence(2), sequence(4), 2));
     }
 
     #[test]
@@ -130,9 +120,7 @@ mod tests {
         }
         let range = |from, to| {
             let items = ring.range(sequence(from), sequence(to));
-            items
-                .map(|(s, item)| (s.number(), *item))
-                .collect::<std::vec::Vec<_>>()
+            items.map(|(s, item)| (s.number(), *item)).collect::<std::vec::Vec<_>>()
         };
         assert_eq!(range(1, 4), [(3, 3)]);
         assert_eq!(range(4, 6), [(4, 4), (5, 5)]);

@@ -34,9 +34,7 @@ impl Add<Duration> for Instant {
     /// Saturates at the end of time, 584 million years after the origin.
     fn add(self, duration: Duration) -> Self {
         let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            ms: self.ms.saturating_add(ms),
-        }
+        Self { ms: self.ms.saturating_add(ms) }
     }
 }
 

@@ -39,10 +39,7 @@ pub struct DocumentError {
 
 impl DocumentError {
     fn new(path: impl Into<String>, reason: impl fmt::Display) -> Self {
-        Self {
-            path: path.into(),
-            reason: reason.to_string(),
-        }
+        Self { path: path.into(), reason: reason.to_string() }
     }
 }
 
@@ -117,10 +114,7 @@ impl Document {
             return Err(DocumentError::new(".", reason));
         }
         let Value::Object(object) = value else {
-            return Err(DocumentError::new(
-                ".",
-                "the document must be a JSON object",
-            ));
+            return Err(DocumentError::new(".", "the document must be a JSON object"));
         };
         let document = Self { object };
         document.config()?;
@@ -136,10 +130,7 @@ impl Document {
     ///
     /// An unknown key, or what [`Document::parse`] refuses.
     pub fn from_params(params: &HashMap<String, String>) -> Result<Self, DocumentError> {
-        let bytes = params
-            .iter()
-            .map(|(key, value)| key.len() + value.len())
-            .sum::<usize>();
+        let bytes = params.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         if DOCUMENT_BYTES_MAX < bytes {
             let reason =
                 format!("params have {bytes} bytes, at most {DOCUMENT_BYTES_MAX} are allowed");
@@ -155,10 +146,9 @@ impl Document {
             }
             let value = match serde_json::from_str(text) {
                 Ok(value) => value,
-                Err(_) if matches!(path.as_str(), "metrics" | "plugins") => text
-                    .split(',')
-                    .map(|item| Value::from(item.trim()))
-                    .collect(),
+                Err(_) if matches!(path.as_str(), "metrics" | "plugins") => {
+                    text.split(',').map(|item| Value::from(item.trim())).collect()
+                }
                 Err(_) => Value::from(text.as_str()),
             };
             let nested = path.rsplit('.').fold(value, |inner, part| {
@@ -232,9 +222,7 @@ fn parse_fields(text: &str) -> Result<Fields, DocumentError> {
         let path = error.path().to_string();
         DocumentError::new(path, error.into_inner())
     })?;
-    deserializer
-        .end()
-        .map_err(|error| DocumentError::new(".", error))?;
+    deserializer.end().map_err(|error| DocumentError::new(".", error))?;
     Ok(fields)
 }
 
@@ -306,10 +294,7 @@ impl Fields {
 
 fn duration(path: &str, seconds: f64) -> Result<Duration, DocumentError> {
     let duration = Duration::try_from_secs_f64(seconds).map_err(|_| {
-        DocumentError::new(
-            path,
-            format!("{seconds} is not a number of seconds from 0 up"),
-        )
+        DocumentError::new(path, format!("{seconds} is not a number of seconds from 0 up"))
     })?;
     // The core counts whole milliseconds.
     let ms = duration.as_micros().div_ceil(1000);
@@ -440,18 +425,12 @@ mod tests {
         let config = document.config().unwrap();
         let settings = config.settings();
         assert_eq!(settings.interval, Duration::from_millis(2500));
-        assert_eq!(
-            settings.plugins,
-            [PluginKind::Deduplication, PluginKind::Filter]
-        );
+        assert_eq!(settings.plugins, [PluginKind::Deduplication, PluginKind::Filter]);
         assert!(settings.metrics.contains(Metric::MemoryTotal));
         assert!(!settings.metrics.contains(Metric::DiskWrite));
         assert_eq!(settings.thresholds.get(Metric::CpuPercent), Some(9000));
         assert_eq!(settings.thresholds.get(Metric::NetIn), Some(1_572_864));
-        assert_eq!(
-            settings.thresholds.get(Metric::NetOut),
-            Some(50 * 1_048_576)
-        );
+        assert_eq!(settings.thresholds.get(Metric::NetOut), Some(50 * 1_048_576));
         assert_eq!((settings.window_size, settings.filter.min_cpu), (10, 150));
         assert!(!settings.filter.send_idle);
         assert_eq!(document.unknown_keys().collect::<Vec<_>>(), ["theirs"]);
@@ -459,10 +438,7 @@ mod tests {
 
     #[test]
     fn an_empty_document_means_the_defaults() {
-        assert_eq!(
-            Document::parse("{}").unwrap().config(),
-            Ok(Config::default())
-        );
+        assert_eq!(Document::parse("{}").unwrap().config(), Ok(Config::default()));
         assert_eq!(
             Document::parse(r#"{"interval": null}"#).unwrap().config(),
             Ok(Config::default())
@@ -486,16 +462,8 @@ mod tests {
         check_refused(r#"{"metrics": ["cpu", "gpu"]}"#, "metrics[1]", "gpu");
         check_refused(r#"{"plugins": ["filter", "x.y"]}"#, "plugins[1]", "x.y");
         check_refused(r#"{"plugins": ["filter", "filter"]}"#, "plugins", "twice");
-        check_refused(
-            r#"{"thresholds": {"cpu": 1}}"#,
-            "thresholds.cpu",
-            "cpu_percent",
-        );
-        check_refused(
-            r#"{"thresholds": {"net_in_mb": -1}}"#,
-            "thresholds.net_in_mb",
-            "negative",
-        );
+        check_refused(r#"{"thresholds": {"cpu": 1}}"#, "thresholds.cpu", "cpu_percent");
+        check_refused(r#"{"thresholds": {"net_in_mb": -1}}"#, "thresholds.net_in_mb", "negative");
         check_refused(
             r#"{"thresholds": {"cpu_percent": 1e300}}"#,
             "thresholds.cpu_percent",
@@ -516,17 +484,9 @@ mod tests {
             "it must be",
         );
         check_refused(&format!("{}1{}", "[".repeat(9), "]".repeat(9)), ".", "");
-        check_refused(
-            &format!(r#"{{"x": {}1{}}}"#, "[".repeat(9), "]".repeat(9)),
-            ".",
-            "deeper",
-        );
+        check_refused(&format!(r#"{{"x": {}1{}}}"#, "[".repeat(9), "]".repeat(9)), ".", "deeper");
         check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), ".", "");
-        check_refused(
-            &format!(r#"{{"x": "{}"}}"#, "x".repeat(65_536)),
-            ".",
-            "65536",
-        );
+        check_refused(&format!(r#"{{"x": "{}"}}"#, "x".repeat(65_536)), ".", "65536");
     }
 
     #[test]
@@ -541,10 +501,7 @@ mod tests {
     }
 
     fn params(pairs: &[(&str, &str)]) -> HashMap<String, String> {
-        pairs
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]

@@ -7,19 +7,13 @@ use crate::{Boot, SystemMetrics};
 
 impl From<BootId> for Boot {
     fn from(boot: BootId) -> Self {
-        Self {
-            counter: boot.counter,
-            nonce: boot.nonce,
-        }
+        Self { counter: boot.counter, nonce: boot.nonce }
     }
 }
 
 impl From<Boot> for BootId {
     fn from(boot: Boot) -> Self {
-        Self {
-            counter: boot.counter,
-            nonce: boot.nonce,
-        }
+        Self { counter: boot.counter, nonce: boot.nonce }
     }
 }
 
@@ -47,20 +41,14 @@ pub fn count_from_units(metric: Metric, value: f64) -> Result<i64, ValueError> {
     if !count.is_finite() || count.abs() >= COUNT_MAX {
         return Err(ValueError { metric, value });
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "checked against 2^53 above"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "checked against 2^53 above")]
     let count = count as i64;
     Ok(count)
 }
 
 /// `count` in units of `metric`. Exact below 2^53 counts, rounded to the nearest double above.
 pub fn units_from_count(metric: Metric, count: i64) -> f64 {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "documented: rounded above 2^53 counts"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "documented: rounded above 2^53 counts")]
     let units = count as f64 / metric.counts_per_unit() as f64;
     units
 }
@@ -95,10 +83,7 @@ impl SystemMetrics {
 
 impl From<&Values> for SystemMetrics {
     fn from(values: &Values) -> Self {
-        let mut metrics = Self {
-            present: values.present().bits(),
-            ..Self::default()
-        };
+        let mut metrics = Self { present: values.present().bits(), ..Self::default() };
         for (metric, count) in values.iter() {
             *metrics.field_mut(metric) = units_from_count(metric, count);
         }
@@ -139,14 +124,8 @@ pub struct CountsError {
 /// When there are more or fewer counts than set bits.
 pub fn values_from_counts(present: u64, counts: &[i64]) -> Result<Values, CountsError> {
     if usize::try_from(present.count_ones()) != Ok(counts.len()) {
-        return Err(CountsError {
-            counts: counts.len(),
-            present: present.count_ones(),
-        });
+        return Err(CountsError { counts: counts.len(), present: present.count_ones() });
     }
     let ids = (0..u64::BITS).filter(|id| present & (1 << id) != 0);
-    Ok(ids
-        .zip(counts)
-        .filter_map(|(id, count)| Some((Metric::from_id(id)?, *count)))
-        .collect())
+    Ok(ids.zip(counts).filter_map(|(id, count)| Some((Metric::from_id(id)?, *count))).collect())
 }

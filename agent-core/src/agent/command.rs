@@ -24,9 +24,7 @@ impl From<&str> for Reason {
     fn from(text: &str) -> Self {
         let mut reason = String::new();
         // Stops at the first character that does not fit.
-        text.chars()
-            .try_for_each(|character| reason.push(character))
-            .ok();
+        text.chars().try_for_each(|character| reason.push(character)).ok();
         Self(reason)
     }
 }
@@ -44,10 +42,7 @@ pub struct Command {
 
 /// What a command asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the core does not allocate, and commands are rare"
-)]
+#[expect(clippy::large_enum_variant, reason = "the core does not allocate, and commands are rare")]
 pub enum Action {
     /// Report state, configuration and books.
     Status,
@@ -161,16 +156,9 @@ impl CommandTable {
             return Admission::Repeat;
         }
         let forget_after = now + life + GRACE;
-        let entry = Entry {
-            id: id.clone(),
-            progress: Progress::Running,
-            forget_after,
-        };
+        let entry = Entry { id: id.clone(), progress: Progress::Running, forget_after };
         if self.entries.is_full() {
-            let Some(index) = self
-                .entries
-                .iter()
-                .position(|entry| entry.is_forgettable(now))
+            let Some(index) = self.entries.iter().position(|entry| entry.is_forgettable(now))
             else {
                 return Admission::Busy;
             };
@@ -183,10 +171,7 @@ impl CommandTable {
 
     pub(crate) fn answer(&mut self, slot: CommandSlot, answer: Answer) {
         if let Some(entry) = self.entries.get_mut(slot.0) {
-            entry.progress = Progress::Answered {
-                answer,
-                delivery: Delivery::Due,
-            };
+            entry.progress = Progress::Answered { answer, delivery: Delivery::Due };
         }
     }
 
@@ -205,17 +190,14 @@ impl CommandTable {
 
     /// The next answer to put on the stream, which then counts as sent.
     pub(crate) fn poll_due(&mut self) -> Option<CommandSlot> {
-        let due = self
-            .entries
-            .iter_mut()
-            .enumerate()
-            .find_map(|(index, entry)| match &mut entry.progress {
-                Progress::Answered {
-                    delivery: delivery @ Delivery::Due,
-                    ..
-                } => Some((index, delivery)),
+        let due = self.entries.iter_mut().enumerate().find_map(|(index, entry)| {
+            match &mut entry.progress {
+                Progress::Answered { delivery: delivery @ Delivery::Due, .. } => {
+                    Some((index, delivery))
+                }
                 _ => None,
-            });
+            }
+        });
         due.map(|(index, delivery)| {
             *delivery = Delivery::Sent;
             CommandSlot(index)
@@ -223,21 +205,15 @@ impl CommandTable {
     }
 
     pub(crate) fn get(&self, slot: CommandSlot) -> Option<(&CommandId, &Answer)> {
-        self.entries
-            .get(slot.0)
-            .and_then(|entry| match &entry.progress {
-                Progress::Answered { answer, .. } => Some((&entry.id, answer)),
-                Progress::Running => None,
-            })
+        self.entries.get(slot.0).and_then(|entry| match &entry.progress {
+            Progress::Answered { answer, .. } => Some((&entry.id, answer)),
+            Progress::Running => None,
+        })
     }
 
     pub(crate) fn acknowledge(&mut self, id: &CommandId) {
         let named = self.entries.iter_mut().find(|entry| entry.id == *id);
-        if let Some(Entry {
-            progress: Progress::Answered { delivery, .. },
-            ..
-        }) = named
-        {
+        if let Some(Entry { progress: Progress::Answered { delivery, .. }, .. }) = named {
             *delivery = Delivery::Acknowledged;
         }
     }
@@ -245,10 +221,8 @@ impl CommandTable {
     /// A new stream: what was sent on the old one without an acknowledgement is due again.
     pub(crate) fn resend(&mut self) {
         for entry in &mut self.entries {
-            if let Progress::Answered {
-                delivery: delivery @ Delivery::Sent,
-                ..
-            } = &mut entry.progress
+            if let Progress::Answered { delivery: delivery @ Delivery::Sent, .. } =
+                &mut entry.progress
             {
                 *delivery = Delivery::Due;
             }
@@ -266,13 +240,8 @@ impl CommandTable {
 
 impl Entry {
     fn is_forgettable(&self, now: Instant) -> bool {
-        let acknowledged = matches!(
-            self.progress,
-            Progress::Answered {
-                delivery: Delivery::Acknowledged,
-                ..
-            }
-        );
+        let acknowledged =
+            matches!(self.progress, Progress::Answered { delivery: Delivery::Acknowledged, .. });
         acknowledged && self.forget_after < now
     }
 }
@@ -300,21 +269,12 @@ mod tests {
     fn a_command_runs_once_and_its_answer_is_given_again() {
         let mut table = CommandTable::default();
         let slot = run(&mut table, 0, 1);
-        assert_eq!(
-            table.admit(Instant::from_ms(1), &id(1), LIFE),
-            Admission::Repeat
-        );
+        assert_eq!(table.admit(Instant::from_ms(1), &id(1), LIFE), Admission::Repeat);
         table.answer(slot, Answer::Stopped(Change::Done));
         let slot = table.poll_due().unwrap();
-        assert_eq!(
-            table.get(slot),
-            Some((&id(1), &Answer::Stopped(Change::Done)))
-        );
+        assert_eq!(table.get(slot), Some((&id(1), &Answer::Stopped(Change::Done))));
         assert_eq!(table.poll_due(), None);
-        assert_eq!(
-            table.admit(Instant::from_ms(2), &id(1), LIFE),
-            Admission::Repeat
-        );
+        assert_eq!(table.admit(Instant::from_ms(2), &id(1), LIFE), Admission::Repeat);
         assert!(table.poll_due().is_some());
     }
 

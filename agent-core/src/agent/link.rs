@@ -84,9 +84,7 @@ impl Link {
     pub(crate) fn handle_opened(&mut self, now: Instant) {
         self.opened_at = now;
         self.slots_used = 0;
-        self.state = LinkState::Undecided {
-            plain_at: now + PLAIN_AFTER,
-        };
+        self.state = LinkState::Undecided { plain_at: now + PLAIN_AFTER };
     }
 
     pub(crate) fn handle_plain(&mut self) {
@@ -100,9 +98,7 @@ impl Link {
         if !matches!(self.state, LinkState::Undecided { .. } | LinkState::Plain) {
             return false;
         }
-        self.heartbeat = heartbeat
-            .unwrap_or(HEARTBEAT_DEFAULT)
-            .clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
+        self.heartbeat = heartbeat.unwrap_or(HEARTBEAT_DEFAULT).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
         // The first status goes out at once, so that the server knows the agent's state.
         self.state = LinkState::Full { heartbeat_at: now };
         true
@@ -117,16 +113,12 @@ impl Link {
         if was_open && BACKOFF_RESET_AFTER <= now - self.opened_at {
             self.attempt = 0;
         }
-        let ceiling = BACKOFF_MIN
-            .saturating_mul(1 << self.attempt.min(16))
-            .min(BACKOFF_MAX);
+        let ceiling = BACKOFF_MIN.saturating_mul(1 << self.attempt.min(16)).min(BACKOFF_MAX);
         self.attempt = self.attempt.saturating_add(1);
         let ceiling_ms = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX);
         let delay = Duration::from_millis(self.random.up_to(ceiling_ms));
         self.slots_used = 0;
-        self.state = LinkState::Down {
-            retry_at: now + delay,
-        };
+        self.state = LinkState::Down { retry_at: now + delay };
     }
 
     /// What time alone changes.
@@ -185,9 +177,7 @@ mod tests {
 
     fn retry_delay(link: &mut Link, now_ms: u64) -> u64 {
         link.handle_closed(Instant::from_ms(now_ms));
-        let LinkState::Down { retry_at } = link.state() else {
-            panic!("{:?}", link.state())
-        };
+        let LinkState::Down { retry_at } = link.state() else { panic!("{:?}", link.state()) };
         retry_at.as_ms() - now_ms
     }
 

@@ -169,15 +169,9 @@ enum Ending {
 enum Mode {
     Running,
     Stopped,
-    Draining {
-        ending: Ending,
-        until: Instant,
-        resume: Resume,
-    },
+    Draining { ending: Ending, until: Instant, resume: Resume },
     // The output that ends the process was given.
-    Ended {
-        resume: Resume,
-    },
+    Ended { resume: Resume },
 }
 
 /// What to go back to when a restart fails.
@@ -251,10 +245,7 @@ impl Agent {
             Input::SnapshotFailed => self.sampler.handle_done(),
             Input::LinkOpened => self.link.handle_opened(now),
             Input::LinkPlain => self.link.handle_plain(),
-            Input::LinkWelcomed {
-                acknowledged,
-                heartbeat,
-            } => {
+            Input::LinkWelcomed { acknowledged, heartbeat } => {
                 self.on_welcome(now, acknowledged, heartbeat);
             }
             Input::LinkClosed => self.on_link_closed(now),
@@ -366,10 +357,7 @@ impl Agent {
             return;
         }
         self.produced = self.produced.saturating_add(1);
-        if let Some(sample) = self
-            .chain
-            .process(Sample::from(snapshot), &mut self.suppressed)
-        {
+        if let Some(sample) = self.chain.process(Sample::from(snapshot), &mut self.suppressed) {
             self.outbox.push(sample);
         }
     }
@@ -430,8 +418,7 @@ impl Agent {
     /// Puts `config` in force between two snapshots.
     fn apply(&mut self, now: Instant, config: Config) {
         let outbox = &mut self.outbox;
-        self.chain
-            .reconfigure(&config, &mut self.suppressed, |sample| outbox.push(sample));
+        self.chain.reconfigure(&config, &mut self.suppressed, |sample| outbox.push(sample));
         if self.config.settings().interval != config.settings().interval {
             self.sampler.restart(now + config.settings().interval);
         }
@@ -439,11 +426,7 @@ impl Agent {
     }
 
     fn on_command(&mut self, now: Instant, command: Command) {
-        let Command {
-            id,
-            action,
-            time_to_live,
-        } = command;
+        let Command { id, action, time_to_live } = command;
         let slot = match &id {
             None => None,
             Some(id) => match self.commands.admit(now, id, time_to_live) {
@@ -502,8 +485,7 @@ impl Agent {
 
     fn flush_chain(&mut self) {
         let outbox = &mut self.outbox;
-        self.chain
-            .flush(&mut self.suppressed, |sample| outbox.push(sample));
+        self.chain.flush(&mut self.suppressed, |sample| outbox.push(sample));
     }
 
     fn on_shutdown(&mut self, now: Instant) {
@@ -518,17 +500,9 @@ impl Agent {
     }
 
     fn begin_drain(&mut self, now: Instant, ending: Ending) {
-        let resume = if self.mode == Mode::Stopped {
-            Resume::Stopped
-        } else {
-            Resume::Running
-        };
+        let resume = if self.mode == Mode::Stopped { Resume::Stopped } else { Resume::Running };
         self.flush_chain();
-        self.mode = Mode::Draining {
-            ending,
-            until: now + DRAIN_MAX,
-            resume,
-        };
+        self.mode = Mode::Draining { ending, until: now + DRAIN_MAX, resume };
         // The server learns that this agent is about to leave.
         self.link.hasten_heartbeat(now);
     }
@@ -545,12 +519,7 @@ impl Agent {
     }
 
     fn poll_ending(&mut self, now: Instant) -> Option<Output> {
-        let Mode::Draining {
-            ending,
-            until,
-            resume,
-        } = self.mode
-        else {
+        let Mode::Draining { ending, until, resume } = self.mode else {
             return matches!(self.mode, Mode::Ended { .. }).then_some(Output::Wait(None));
         };
         let drained = self.outbox.held() == 0 && !self.commands.has_unacknowledged();
@@ -595,10 +564,7 @@ impl Agent {
             Mode::Draining { until, .. } => Some(until),
             Mode::Running | Mode::Stopped | Mode::Ended { .. } => None,
         };
-        [sample, drained, self.link.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [sample, drained, self.link.deadline()].into_iter().flatten().min()
     }
 }
 

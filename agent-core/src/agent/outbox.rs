@@ -104,9 +104,7 @@ impl Outbox {
         let in_flight = self.ring.first().count_until(self.next_unsent);
         let room = IN_FLIGHT_RECORDS_MAX.saturating_sub(in_flight);
         let unsent = self.next_unsent.count_until(self.ring.end());
-        let count = unsent
-            .min(room)
-            .min(records_max.clamp(1, BATCH_RECORDS_MAX));
+        let count = unsent.min(room).min(records_max.clamp(1, BATCH_RECORDS_MAX));
         let loss = self.undeclared_loss();
         if count == 0 && loss.is_none() {
             return None;
@@ -129,17 +127,11 @@ impl Outbox {
         }
         self.next_unsent = first.next();
         self.sent_end = self.sent_end.max(self.next_unsent);
-        Some(Batch {
-            first,
-            end: self.next_unsent,
-            loss: None,
-        })
+        Some(Batch { first, end: self.next_unsent, loss: None })
     }
 
     fn undeclared_loss(&self) -> Option<Loss> {
-        let evicted = self
-            .evicted
-            .filter(|evicted| evicted.declared != Some(evicted.last))?;
+        let evicted = self.evicted.filter(|evicted| evicted.declared != Some(evicted.last))?;
         let count = evicted.first.count_until(evicted.last.next());
         Some(Loss {
             first: evicted.first,
@@ -167,10 +159,8 @@ impl Outbox {
         }
         // What was acknowledged without having been declared lost was sent before it was evicted, and arrived.
         let last = through.min(evicted.last);
-        let arrived_from = evicted
-            .declared
-            .map_or(evicted.first, Sequence::next)
-            .max(evicted.first);
+        let arrived_from =
+            evicted.declared.map_or(evicted.first, Sequence::next).max(evicted.first);
         let arrived = arrived_from.count_until(last.next());
         self.lost.take_back(LossReason::Overwritten, arrived);
         self.delivered += arrived;
@@ -253,9 +243,7 @@ mod tests {
     }
 
     fn check_books(outbox: &Outbox) {
-        let Outbox {
-            delivered, lost, ..
-        } = outbox;
+        let Outbox { delivered, lost, .. } = outbox;
         assert_eq!(outbox.recorded(), delivered + lost.total() + outbox.held());
     }
 
@@ -268,10 +256,7 @@ mod tests {
         outbox.acknowledge(sequence(1));
         outbox.rewind();
         let batch = outbox.poll_batch(64).unwrap();
-        assert_eq!(
-            (batch.first, batch.end, batch.loss),
-            (sequence(2), sequence(4), None)
-        );
+        assert_eq!((batch.first, batch.end, batch.loss), (sequence(2), sequence(4), None));
         assert_eq!(outbox.poll_batch(64), None);
         check_books(&outbox);
     }
@@ -286,10 +271,7 @@ mod tests {
         }
         assert_eq!(sent, IN_FLIGHT_RECORDS_MAX);
         outbox.acknowledge(sequence(10));
-        assert_eq!(
-            outbox.poll_batch(64).map(|b| b.first.count_until(b.end)),
-            Some(10)
-        );
+        assert_eq!(outbox.poll_batch(64).map(|b| b.first.count_until(b.end)), Some(10));
     }
 
     #[test]
@@ -341,10 +323,7 @@ mod tests {
         push(&mut outbox, 3);
         outbox.poll_batch(2).unwrap();
         outbox.acknowledge(sequence(3));
-        assert_eq!(
-            (outbox.delivered(), outbox.refused_acknowledgements()),
-            (0, 1)
-        );
+        assert_eq!((outbox.delivered(), outbox.refused_acknowledgements()), (0, 1));
         check_books(&outbox);
     }
 

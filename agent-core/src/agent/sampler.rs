@@ -19,11 +19,7 @@ enum Progress {
 
 impl Sampler {
     pub(crate) const fn new(due_at: Instant) -> Self {
-        Self {
-            due_at,
-            progress: Progress::Idle,
-            late: 0,
-        }
+        Self { due_at, progress: Progress::Idle, late: 0 }
     }
 
     /// Takes the next snapshot at `due_at`, then at the interval from there.
@@ -42,9 +38,7 @@ impl Sampler {
         if now < self.due_at {
             return false;
         }
-        let interval_ms = u64::try_from(interval.as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1);
+        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
         let overdue_ms = now.as_ms() - self.due_at.as_ms();
         let missed = overdue_ms / interval_ms;
         let next_ms = missed.saturating_add(1).saturating_mul(interval_ms);
@@ -89,15 +83,9 @@ mod tests {
     fn missed_ticks_are_counted_and_not_made_up_for() {
         let mut sampler = Sampler::new(Instant::from_ms(0));
         assert!(sampler.poll_due(Instant::from_ms(3500), INTERVAL));
-        assert_eq!(
-            (sampler.late(), sampler.deadline()),
-            (3, Instant::from_ms(4000))
-        );
+        assert_eq!((sampler.late(), sampler.deadline()), (3, Instant::from_ms(4000)));
         assert!(!sampler.poll_due(Instant::from_ms(4000), INTERVAL));
-        assert_eq!(
-            (sampler.late(), sampler.deadline()),
-            (4, Instant::from_ms(5000))
-        );
+        assert_eq!((sampler.late(), sampler.deadline()), (4, Instant::from_ms(5000)));
         sampler.handle_done();
         assert!(sampler.poll_due(Instant::from_ms(5000), INTERVAL));
     }

@@ -12,10 +12,7 @@ use crate::limits::{BATCH_RECORDS_MAX, RING_RECORDS};
 use crate::metric::{Metric, Values};
 use crate::plugin::PluginKind;
 
-const BOOT: BootId = BootId {
-    counter: 1,
-    nonce: 7,
-};
+const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 const SECOND: u64 = 1000;
 
 /// An agent with a clock, as a shell would drive it.
@@ -26,10 +23,7 @@ struct Shell {
 
 impl Shell {
     fn new(config: Config) -> Self {
-        Self {
-            agent: Agent::new(Instant::from_ms(0), BOOT, 1, config, None),
-            now_ms: 0,
-        }
+        Self { agent: Agent::new(Instant::from_ms(0), BOOT, 1, config, None), now_ms: 0 }
     }
 
     fn now(&self) -> Instant {
@@ -61,11 +55,7 @@ impl Shell {
     fn snapshot(&mut self, cpu: i64) -> Vec<Output> {
         let values = Values::from_iter([(Metric::CpuPercent, cpu)]);
         let taken_at = self.now();
-        self.handle(Input::Snapshot(Snapshot {
-            taken_at,
-            wall_ms: 0,
-            values,
-        }))
+        self.handle(Input::Snapshot(Snapshot { taken_at, wall_ms: 0, values }))
     }
 
     /// Opens a full stream; everything the transport is given it takes at once.
@@ -76,10 +66,7 @@ impl Shell {
         self.drain();
         assert_eq!(self.agent.link(), LinkState::Dialling);
         self.handle(Input::LinkOpened);
-        let welcomed = Input::LinkWelcomed {
-            acknowledged: None,
-            heartbeat: None,
-        };
+        let welcomed = Input::LinkWelcomed { acknowledged: None, heartbeat: None };
         let outputs = self.handle(welcomed);
         self.take(outputs)
     }
@@ -99,11 +86,7 @@ impl Shell {
 
     fn command(&mut self, id: &str, action: Action) -> Vec<Output> {
         let id = Some(id.parse().unwrap());
-        let command = Command {
-            id,
-            action,
-            time_to_live: Duration::from_secs(30),
-        };
+        let command = Command { id, action, time_to_live: Duration::from_secs(30) };
         let outputs = self.handle(Input::Command(command));
         self.take(outputs)
     }
@@ -132,17 +115,11 @@ fn sequence(number: u64) -> Sequence {
 }
 
 fn acknowledged(through: u64) -> Input {
-    Input::Acknowledged {
-        boot: BOOT,
-        through: sequence(through),
-    }
+    Input::Acknowledged { boot: BOOT, through: sequence(through) }
 }
 
 fn config(change: impl FnOnce(&mut Settings)) -> Config {
-    let mut settings = Settings {
-        interval: Duration::from_secs(1),
-        ..Settings::default()
-    };
+    let mut settings = Settings { interval: Duration::from_secs(1), ..Settings::default() };
     change(&mut settings);
     Config::new(settings).unwrap()
 }
@@ -150,10 +127,7 @@ fn config(change: impl FnOnce(&mut Settings)) -> Config {
 #[test]
 fn it_dials_and_collects_at_once_and_then_on_the_raster() {
     let mut shell = Shell::new(config(|_| ()));
-    assert_eq!(
-        shell.drain(),
-        [Output::Dial, Output::Collect(MetricSet::ALL)]
-    );
+    assert_eq!(shell.drain(), [Output::Dial, Output::Collect(MetricSet::ALL)]);
     shell.snapshot(1);
     assert_eq!(shell.advance(999), []);
     assert_eq!(shell.advance(1), [Output::Collect(MetricSet::ALL)]);
@@ -194,11 +168,7 @@ fn a_plain_server_gets_single_records_that_count_when_the_transport_takes_them()
     let outputs = shell.advance(SECOND);
     let plain = |number| {
         let (first, end) = (sequence(number), sequence(number + 1));
-        Output::Transmit(Transmit::Plain(Batch {
-            first,
-            end,
-            loss: None,
-        }))
+        Output::Transmit(Transmit::Plain(Batch { first, end, loss: None }))
     };
     assert_eq!(outputs[..2], [plain(1), plain(2)]);
     assert_eq!(shell.agent.ledger().delivered, 0);
@@ -216,19 +186,12 @@ fn stop_ends_collecting_and_delivers_the_open_window_and_start_begins_again() {
     let outputs = shell.command("stop", Action::Stop);
     assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::Done)]);
     assert_eq!(batches(&outputs), [(1, 2)]);
-    assert!(
-        !shell
-            .advance(5 * SECOND)
-            .contains(&Output::Collect(MetricSet::ALL))
-    );
+    assert!(!shell.advance(5 * SECOND).contains(&Output::Collect(MetricSet::ALL)));
     // The collector was busy when the command came: its snapshot is late and does not count.
     shell.snapshot(2);
     assert_eq!(shell.agent.ledger().produced, 1);
     let outputs = shell.command("again", Action::Stop);
-    assert_eq!(
-        shell.answers(&outputs),
-        [Answer::Stopped(Change::AlreadySo)]
-    );
+    assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::AlreadySo)]);
     let outputs = shell.command("start", Action::Start);
     assert_eq!(shell.answers(&outputs), [Answer::Started(Change::Done)]);
     assert!(outputs.contains(&Output::Collect(MetricSet::ALL)));
@@ -250,11 +213,7 @@ fn a_command_without_time_left_does_not_start() {
     let mut shell = Shell::new(config(|_| ()));
     shell.connect();
     let id = Some("late".parse().unwrap());
-    let late = Command {
-        id,
-        action: Action::Stop,
-        time_to_live: Duration::ZERO,
-    };
+    let late = Command { id, action: Action::Stop, time_to_live: Duration::ZERO };
     let outputs = shell.handle(Input::Command(late));
     assert_eq!(shell.answers(&outputs), [Answer::Expired]);
     assert_eq!(shell.agent.status(shell.now()).state, RunState::Running);
@@ -266,53 +225,27 @@ fn a_restart_drains_first_and_the_new_boot_answers() {
     shell.snapshot(1);
     shell.connect();
     let outputs = shell.command("r", Action::Restart);
-    assert!(
-        !outputs.contains(&Output::Restart),
-        "a record is still unacknowledged"
-    );
+    assert!(!outputs.contains(&Output::Restart), "a record is still unacknowledged");
     assert_eq!(shell.handle(acknowledged(1)), [Output::Restart]);
     let command = shell.agent.restart_command().unwrap().clone();
     assert_eq!(command.as_str(), "r");
 
-    let next = BootId {
-        counter: 2,
-        nonce: 8,
-    };
-    let restarted = Some(Restarted {
-        command,
-        previous: BOOT,
-    });
+    let next = BootId { counter: 2, nonce: 8 };
+    let restarted = Some(Restarted { command, previous: BOOT });
     let agent = Agent::new(shell.now(), next, 1, Config::default(), restarted);
-    let mut shell = Shell {
-        agent,
-        now_ms: shell.now_ms,
-    };
+    let mut shell = Shell { agent, now_ms: shell.now_ms };
     let outputs = shell.connect();
-    assert_eq!(
-        shell.answers(&outputs),
-        [Answer::Restarted { previous: BOOT }]
-    );
+    assert_eq!(shell.answers(&outputs), [Answer::Restarted { previous: BOOT }]);
 }
 
 #[test]
 fn a_restart_that_fails_is_answered_and_collecting_goes_on() {
     let mut shell = Shell::new(config(|_| ()));
     shell.connect();
-    assert!(
-        shell
-            .command("r", Action::Restart)
-            .contains(&Output::Restart)
-    );
+    assert!(shell.command("r", Action::Restart).contains(&Output::Restart));
     let outputs = shell.handle(Input::RestartFailed(Reason::from("no such file")));
-    assert_eq!(
-        shell.answers(&outputs),
-        [Answer::RestartFailed(Reason::from("no such file"))]
-    );
-    assert!(
-        shell
-            .advance(SECOND)
-            .contains(&Output::Collect(MetricSet::ALL))
-    );
+    assert_eq!(shell.answers(&outputs), [Answer::RestartFailed(Reason::from("no such file"))]);
+    assert!(outputs.contains(&Output::Collect(MetricSet::ALL)));
 }
 
 #[test]
@@ -338,10 +271,7 @@ fn a_second_shutdown_ends_at_once() {
 fn a_pushed_configuration_is_reported_and_an_older_one_ignored() {
     let mut shell = Shell::new(config(|_| ()));
     shell.connect();
-    let push = |revision, config| Input::Configure {
-        revision: ConfigRevision(revision),
-        config,
-    };
+    let push = |revision, config| Input::Configure { revision: ConfigRevision(revision), config };
     let outputs = shell.handle(push(2, Ok(config(|s| s.metrics.remove(Metric::NetIn)))));
     assert_eq!(outputs, [Output::Transmit(Transmit::ConfigReport)]);
     assert_eq!(shell.handle(push(1, Ok(config(|_| ())))), []);
@@ -350,14 +280,7 @@ fn a_pushed_configuration_is_reported_and_an_older_one_ignored() {
     assert_eq!(report.outcome, Err(Reason::from("interval: no")));
     let status = shell.agent.status(shell.now());
     assert_eq!(status.config_revision, ConfigRevision(2));
-    assert!(
-        !shell
-            .agent
-            .config()
-            .settings()
-            .metrics
-            .contains(Metric::NetIn)
-    );
+    assert!(!shell.agent.config().settings().metrics.contains(Metric::NetIn));
 }
 
 #[test]
@@ -366,12 +289,7 @@ fn a_new_interval_holds_from_the_next_tick() {
     shell.drain();
     shell.snapshot(1);
     shell.command("c", Action::UpdateConfig(Ok(config(|s| s.interval *= 10))));
-    assert!(
-        shell
-            .advance(9999)
-            .iter()
-            .all(|o| *o != Output::Collect(MetricSet::ALL))
-    );
+    assert!(shell.advance(9999).iter().all(|o| *o != Output::Collect(MetricSet::ALL)));
     assert!(shell.advance(1).contains(&Output::Collect(MetricSet::ALL)));
 }
 
@@ -382,10 +300,7 @@ fn a_full_link_says_that_it_lives() {
     assert!(outputs.contains(&Output::Transmit(Transmit::Status)));
     assert_eq!(shell.advance(9999), []);
     assert_eq!(shell.advance(1), [Output::Transmit(Transmit::Status)]);
-    assert_eq!(
-        shell.handle(Input::Ping),
-        [Output::Transmit(Transmit::Status)]
-    );
+    assert_eq!(shell.handle(Input::Ping), [Output::Transmit(Transmit::Status)]);
 }
 
 #[test]
@@ -393,17 +308,10 @@ fn a_transport_that_takes_nothing_gets_no_more_than_its_slots() {
     let mut shell = Shell::new(config(|_| ()));
     shell.drain();
     shell.handle(Input::LinkOpened);
-    shell.handle(Input::LinkWelcomed {
-        acknowledged: None,
-        heartbeat: None,
-    });
+    shell.handle(Input::LinkWelcomed { acknowledged: None, heartbeat: None });
     let mut given = 1;
     for cpu in 0..100 {
-        given += shell
-            .snapshot(cpu)
-            .iter()
-            .filter(|o| matches!(o, Output::Transmit(_)))
-            .count();
+        given += shell.snapshot(cpu).iter().filter(|o| matches!(o, Output::Transmit(_))).count();
     }
     assert_eq!(given, usize::from(crate::limits::TRANSMIT_SLOTS));
 }
@@ -447,10 +355,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn any_config(bits: u8) -> Config {
     config(|s| {
         let on = |index: &usize| bits & (1 << index) != 0;
-        s.plugins = (0..PluginKind::COUNT)
-            .filter(on)
-            .map(|i| PluginKind::ALL[i])
-            .collect();
+        s.plugins = (0..PluginKind::COUNT).filter(on).map(|i| PluginKind::ALL[i]).collect();
         if bits & 16 != 0 {
             s.plugins.reverse();
         }

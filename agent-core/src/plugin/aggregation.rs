@@ -55,29 +55,17 @@ impl OpenWindow {
         for (metric, count) in sample.snapshot.values.iter() {
             self.sums[metric.index()] += i128::from(count);
             self.counts[metric.index()] += 1;
-            self.min.set(
-                metric,
-                self.min.get(metric).map_or(count, |min| min.min(count)),
-            );
-            self.max.set(
-                metric,
-                self.max.get(metric).map_or(count, |max| max.max(count)),
-            );
+            self.min.set(metric, self.min.get(metric).map_or(count, |min| min.min(count)));
+            self.max.set(metric, self.max.get(metric).map_or(count, |max| max.max(count)));
         }
     }
 
     fn close(self, completeness: Completeness) -> Sample {
         let averages = self.min.present().iter().map(|metric| {
             let index = metric.index();
-            (
-                metric,
-                rounded_average(self.sums[index], self.counts[index]),
-            )
+            (metric, rounded_average(self.sums[index], self.counts[index]))
         });
-        let snapshot = Snapshot {
-            values: averages.collect(),
-            ..self.last
-        };
+        let snapshot = Snapshot { values: averages.collect(), ..self.last };
         let window = Window {
             count: self.count,
             first_taken_at: self.first_taken_at,
@@ -85,12 +73,7 @@ impl OpenWindow {
             max: self.max,
             completeness,
         };
-        Sample {
-            snapshot,
-            window: Some(window),
-            alerts: self.alerts,
-            repeats: self.repeats,
-        }
+        Sample { snapshot, window: Some(window), alerts: self.alerts, repeats: self.repeats }
     }
 }
 
@@ -105,10 +88,7 @@ fn rounded_average(sum: i128, count: u16) -> i64 {
 impl Aggregation {
     /// A plugin with an empty window of `window_size` snapshots.
     pub const fn new(window_size: u16) -> Self {
-        Self {
-            window_size,
-            open: None,
-        }
+        Self { window_size, open: None }
     }
 
     /// Snapshots in a full window.
@@ -119,10 +99,7 @@ impl Aggregation {
 
 impl Plugin for Aggregation {
     fn process(&mut self, sample: &mut Sample) -> Verdict {
-        let mut window = self
-            .open
-            .take()
-            .unwrap_or_else(|| OpenWindow::new(&sample.snapshot));
+        let mut window = self.open.take().unwrap_or_else(|| OpenWindow::new(&sample.snapshot));
         window.add(sample);
         if window.count < self.window_size {
             self.open = Some(window);
@@ -138,9 +115,7 @@ impl Plugin for Aggregation {
     }
 
     fn held(&self) -> u64 {
-        self.open
-            .as_ref()
-            .map_or(0, |window| u64::from(window.count))
+        self.open.as_ref().map_or(0, |window| u64::from(window.count))
     }
 }
 
@@ -150,30 +125,17 @@ mod tests {
 
     fn sample(at_ms: u64, pairs: &[(Metric, i64)]) -> Sample {
         let values = pairs.iter().copied().collect();
-        Sample::from(Snapshot {
-            taken_at: Instant::from_ms(at_ms),
-            wall_ms: 1,
-            values,
-        })
+        Sample::from(Snapshot { taken_at: Instant::from_ms(at_ms), wall_ms: 1, values })
     }
 
     #[test]
     fn a_full_window_is_forwarded_as_its_averages() {
         let mut plugin = Aggregation::new(3);
-        assert_eq!(
-            plugin.process(&mut sample(10, &[(Metric::NetIn, 1)])),
-            Verdict::Hold
-        );
-        assert_eq!(
-            plugin.process(&mut sample(20, &[(Metric::NetIn, 2)])),
-            Verdict::Hold
-        );
+        assert_eq!(plugin.process(&mut sample(10, &[(Metric::NetIn, 1)])), Verdict::Hold);
+        assert_eq!(plugin.process(&mut sample(20, &[(Metric::NetIn, 2)])), Verdict::Hold);
         assert_eq!(plugin.held(), 2);
         let mut last = sample(30, &[(Metric::NetIn, 5), (Metric::NetOut, 9)]);
-        assert_eq!(
-            plugin.process(&mut last),
-            Verdict::ForwardMerged { merged: 2 }
-        );
+        assert_eq!(plugin.process(&mut last), Verdict::ForwardMerged { merged: 2 });
         assert_eq!(plugin.held(), 0);
         assert_eq!(last.snapshot.taken_at, Instant::from_ms(30));
         assert_eq!(last.snapshot.values.get(Metric::NetIn), Some(3));
@@ -189,10 +151,7 @@ mod tests {
     fn a_window_cut_short_comes_out_as_partial() {
         let mut plugin = Aggregation::new(3);
         assert_eq!(plugin.flush(), None);
-        assert_eq!(
-            plugin.process(&mut sample(10, &[(Metric::NetIn, 4)])),
-            Verdict::Hold
-        );
+        assert_eq!(plugin.process(&mut sample(10, &[(Metric::NetIn, 4)])), Verdict::Hold);
         let cut = plugin.flush().unwrap();
         assert_eq!(cut.window.unwrap().completeness, Completeness::Partial);
         assert_eq!(cut.snapshot.values.get(Metric::NetIn), Some(4));

@@ -86,13 +86,7 @@ impl Chain {
     /// The chain that `config` asks for.
     pub fn new(config: &Config) -> Self {
         let settings = config.settings();
-        Self {
-            stages: settings
-                .plugins
-                .iter()
-                .map(|kind| Stage::new(*kind, settings))
-                .collect(),
-        }
+        Self { stages: settings.plugins.iter().map(|kind| Stage::new(*kind, settings)).collect() }
     }
 
     /// Passes `sample` through the chain. Returns what comes out at the end.
@@ -108,9 +102,7 @@ impl Chain {
     /// Makes every plugin give out what it holds; calls `emit` with what comes out at the end.
     pub fn flush(&mut self, suppressed: &mut Suppressed, mut emit: impl FnMut(Sample)) {
         for index in 0..self.stages.len() {
-            self.flush_stage(index, suppressed)
-                .into_iter()
-                .for_each(&mut emit);
+            self.flush_stage(index, suppressed).into_iter().for_each(&mut emit);
         }
     }
 
@@ -126,17 +118,11 @@ impl Chain {
         for index in 0..self.stages.len() {
             let stage = &self.stages[index];
             if !fresh.stages.iter().any(|new| new.is_configured_as(stage)) {
-                self.flush_stage(index, suppressed)
-                    .into_iter()
-                    .for_each(&mut emit);
+                self.flush_stage(index, suppressed).into_iter().for_each(&mut emit);
             }
         }
         let kept_or_new = |new: Stage| {
-            self.stages
-                .iter()
-                .find(|old| old.is_configured_as(&new))
-                .cloned()
-                .unwrap_or(new)
+            self.stages.iter().find(|old| old.is_configured_as(&new)).cloned().unwrap_or(new)
         };
         self.stages = fresh.stages.into_iter().map(kept_or_new).collect();
     }
@@ -179,21 +165,15 @@ mod tests {
     use crate::time::Instant;
 
     fn config(plugins: &[PluginKind], change: impl FnOnce(&mut Settings)) -> Config {
-        let mut settings = Settings {
-            plugins: plugins.iter().copied().collect(),
-            ..Settings::default()
-        };
+        let mut settings =
+            Settings { plugins: plugins.iter().copied().collect(), ..Settings::default() };
         change(&mut settings);
         Config::new(settings).unwrap()
     }
 
     fn sample(at_ms: u64, cpu: i64) -> Sample {
         let values = Values::from_iter([(Metric::CpuPercent, cpu)]);
-        Sample::from(Snapshot {
-            taken_at: Instant::from_ms(at_ms),
-            wall_ms: 0,
-            values,
-        })
+        Sample::from(Snapshot { taken_at: Instant::from_ms(at_ms), wall_ms: 0, values })
     }
 
     #[test]
@@ -230,14 +210,9 @@ mod tests {
         assert_eq!((chain.held(), emitted.len()), (2, 0));
 
         let other_window = config(&both, |s| s.window_size = 7);
-        chain.reconfigure(&other_window, &mut suppressed, |sample| {
-            emitted.push(sample)
-        });
+        chain.reconfigure(&other_window, &mut suppressed, |sample| emitted.push(sample));
         assert_eq!((chain.held(), emitted.len()), (0, 1));
-        assert_eq!(
-            emitted[0].window.unwrap().completeness,
-            Completeness::Partial
-        );
+        assert_eq!(emitted[0].window.unwrap().completeness, Completeness::Partial);
         assert_eq!(suppressed.total(), 1);
     }
 }

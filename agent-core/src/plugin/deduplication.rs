@@ -20,11 +20,7 @@ pub struct Deduplication {
 impl Deduplication {
     /// A plugin that has seen nothing.
     pub const fn new(settings: config::Deduplication) -> Self {
-        Self {
-            settings,
-            last_forwarded: None,
-            repeats: 0,
-        }
+        Self { settings, last_forwarded: None, repeats: 0 }
     }
 
     /// Its settings.

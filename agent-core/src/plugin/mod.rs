@@ -71,12 +71,8 @@ impl PluginKind {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All kinds.
-    pub const ALL: [Self; 4] = [
-        Self::Deduplication,
-        Self::ThresholdAlert,
-        Self::Aggregation,
-        Self::Filter,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::Deduplication, Self::ThresholdAlert, Self::Aggregation, Self::Filter];
 
     /// The short name in configuration and in counters.
     pub const fn name(self) -> &'static str {
@@ -138,14 +134,9 @@ mod tests {
         for kind in PluginKind::ALL {
             assert_eq!(kind.name().parse(), Ok(kind));
         }
-        for bad in [
-            "",
-            "dedup",
-            "Filter",
-            "a.filter",
-            ".FilterPlugin",
-            "agent.plugins.x.FilterPlugin",
-        ] {
+        for bad in
+            ["", "dedup", "Filter", "a.filter", ".FilterPlugin", "agent.plugins.x.FilterPlugin"]
+        {
             assert_eq!(bad.parse::<PluginKind>(), Err(UnknownPlugin), "{bad:?}");
         }
     }

@@ -50,15 +50,9 @@ mod tests {
             (Metric::NetIn, 10),
         ]));
         let values = Values::from_iter([(Metric::CpuPercent, 8001), (Metric::MemoryPercent, 8500)]);
-        let mut sample = Sample::from(Snapshot {
-            taken_at: Instant::from_ms(0),
-            wall_ms: 0,
-            values,
-        });
+        let mut sample =
+            Sample::from(Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values });
         assert_eq!(plugin.process(&mut sample), Verdict::Forward);
-        assert_eq!(
-            sample.alerts,
-            Values::from_iter([(Metric::CpuPercent, 8000)])
-        );
+        assert_eq!(sample.alerts, Values::from_iter([(Metric::CpuPercent, 8000)]));
     }
 }
