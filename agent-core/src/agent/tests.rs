@@ -242,6 +242,8 @@ fn a_restart_drains_first_and_the_new_boot_answers() {
 fn a_restart_that_fails_is_answered_and_collecting_goes_on() {
     let mut shell = Shell::new(config(|_| ()));
     shell.connect();
+    shell.snapshot(1);
+    shell.handle(acknowledged(1));
     assert!(shell.command("r", Action::Restart).contains(&Output::Restart));
     let outputs = shell.handle(Input::RestartFailed(Reason::from("no such file")));
     assert_eq!(shell.answers(&outputs), [Answer::RestartFailed(Reason::from("no such file"))]);
