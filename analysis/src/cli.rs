@@ -1,0 +1,377 @@
+//! The command line: what can be said to `picket`, and the help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent_core::id::AgentId;
+use agent_core::limits::COMMAND_TTL_MAX;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use proto::command::CommandType;
+
+use crate::client::ServerAddress;
+use crate::exit;
+use crate::request::{MetricName, Param, Point};
+
+/// Looks at a fleet of picket agents, commands and configures them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "picket",
+    version,
+    arg_required_else_help = true,
+    long_about = "\
+Looks at a fleet of picket agents, commands and configures them.
+
+Examples:
+  picket get-metrics                           live metrics of every agent
+  picket get-metrics --since 10m --agent web-1 the last ten minutes of one agent, then live
+  picket get-metrics --no-follow -o json       the last 20 records as JSON lines
+  picket monitor --duration 30s                a live view, and a summary after 30 seconds
+  picket agents                                who is there
+  picket send-command web-1 STATUS             ask an agent for its state and its books
+  picket config set web-1 web-1.json           change what an agent collects, at once",
+    after_long_help = exit::table(),
+)]
+pub(crate) struct Cli {
+    /// The server to talk to [default: localhost:50051, or GRPC_SERVER_HOST and GRPC_SERVER_PORT]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub(crate) server: Option<ServerAddress>,
+
+    /// The form of the output
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The form of what goes to standard output. Remarks and errors go to standard error in every form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people; not stable
+    Table,
+    /// One JSON object a line; field names are stable, what is absent is left out
+    Json,
+    /// Comma-separated values with a header; for metrics, monitor and agents
+    Csv,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows metrics: live, from history, or both
+    #[command(long_about = "\
+Shows metrics: live, from history, or both.
+
+Without options it shows live metrics until Ctrl-C. With --since it begins in the past and goes on
+live. It ends after the history when --no-follow, --limit or --until is given, unless --follow is
+given too. Without --since, --no-follow shows the last 20 records, or the last --limit of them.
+
+When the server goes away while following, it says so and goes on where it stopped as soon as the
+server is back. Records that are delivered twice are shown once.
+
+Examples:
+  picket get-metrics --agent web-1 --metric cpu,memory
+  picket get-metrics --since 2h --until 1h -o csv > hour.csv
+  picket get-metrics --since 2026-03-01T08:00:00Z --limit 100
+  picket get-metrics -o json | jq 'select(.metrics.cpu_percent > 90) | .agent_id'")]
+    GetMetrics(GetMetrics),
+
+    /// Watches agents for a while and sums up: count, min, mean, max, p95
+    #[command(long_about = "\
+Watches agents for a while and sums up: count, min, mean, max and p95 by agent and metric.
+
+On a terminal it shows the latest values of each agent meanwhile; q or Ctrl-C ends it. The p95 is
+exact to 1 %, the other figures are exact. At most 1000 agents are watched at once.
+
+Examples:
+  picket monitor --duration 30s
+  picket monitor --agent web-1 --agent web-2
+  picket monitor --duration 5m -o csv > summary.csv")]
+    Monitor(Monitor),
+
+    /// Sends a command to an agent and waits for its answer
+    #[command(long_about = "\
+Sends a command to an agent, waits for its answer and prints it. The exit code says the outcome.
+
+  STATUS         report state, configuration and books
+  STOP           stop collecting; the agent stays connected
+  START          collect again
+  UPDATE_CONFIG  apply --param and --config; without any, read the configuration again
+  RESTART        restart the process; answered by the new one
+
+An agent that is away is waited for until the time is up. The server hands the command to the agent
+at most once.
+
+Examples:
+  picket send-command web-1 STATUS
+  picket send-command web-1 UPDATE_CONFIG --param interval=1 --param 'metrics=[\"cpu\"]'
+  picket send-command web-1 UPDATE_CONFIG --config - < web-1.json
+  picket send-command web-1 restart --timeout 2m")]
+    SendCommand(SendCommand),
+
+    /// Lists the agents that the server has seen
+    #[command(long_about = "\
+Lists the agents that the server has seen: state, version, boot, configuration and books.
+
+CONFIG is the revision applied, and the one wanted where it is another. DELIVERED, LOST and HELD are
+records of the current boot, as the agent last reported them.
+
+Examples:
+  picket agents
+  picket agents web-1 web-2
+  picket agents -o json | jq 'select(.connected | not) | .agent_id'")]
+    Agents(Agents),
+
+    /// Reads and changes the configuration of agents
+    #[command(subcommand, arg_required_else_help = true)]
+    Config(Config),
+
+    /// Shows the server's own figures
+    ServerStatus,
+
+    /// Prints completions for a shell
+    #[command(long_about = "\
+Prints completions for a shell.
+
+Examples:
+  picket completions bash > ~/.local/share/bash-completion/completions/picket
+  picket completions fish > ~/.config/fish/completions/picket.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetMetrics {
+    /// Begin at this time: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z")
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+
+    /// End at this time, given like --since
+    #[arg(long, value_name = "TIME", requires = "since")]
+    pub(crate) until: Option<Point>,
+
+    /// Only this agent; may be repeated
+    #[arg(long = "agent", value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+
+    /// Only this metric ("cpu_percent") or group ("cpu", "disk read"); may be repeated
+    #[arg(long = "metric", value_name = "METRIC", value_delimiter = ',')]
+    pub(crate) metrics: Vec<MetricName>,
+
+    /// End after so many records
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+
+    /// Go on with live records after the history
+    #[arg(long, overrides_with = "no_follow")]
+    pub(crate) follow: bool,
+
+    /// End with the history
+    #[arg(long, overrides_with = "follow")]
+    pub(crate) no_follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Monitor {
+    /// End after this time, such as "30s" [default: on Ctrl-C]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+
+    /// Only this agent; may be repeated
+    #[arg(long = "agent", value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendCommand {
+    /// The agent
+    pub(crate) agent: AgentId,
+
+    /// What it shall do
+    #[arg(value_name = "TYPE", value_enum, ignore_case = true)]
+    pub(crate) kind: CommandKind,
+
+    /// With UPDATE_CONFIG: a key of the configuration and its value, JSON or text; may be repeated
+    #[arg(long = "param", value_name = "KEY=VALUE")]
+    pub(crate) params: Vec<Param>,
+
+    /// With UPDATE_CONFIG: a JSON object whose keys are the parameters; "-" reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// How long the agent has to answer
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
+    pub(crate) timeout: Duration,
+}
+
+/// The commands by their names on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(crate) enum CommandKind {
+    Status,
+    Stop,
+    Start,
+    #[value(alias = "UPDATE-CONFIG")]
+    UpdateConfig,
+    Restart,
+}
+
+impl From<CommandKind> for CommandType {
+    fn from(kind: CommandKind) -> Self {
+        match kind {
+            CommandKind::Status => Self::Status,
+            CommandKind::Stop => Self::Stop,
+            CommandKind::Start => Self::Start,
+            CommandKind::UpdateConfig => Self::UpdateConfig,
+            CommandKind::Restart => Self::Restart,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Agents {
+    /// Only these agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(long_about = "\
+Reads and changes the configuration of agents.
+
+A configuration is a JSON object. What holds for an agent is its own document over the one of
+\"_default\", key by key; what neither says has a default. A change goes to the agents at once, and each
+applies it without a restart, or rejects it and keeps what it had.
+
+Examples:
+  picket config show web-1
+  picket config set _default fleet.json
+  echo '{\"interval\": 1}' | picket config set web-1
+  picket config get web-1 > web-1.json
+  picket config unset web-1")]
+pub(crate) enum Config {
+    /// Prints the document of one agent or of _default alone
+    Get {
+        /// An agent, or _default
+        #[arg(value_name = "AGENT")]
+        layer: Layer,
+    },
+    /// Stores a document and sends it to the agents it concerns
+    #[command(long_about = "\
+Stores a document and sends it to the agents it concerns. The server validates it first.
+
+Examples:
+  picket config set web-1 web-1.json
+  echo '{\"interval\": 1}' | picket config set web-1
+  picket config set web-1 web-1.json --expected-revision 7")]
+    Set {
+        /// An agent, or _default
+        #[arg(value_name = "AGENT")]
+        layer: Layer,
+        /// A file with a JSON object; "-" reads standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        /// Refuse when the stored document has another revision; 0: when there is one
+        #[arg(long, value_name = "REVISION")]
+        expected_revision: Option<u64>,
+    },
+    /// Removes a document, so that what is below it counts again
+    Unset {
+        /// An agent, or _default
+        #[arg(value_name = "AGENT")]
+        layer: Layer,
+    },
+    /// Prints what holds for an agent, all layers merged
+    Show {
+        /// An agent, or _default
+        #[arg(value_name = "AGENT")]
+        layer: Layer,
+    },
+}
+
+/// Whose configuration: an agent's, or the one below every agent's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Layer {
+    Default,
+    Agent(AgentId),
+}
+
+impl Layer {
+    const DEFAULT_NAME: &str = "_default";
+
+    /// The name on the wire.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Default => Self::DEFAULT_NAME,
+            Self::Agent(id) => id.as_str(),
+        }
+    }
+}
+
+impl std::str::FromStr for Layer {
+    type Err = agent_core::id::AgentIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == Self::DEFAULT_NAME {
+            return Ok(Self::Default);
+        }
+        text.parse().map(Self::Agent)
+    }
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if timeout < Duration::from_millis(1) || timeout > COMMAND_TTL_MAX {
+        return Err("must be from 1ms to 24h".to_owned());
+    }
+    Ok(timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn check(line: &str, accepted: bool) {
+        let parsed = Cli::try_parse_from(line.split_whitespace());
+        assert_eq!(parsed.is_ok(), accepted, "{line}: {parsed:?}");
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        check("picket get-metrics --since 10m --agent web-1 --agent b", true);
+        check("picket get-metrics --metric disk_read,cpu -o json", true);
+        check("picket get-metrics --metric gpu", false);
+        check("picket get-metrics --agent ../x", false);
+        check("picket get-metrics --until 5m", false);
+        check("picket get-metrics --limit 0", false);
+        check("picket send-command web-1 status", true);
+        check("picket send-command web-1 UPDATE_CONFIG --param a=b", true);
+        check("picket send-command web-1 update-config", true);
+        check("picket send-command web-1 EXPLODE", false);
+        check("picket send-command web-1 STATUS --timeout 25h", false);
+        check("picket send-command web-1 STATUS --param a", false);
+        check("picket config get _default", true);
+        check("picket config get _other", false);
+        check("picket config set web-1 --expected-revision 0", true);
+        check("picket --server nowhere:port agents", false);
+        check("picket agents --server 10.0.0.1:50051", true);
+    }
+
+    #[test]
+    fn the_last_of_follow_and_no_follow_counts() {
+        let cli = Cli::try_parse_from(["picket", "get-metrics", "--no-follow", "--follow"]);
+        let Command::GetMetrics(args) = cli.unwrap().command else {
+            panic!("another command");
+        };
+        assert_eq!((args.follow, args.no_follow), (true, false));
+    }
+}

@@ -1,0 +1,116 @@
+//! Where the server is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use proto::DEFAULT_PORT;
+
+/// `HOST:PORT`, or a host alone with the default port. An IPv6 address stands in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerAddress {
+    host: String,
+    port: u16,
+}
+
+impl ServerAddress {
+    /// The flag, or else what the two variables say, or else `localhost:50051`.
+    pub(crate) fn choose(
+        flag: Option<Self>,
+        host_variable: Option<&str>,
+        port_variable: Option<&str>,
+    ) -> Result<Self, AddressError> {
+        if let Some(address) = flag {
+            return Ok(address);
+        }
+        let host = host_variable.unwrap_or("localhost");
+        let port = match port_variable {
+            Some(text) => text.parse().map_err(|_| AddressError::Port)?,
+            None => DEFAULT_PORT,
+        };
+        Self::new(host, port)
+    }
+
+    fn new(host: &str, port: u16) -> Result<Self, AddressError> {
+        let name = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let valid = match name {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => {
+                let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+                !host.is_empty() && host.bytes().all(allowed)
+            }
+        };
+        if !valid {
+            return Err(AddressError::Host);
+        }
+        if port == 0 {
+            return Err(AddressError::Port);
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text.rsplit_once(':') {
+            Some((host, port)) if !text.ends_with(']') => {
+                Self::new(host, port.parse().map_err(|_| AddressError::Port)?)
+            }
+            _ => Self::new(text, DEFAULT_PORT),
+        }
+    }
+}
+
+/// Why a text is no address of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error("the host is no host name, IPv4 address or IPv6 address in brackets")]
+    Host,
+    #[error("the port is no number from 1 to 65535")]
+    Port,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_ports_are_told_apart() {
+        let check = |text: &str, expected: Result<&str, AddressError>| {
+            let parsed = text.parse::<ServerAddress>().map(|it| it.to_string());
+            assert_eq!(parsed, expected.map(str::to_owned), "{text}");
+        };
+        check("localhost:50051", Ok("localhost:50051"));
+        check("10.0.0.1:1", Ok("10.0.0.1:1"));
+        check("edge-server", Ok("edge-server:50051"));
+        check("[::1]:7", Ok("[::1]:7"));
+        check("[::1]", Ok("[::1]:50051"));
+        check("::1", Err(AddressError::Host));
+        check("host:port", Err(AddressError::Port));
+        check("host:0", Err(AddressError::Port));
+        check("host:65536", Err(AddressError::Port));
+        check("http://host:1", Err(AddressError::Host));
+        check("a b:1", Err(AddressError::Host));
+        check("", Err(AddressError::Host));
+    }
+
+    #[test]
+    fn the_flag_goes_before_the_variables() {
+        let flag = "a:1".parse().ok();
+        let choose = |flag, host, port| {
+            ServerAddress::choose(flag, host, port).map(|address| address.to_string())
+        };
+        assert_eq!(choose(flag, Some("b"), Some("2")), Ok("a:1".into()));
+        assert_eq!(choose(None, Some("b"), Some("2")), Ok("b:2".into()));
+        assert_eq!(choose(None, Some("b"), None), Ok("b:50051".into()));
+        assert_eq!(choose(None, None, None), Ok("localhost:50051".into()));
+        assert_eq!(choose(None, None, Some("x")), Err(AddressError::Port));
+    }
+}

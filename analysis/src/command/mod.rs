@@ -1,0 +1,119 @@
+//! The commands: each asks the server and shows the answer.
+
+mod agents;
+mod completions;
+mod config;
+mod get_metrics;
+mod input;
+mod intake;
+mod monitor;
+mod send_command;
+mod server_status;
+
+use std::env;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use tokio::runtime;
+
+use crate::cli::{Cli, Command, Output};
+use crate::client::{self, ServerAddress};
+use crate::exit::Exit;
+
+/// Why a command did not end well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+    #[error("cannot start")]
+    Runtime(#[source] io::Error),
+    #[error("cannot use {}", name.display())]
+    Input { name: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    NotFound(String),
+}
+
+/// What every command needs to know.
+#[derive(Debug)]
+struct Session {
+    server: ServerAddress,
+    output: Output,
+    zone: TimeZone,
+    /// Whether standard output is a terminal.
+    terminal: bool,
+}
+
+/// Runs what the command line says.
+pub(crate) fn run(cli: Cli) -> Result<Exit, Error> {
+    if let Command::Completions { shell } = cli.command {
+        completions::run(shell, &mut io::stdout().lock())?;
+        return Ok(Exit::Ok);
+    }
+    check_output(&cli.command, cli.output)?;
+    let session = Session {
+        server: server(cli.server)?,
+        output: cli.output,
+        zone: TimeZone::system(),
+        terminal: io::stdout().is_terminal(),
+    };
+    // The worker keeps the connection alive while this thread waits for a slow reader of the output.
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let result = runtime.block_on(dispatch(&session, cli.command));
+    // A name lookup that hangs must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(session: &Session, command: Command) -> Result<Exit, Error> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let exit = match command {
+        Command::GetMetrics(args) => get_metrics::run(session, &args, &mut out).await,
+        Command::Monitor(args) => monitor::run(session, &args, &mut out).await,
+        Command::SendCommand(args) => send_command::run(session, &args, &mut out).await,
+        Command::Agents(args) => agents::run(session, &args, &mut out).await,
+        Command::Config(args) => config::run(session, args, &mut out).await,
+        Command::ServerStatus => server_status::run(session, &mut out).await,
+        Command::Completions { shell } => completions::run(shell, &mut out),
+    }?;
+    out.flush()?;
+    Ok(exit)
+}
+
+/// CSV is for rows; the other commands answer with something else.
+fn check_output(command: &Command, output: Output) -> Result<(), Error> {
+    match command {
+        Command::GetMetrics(_) | Command::Monitor(_) | Command::Agents(_) => Ok(()),
+        Command::SendCommand(_)
+        | Command::Config(_)
+        | Command::ServerStatus
+        | Command::Completions { .. } => match output {
+            Output::Table | Output::Json => Ok(()),
+            Output::Csv => Err(Error::Usage(
+                "--output csv is for get-metrics, monitor and agents; use --output json".to_owned(),
+            )),
+        },
+    }
+}
+
+fn server(flag: Option<ServerAddress>) -> Result<ServerAddress, Error> {
+    let host = env::var("GRPC_SERVER_HOST").ok();
+    let port = env::var("GRPC_SERVER_PORT").ok();
+    ServerAddress::choose(flag, host.as_deref(), port.as_deref()).map_err(|error| {
+        Error::Usage(format!("GRPC_SERVER_HOST and GRPC_SERVER_PORT give no address: {error}"))
+    })
+}
+
+/// Unix milliseconds.
+fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,276 @@
+//! From what the operator said to what the server is asked.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+use std::time::Duration;
+
+use agent_core::id::AgentId;
+use agent_core::metric::{Metric, MetricSet, MetricSwitch};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use proto::command::CommandType;
+use proto::subscribe_metrics_request::Start;
+use proto::{Command, SubscribeMetricsRequest};
+
+use crate::cli;
+
+/// Records shown by `get-metrics --no-follow` when neither a start nor a limit is given: a screenful.
+const LAST_DEFAULT: u64 = 20;
+
+/// A point in time as operators give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Point {
+    /// So long before now.
+    Ago(Duration),
+    /// Unix milliseconds.
+    At(i64),
+}
+
+impl Point {
+    /// Unix milliseconds.
+    pub(crate) fn resolve(self, now_ms: i64) -> i64 {
+        match self {
+            Self::Ago(duration) => {
+                let duration_ms = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+                now_ms.saturating_sub(duration_ms)
+            }
+            Self::At(unix_ms) => unix_ms,
+        }
+    }
+}
+
+/// The text is neither a duration nor a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is neither a duration such as \"10m\" nor a time such as \"2026-03-01T08:00:00Z\"")]
+pub(crate) struct PointError;
+
+impl FromStr for Point {
+    type Err = PointError;
+
+    /// A duration (`10m`, `1h 30m`), a time with an offset, or a time of the local time zone.
+    fn from_str(text: &str) -> Result<Self, PointError> {
+        if let Ok(duration) = humantime::parse_duration(text) {
+            return Ok(Self::Ago(duration));
+        }
+        let local = || text.parse::<DateTime>()?.to_zoned(TimeZone::system());
+        text.parse::<Timestamp>()
+            .or_else(|_| local().map(|zoned| zoned.timestamp()))
+            .map(|time| Self::At(time.as_millisecond()))
+            .map_err(|_| PointError)
+    }
+}
+
+/// A metric by its name, or several by the name of their switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MetricName(MetricSet);
+
+impl FromStr for MetricName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let metric = name.parse::<Metric>().map(|metric| [metric].into_iter().collect());
+        let switch = || name.parse::<MetricSwitch>().map(MetricSwitch::metrics);
+        metric.or_else(|_| switch()).map(Self).map_err(|_| {
+            let switches = MetricSwitch::ALL.map(MetricSwitch::name).join(", ");
+            let metrics = Metric::ALL.map(Metric::name).join(", ");
+            format!("is none of {switches}, {metrics}")
+        })
+    }
+}
+
+impl MetricName {
+    /// All that was asked for; everything when nothing was.
+    pub(crate) fn union(names: &[Self]) -> MetricSet {
+        if names.is_empty() {
+            return MetricSet::ALL;
+        }
+        names.iter().fold(MetricSet::EMPTY, |set, name| set.union(name.0))
+    }
+}
+
+/// One `KEY=VALUE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Param {
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl FromStr for Param {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some(("", _)) => Err("has no key before \"=\""),
+            Some((key, value)) => Ok(Self { key: key.to_owned(), value: value.to_owned() }),
+            None => Err("is not of the form KEY=VALUE"),
+        }
+    }
+}
+
+/// What `get-metrics` asks for.
+///
+/// The limit is not among it: the server would count repeats, so the tool counts what it shows.
+pub(crate) fn metrics(args: &cli::GetMetrics, now_ms: i64) -> SubscribeMetricsRequest {
+    let ends_by_itself = args.no_follow || args.limit.is_some() || args.until.is_some();
+    let follow = args.follow || !ends_by_itself;
+    let start = match args.since {
+        Some(point) => Some(Start::SinceMs(point.resolve(now_ms))),
+        None if follow => None,
+        None => Some(Start::Last(args.limit.unwrap_or(LAST_DEFAULT))),
+    };
+    SubscribeMetricsRequest {
+        agents: names(&args.agents),
+        start,
+        follow,
+        limit: 0,
+        until_ms: args.until.map_or(0, |point| point.resolve(now_ms)),
+    }
+}
+
+/// What `monitor` asks for: everything from now on.
+pub(crate) fn live(agents: &[AgentId]) -> SubscribeMetricsRequest {
+    SubscribeMetricsRequest {
+        agents: names(agents),
+        follow: true,
+        ..SubscribeMetricsRequest::default()
+    }
+}
+
+/// The names of agents for the wire.
+pub(crate) fn names(agents: &[AgentId]) -> Vec<String> {
+    agents.iter().map(AgentId::to_string).collect()
+}
+
+/// The command to send. `--param` goes before a key of the same name in `--config`.
+pub(crate) fn command(
+    args: &cli::SendCommand,
+    config: BTreeMap<String, String>,
+    command_id: String,
+    now_ms: i64,
+) -> Command {
+    let mut params: HashMap<String, String> = config.into_iter().collect();
+    params.extend(args.params.iter().map(|param| (param.key.clone(), param.value.clone())));
+    Command {
+        command_id,
+        agent_id: args.agent.to_string(),
+        r#type: CommandType::from(args.kind).into(),
+        timestamp: now_ms.div_euclid(1000),
+        params,
+        ttl_ms: u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX),
+        message: None,
+    }
+}
+
+/// The top-level keys of a JSON object as parameters, each value as JSON text.
+pub(crate) fn params_from_json(text: &str) -> Result<BTreeMap<String, String>, ParamsError> {
+    let value: serde_json::Value = serde_json::from_str(text)?;
+    let serde_json::Value::Object(entries) = value else {
+        return Err(ParamsError::NoObject);
+    };
+    Ok(entries.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+}
+
+/// Why a text gives no parameters.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ParamsError {
+    #[error("it is not JSON")]
+    Json(#[from] serde_json::Error),
+    #[error("it is JSON, but not an object")]
+    NoObject,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    const NOW_MS: i64 = 1_700_000_000_000;
+
+    fn request(line: &str) -> SubscribeMetricsRequest {
+        let cli = cli::Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let cli::Command::GetMetrics(args) = cli.command else {
+            panic!("another command");
+        };
+        metrics(&args, NOW_MS)
+    }
+
+    fn check(line: &str, start: Option<Start>, follow: bool, until_ms: i64) {
+        let request = request(line);
+        assert_eq!(
+            (request.start, request.follow, request.until_ms),
+            (start, follow, until_ms),
+            "{line}"
+        );
+        assert_eq!(request.limit, 0, "{line}");
+    }
+
+    #[test]
+    fn following_is_the_default_until_an_end_is_given() {
+        let hour_ago = NOW_MS - 3_600_000;
+        check("picket get-metrics", None, true, 0);
+        check("picket get-metrics --since 1h", Some(Start::SinceMs(hour_ago)), true, 0);
+        check(
+            "picket get-metrics --since 1h --no-follow",
+            Some(Start::SinceMs(hour_ago)),
+            false,
+            0,
+        );
+        check(
+            "picket get-metrics --since 2h --until 1h",
+            Some(Start::SinceMs(NOW_MS - 7_200_000)),
+            false,
+            hour_ago,
+        );
+        check("picket get-metrics --no-follow", Some(Start::Last(20)), false, 0);
+        check("picket get-metrics --limit 5", Some(Start::Last(5)), false, 0);
+        check("picket get-metrics --limit 5 --follow", None, true, 0);
+    }
+
+    #[test]
+    fn points_are_durations_or_times() {
+        let check = |text: &str, expected| assert_eq!(text.parse::<Point>(), expected, "{text}");
+        check("10m", Ok(Point::Ago(Duration::from_secs(600))));
+        check("2023-11-14T22:13:20Z", Ok(Point::At(NOW_MS)));
+        check("2023-11-14T23:13:20+01:00", Ok(Point::At(NOW_MS)));
+        check("yesterday", Err(PointError));
+        check("", Err(PointError));
+        assert!("2023-11-14T22:13:20".parse::<Point>().is_ok(), "local time");
+        let age = "500000000years".parse::<Point>();
+        assert!(age.is_err() || age.unwrap().resolve(NOW_MS) < 0);
+    }
+
+    #[test]
+    fn metrics_are_named_singly_or_by_switch() {
+        let set = |names: &[&str]| {
+            let names: Vec<MetricName> = names.iter().map(|name| name.parse().unwrap()).collect();
+            MetricName::union(&names)
+        };
+        assert_eq!(set(&[]), MetricSet::ALL);
+        assert_eq!(set(&["memory"]).len(), 3);
+        assert_eq!(set(&["disk read", "cpu_percent"]).len(), 2);
+        let error = "gpu".parse::<MetricName>().unwrap_err();
+        assert!(error.starts_with("is none of cpu, "), "{error}");
+    }
+
+    #[test]
+    fn params_are_split_at_the_first_equals_sign() {
+        let param: Param = "a=b=c".parse().unwrap();
+        assert_eq!((param.key.as_str(), param.value.as_str()), ("a", "b=c"));
+        assert!("=b".parse::<Param>().is_err());
+        assert!("a".parse::<Param>().is_err());
+    }
+
+    #[test]
+    fn a_document_becomes_params_of_json_text() {
+        let params = params_from_json(r#"{"interval": 1, "metrics": ["cpu"], "a": "b"}"#).unwrap();
+        let expected = [("a", "\"b\""), ("interval", "1"), ("metrics", "[\"cpu\"]")];
+        assert_eq!(
+            params,
+            expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect()
+        );
+        assert!(matches!(params_from_json("[]"), Err(ParamsError::NoObject)));
+        assert!(matches!(params_from_json("{"), Err(ParamsError::Json(_))));
+    }
+}
