@@ -30,6 +30,14 @@ pub enum DocumentError {
         /// What is stored; 0 for no document.
         actual: Revision,
     },
+    /// The key or the text is larger than the store takes.
+    #[error("{bytes} bytes are too many, at most {max} fit")]
+    TooLarge {
+        /// What it has.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The storage failed.
     #[error("the document store cannot be used now")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

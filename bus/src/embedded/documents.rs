@@ -1,0 +1,225 @@
+//! The document store of an embedded database.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use fjall::UserValue;
+use prost::Message;
+use tokio::sync::oneshot;
+
+use super::Inner;
+use super::layout::Malformed;
+use super::shared::ReadError;
+use super::storage::{Failure, Storage};
+use super::writer::Request;
+use crate::documents::{Document, DocumentError, DocumentStore, Revision};
+
+/// Changes of one key that are remembered.
+const HISTORY_MAX: usize = 100;
+
+/// Longest key, in bytes.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// Longest text, in bytes.
+const TEXT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Where the keyspace `state` counts the revisions.
+const REVISION_KEY: &str = "documents.revision";
+
+/// Documents in the same database as the records of a bus: durable in the same way, and closed with it.
+pub struct EmbeddedDocuments {
+    pub(super) inner: Arc<Inner>,
+}
+
+/// A change to a document.
+#[derive(Debug)]
+pub(super) struct Change {
+    key: String,
+    text: Option<String>,
+    expected: Option<Revision>,
+}
+
+/// The stored revision is not the expected one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conflict {
+    expected: Revision,
+    actual: Revision,
+}
+
+impl From<Conflict> for DocumentError {
+    fn from(conflict: Conflict) -> Self {
+        Self::Conflict { expected: conflict.expected, actual: conflict.actual }
+    }
+}
+
+impl From<Failure> for DocumentError {
+    fn from(failure: Failure) -> Self {
+        Self::Unavailable(Box::new(failure))
+    }
+}
+
+impl From<ReadError> for DocumentError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Closed => closed(),
+            ReadError::Failed(failure) => failure.into(),
+        }
+    }
+}
+
+fn closed() -> DocumentError {
+    DocumentError::Unavailable("the database is closed".into())
+}
+
+/// A document as it is stored, in `documents` and, with its revision in the key, in `document-history`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Stored {
+    #[prost(uint64, tag = "1")]
+    revision: u64,
+    #[prost(int64, tag = "2")]
+    modified_ms: i64,
+    #[prost(string, optional, tag = "3")]
+    text: Option<String>,
+}
+
+impl Stored {
+    fn read(value: &UserValue) -> Result<Self, Failure> {
+        Ok(Self::decode(&**value).map_err(|_| Malformed)?)
+    }
+
+    fn into_document(self, key: &str) -> Document {
+        Document {
+            key: key.to_owned(),
+            revision: self.revision,
+            modified_ms: self.modified_ms,
+            text: self.text,
+        }
+    }
+}
+
+#[async_trait]
+impl DocumentStore for EmbeddedDocuments {
+    async fn get(&self, key: &str) -> Result<Option<Document>, DocumentError> {
+        self.read(key, |storage, key| {
+            let stored = load(storage, key)?;
+            Ok(stored.map(|stored| stored.into_document(key)))
+        })
+        .await
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        text: Option<&str>,
+        expected: Option<Revision>,
+    ) -> Result<Document, DocumentError> {
+        let text_bytes = text.map_or(0, str::len);
+        for (bytes, max) in [(key.len(), KEY_BYTES_MAX), (text_bytes, TEXT_BYTES_MAX)] {
+            if max < bytes {
+                return Err(DocumentError::TooLarge { bytes, max });
+            }
+        }
+        let change = Change { key: key.to_owned(), text: text.map(ToOwned::to_owned), expected };
+        let _permit = self.inner.queue_share(key.len() + text_bytes).await.ok_or_else(closed)?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Change(change, reply);
+        self.inner.requests.send(request).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    async fn history(&self, key: &str, limit: usize) -> Result<Vec<Document>, DocumentError> {
+        self.read(key, move |storage, key| {
+            storage
+                .history
+                .prefix(document_key(key))
+                .rev()
+                .take(limit.min(HISTORY_MAX))
+                .map(|entry| Ok(Stored::read(&entry.value()?)?.into_document(key)))
+                .collect()
+        })
+        .await
+    }
+}
+
+impl EmbeddedDocuments {
+    async fn read<T: Send + 'static>(
+        &self,
+        key: &str,
+        read: impl FnOnce(&Storage, &str) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, DocumentError> {
+        let key = key.to_owned();
+        self.inner.read(move |storage| Ok(read(storage, &key)?)).await.map_err(DocumentError::from)
+    }
+}
+
+impl fmt::Debug for EmbeddedDocuments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EmbeddedDocuments")
+    }
+}
+
+/// Makes `change`, unless the stored revision is not the expected one. Only the writer thread calls this, so
+/// nothing changes between the look and the commit.
+pub(super) fn apply(
+    storage: &Storage,
+    change: &Change,
+    now_ms: i64,
+) -> Result<Result<Document, Conflict>, Failure> {
+    let key = change.key.as_str();
+    let actual = match load(storage, key)? {
+        Some(Stored { text: None, .. }) | None => 0,
+        Some(stored) => stored.revision,
+    };
+    if let Some(expected) = change.expected
+        && expected != actual
+    {
+        return Ok(Err(Conflict { expected, actual }));
+    }
+
+    let stored = Stored {
+        revision: last_revision(storage)? + 1,
+        modified_ms: now_ms,
+        text: change.text.clone(),
+    };
+    let value = stored.encode_to_vec();
+    let mut batch = storage.batch(4);
+    batch.insert(&storage.documents, document_key(key), value.as_slice());
+    batch.insert(&storage.history, history_key(key, stored.revision), value);
+    batch.insert(&storage.state, REVISION_KEY, stored.revision.to_be_bytes());
+    for forgotten in storage.history.prefix(document_key(key)).rev().skip(HISTORY_MAX - 1) {
+        batch.remove(&storage.history, forgotten.key()?);
+    }
+    batch.commit()?;
+    Ok(Ok(stored.into_document(key)))
+}
+
+fn load(storage: &Storage, key: &str) -> Result<Option<Stored>, Failure> {
+    let value = storage.documents.get(document_key(key))?;
+    value.as_ref().map(Stored::read).transpose()
+}
+
+fn last_revision(storage: &Storage) -> Result<Revision, Failure> {
+    let Some(value) = storage.state.get(REVISION_KEY)? else {
+        return Ok(0);
+    };
+    let bytes = value.first_chunk().ok_or(Malformed)?;
+    Ok(Revision::from_be_bytes(*bytes))
+}
+
+/// The key with its length in front: never empty, which the library could not take, and never the beginning of
+/// another, so that histories do not mix.
+fn document_key(key: &str) -> Vec<u8> {
+    // Longer keys than `KEY_BYTES_MAX` are never stored, so none is found under a cut length.
+    let length = u16::try_from(key.len()).unwrap_or(u16::MAX);
+    let mut bytes = Vec::with_capacity(2 + key.len() + size_of::<Revision>());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(key.as_bytes());
+    bytes
+}
+
+fn history_key(key: &str, revision: Revision) -> Vec<u8> {
+    let mut bytes = document_key(key);
+    bytes.extend_from_slice(&revision.to_be_bytes());
+    bytes
+}

@@ -1,0 +1,9 @@
+//! What the bus promises, checked from outside.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod contract;
+mod crash;
+mod documents;
+mod embedded;
+mod model;
+mod support;
