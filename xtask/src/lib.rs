@@ -1,1 +1,9 @@
-//! x
+//! The project's tasks, and the real binaries as one can start and stop them from Rust.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod demo;
+pub mod fleet;
+pub mod tasks;
+
+mod workspace;

@@ -1,0 +1,34 @@
+//! Where the workspace is, and the cargo that builds it.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+
+/// The directory of the root `Cargo.toml`.
+pub(crate) fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map_or_else(|| manifest.to_path_buf(), Path::to_path_buf)
+}
+
+/// Cargo's target directory, wherever the user's settings put it.
+///
+/// This program stands in it, and cargo marks it with a cache tag: so no setting needs to be read again.
+pub(crate) fn target_directory() -> anyhow::Result<PathBuf> {
+    let executable = env::current_exe().context("cannot find the path of this program")?;
+    executable
+        .ancestors()
+        .find(|directory| directory.join("CACHEDIR.TAG").is_file())
+        .map(Path::to_path_buf)
+        .with_context(|| format!("{} is not in a target directory of cargo", executable.display()))
+}
+
+/// The cargo that built this program, to be run in the root of the workspace.
+pub(crate) fn cargo() -> Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
