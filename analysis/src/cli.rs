@@ -123,7 +123,23 @@ Examples:
     Agents(Agents),
 
     /// Reads and changes the configuration of agents
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        long_about = "\
+Reads and changes the configuration of agents.
+
+A configuration is a JSON object. What holds for an agent is its own document over the one of
+\"_default\", key by key; what neither says has a default. A change goes to the agents at once, and each
+applies it without a restart, or rejects it and keeps what it had.
+
+Examples:
+  picket config show web-1
+  picket config set _default fleet.json
+  echo '{\"interval\": 1}' | picket config set web-1
+  picket config get web-1 > web-1.json
+  picket config unset web-1"
+    )]
     Config(Config),
 
     /// Shows the server's own figures
@@ -238,19 +254,6 @@ pub(crate) struct Agents {
 }
 
 #[derive(Debug, Subcommand)]
-#[command(long_about = "\
-Reads and changes the configuration of agents.
-
-A configuration is a JSON object. What holds for an agent is its own document over the one of
-\"_default\", key by key; what neither says has a default. A change goes to the agents at once, and each
-applies it without a restart, or rejects it and keeps what it had.
-
-Examples:
-  picket config show web-1
-  picket config set _default fleet.json
-  echo '{\"interval\": 1}' | picket config set web-1
-  picket config get web-1 > web-1.json
-  picket config unset web-1")]
 pub(crate) enum Config {
     /// Prints the document of one agent or of _default alone
     Get {

@@ -120,7 +120,6 @@ impl Seen {
 
     const fn place(number: u64) -> (usize, u64) {
         let slot = number % WINDOW;
-        #[expect(clippy::cast_possible_truncation, reason = "below WINDOW / 64")]
         let word = (slot / 64) as usize;
         (word, 1 << (slot % 64))
     }

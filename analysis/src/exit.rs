@@ -1,7 +1,6 @@
 //! How the program ends: the exit codes, and which error leads to which.
 
 use std::error::Error as _;
-use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
@@ -80,8 +79,8 @@ pub(crate) fn conclude(result: Result<Exit, Error>) -> Exit {
         let mut line = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
-            // Writing to a string does not fail.
-            let _: Result<(), _> = write!(line, ": {error}");
+            line.push_str(": ");
+            line.push_str(&error.to_string());
             cause = error.source();
         }
         view::notice(&line);
@@ -91,11 +90,19 @@ pub(crate) fn conclude(result: Result<Exit, Error>) -> Exit {
 
 /// The table of exit codes for the help.
 pub(crate) fn table() -> String {
-    Exit::ALL.into_iter().fold(String::from("Exit codes:\n"), |mut text, exit| {
-        // Writing to a string does not fail.
-        let _: Result<(), _> = writeln!(text, "  {}  {}", exit as u8, exit.meaning());
-        text
-    })
+    let lines = Exit::ALL.map(|exit| {
+        format!(
+            "  {}  {}
+",
+            exit as u8,
+            exit.meaning()
+        )
+    });
+    format!(
+        "Exit codes:
+{}",
+        lines.concat()
+    )
 }
 
 #[cfg(test)]

@@ -93,7 +93,10 @@ impl Series {
         self.sum += i128::from(count);
         // No metric of a host is negative; a faulty one counts as 0 here, and shows in the minimum.
         let magnitude = u64::try_from(count).unwrap_or(0);
-        self.histogram.saturating_record(magnitude);
+        if self.histogram.record(magnitude).is_err() {
+            // It cannot grow that far where a usize is small: the largest it can hold is near enough.
+            self.histogram.saturating_record(magnitude);
+        }
     }
 
     fn figures(&self) -> Option<Figures> {

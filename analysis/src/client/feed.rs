@@ -162,7 +162,7 @@ impl Reader {
 
     async fn fail(&self, error: Error) {
         // Whoever dropped the feed does not want to know.
-        let _: Result<(), _> = self.events.send(Err(error)).await;
+        drop(self.events.send(Err(error)).await);
     }
 }
 

@@ -98,7 +98,7 @@ mod tests {
     fn the_table_is_aligned_and_escaped() {
         assert_eq!(
             written(|out| grid().write_table(out)),
-            "NAME     COUNT\na           -1\n=b\\u{1b}   1000\n"
+            "NAME      COUNT\na            -1\n=b\\u{1b}   1000\n"
         );
     }
 

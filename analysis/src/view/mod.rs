@@ -18,7 +18,7 @@ use agent_core::metric::Metric;
 /// Says something beside the output: one line on standard error.
 pub(crate) fn notice(text: &str) {
     // Without a standard error there is nobody to tell.
-    let _: io::Result<()> = writeln!(io::stderr(), "picket: {}", text::escape(text));
+    drop(writeln!(io::stderr(), "picket: {}", text::escape(text)));
 }
 
 /// A count of `metric` in its unit, with as many digits as are worth reading.

@@ -1,7 +1,6 @@
 //! Makes text from peers safe for a terminal and for a spreadsheet.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 /// Whether a terminal may act on this character instead of showing it: control characters (C0, DEL, C1), and
 /// the marks that reorder or hide text.
@@ -43,8 +42,7 @@ pub(crate) fn escape_json(json: &str) -> Cow<'_, str> {
     let mut escaped = String::with_capacity(json.len() + 16);
     for character in json.chars() {
         if is_escaped(character) {
-            // Writing to a string does not fail.
-            let _: Result<(), _> = write!(escaped, "\\u{:04x}", u32::from(character));
+            escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
         } else {
             escaped.push(character);
         }

@@ -28,7 +28,7 @@ pub(crate) fn span(duration_ms: i64) -> String {
 
 /// The same for milliseconds on the wire, precise below ten seconds, such as `0.5s`.
 pub(crate) fn fine_span(duration_ms: u64) -> String {
-    if duration_ms < 10_000 && duration_ms % 1000 != 0 {
+    if duration_ms < 10_000 && !duration_ms.is_multiple_of(1000) {
         let (seconds, thousandths) = (duration_ms / 1000, duration_ms % 1000);
         let fraction = format!("{thousandths:03}");
         return format!("{seconds}.{}s", fraction.trim_end_matches('0'));

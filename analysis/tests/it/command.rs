@@ -1,0 +1,131 @@
+//! `send-command`, `agents` and `server-status`.
+
+use proto::command::CommandType;
+use proto::{AgentInfo, CommandOutcome, CommandResponse, ListAgentsResponse};
+use tonic::Status;
+
+use crate::picket::{run, run_with_input};
+use crate::server::{Script, Server};
+
+fn answering(outcome: CommandOutcome) -> Server {
+    let response = CommandResponse {
+        success: outcome == CommandOutcome::Succeeded,
+        message: "as said".into(),
+        agent_id: "web-1".into(),
+        outcome: outcome.into(),
+        ..CommandResponse::default()
+    };
+    Server::start(Script { command: Some(Ok(response)), ..Script::default() })
+}
+
+#[test]
+fn the_exit_code_is_the_outcome() {
+    let check = |outcome, code, word: &str| {
+        let server = answering(outcome);
+        let run = run(&server.name(), "send-command web-1 status");
+        assert_eq!(run.code, code, "{run:#?}");
+        let expected = format!("agent     web-1\noutcome   {word}\nmessage   as said\n");
+        assert_eq!(run.stdout, expected);
+    };
+    check(CommandOutcome::Succeeded, 0, "succeeded");
+    check(CommandOutcome::Failed, 1, "failed");
+    check(CommandOutcome::Rejected, 4, "rejected, nothing changed");
+    check(CommandOutcome::Expired, 5, "expired, certainly not started");
+    check(CommandOutcome::Unknown, 5, "unknown, it may have started");
+}
+
+#[test]
+fn errors_of_the_rpc_have_their_codes() {
+    let check = |status: Status, code: i32| {
+        let server = Server::start(Script { command: Some(Err(status)), ..Script::default() });
+        let run = run(&server.name(), "send-command web-1 STATUS");
+        assert_eq!(run.code, code, "{run:#?}");
+        assert_eq!(run.stderr.lines().count(), 1, "{run:#?}");
+    };
+    check(Status::invalid_argument("bad"), 4);
+    check(Status::deadline_exceeded("late"), 5);
+    check(Status::not_found("who"), 6);
+    check(Status::internal("oops"), 1);
+    check(Status::unimplemented(""), 1);
+    check(Status::unavailable("bus"), 3);
+}
+
+#[test]
+fn the_answer_is_one_json_object() {
+    let server = answering(CommandOutcome::Succeeded);
+    run(&server.name(), "send-command web-1 RESTART -o json").check(
+        0,
+        "{\"agent_id\":\"web-1\",\"success\":true,\"outcome\":\"SUCCEEDED\",\
+         \"message\":\"as said\",\"timestamp\":0}\n",
+    );
+}
+
+#[test]
+fn the_command_carries_what_was_said() {
+    let server = answering(CommandOutcome::Succeeded);
+    let run = run_with_input(
+        &server.name(),
+        "send-command web-1 update_config --config - --param interval=2 --timeout 1500ms",
+        r#"{"interval": 1, "metrics": ["cpu"]}"#,
+    );
+    assert_eq!(run.code, 0, "{run:#?}");
+    let script = server.script.lock().unwrap();
+    let command = &script.commanded[0];
+    assert_eq!(command.r#type(), CommandType::UpdateConfig);
+    assert_eq!(command.ttl_ms, 1500);
+    assert_eq!(command.command_id.len(), 32);
+    assert_eq!(command.params.len(), 2);
+    assert_eq!(command.params["interval"], "2");
+    assert_eq!(command.params["metrics"], "[\"cpu\"]");
+}
+
+fn with_agents() -> Server {
+    let agent = |name: &str| AgentInfo {
+        agent_id: name.into(),
+        connected: true,
+        version: "0.1.0".into(),
+        ..AgentInfo::default()
+    };
+    Server::start(Script {
+        agents: ListAgentsResponse { agents: vec![agent("a"), agent("b")] },
+        ..Script::default()
+    })
+}
+
+#[test]
+fn agents_are_listed() {
+    let server = with_agents();
+    let lines = |line: &str| run(&server.name(), line).stdout.lines().count();
+    assert_eq!(lines("agents"), 3);
+    assert_eq!(lines("agents -o csv b"), 2);
+    run(&server.name(), "agents -o json a").check(
+        0,
+        "{\"agent_id\":\"a\",\"connected\":true,\"version\":\"0.1.0\",\
+         \"config_wanted\":0,\"config_applied\":0}\n",
+    );
+}
+
+#[test]
+fn an_agent_that_nobody_knows_ends_with_6() {
+    let server = with_agents();
+    let run = run(&server.name(), "agents a zz -o json");
+    assert_eq!((run.code, run.stdout.lines().count()), (6, 1));
+    assert!(run.stderr.contains("knows no agent zz;"), "{run:#?}");
+}
+
+#[test]
+fn an_empty_fleet_is_no_error() {
+    let server = Server::start(Script::default());
+    let run = run(&server.name(), "agents");
+    run.check(0, "");
+    assert_eq!(run.stderr, "picket: no agent has connected yet\n");
+}
+
+#[test]
+fn the_server_tells_its_figures() {
+    let server = Server::start(Script::default());
+    let run = run(&server.name(), "server-status -o json");
+    assert_eq!(run.code, 0);
+    let value: serde_json::Value = run.stdout.parse().unwrap();
+    assert_eq!(value["agents_known"], 0);
+}

@@ -1,0 +1,109 @@
+//! `config`.
+
+use proto::{ConfigOutcome, ConfigReport, GetConfigResponse, SetConfigResponse};
+use tonic::Status;
+
+use crate::picket::{run, run_with_input};
+use crate::server::{Script, Server};
+
+fn holding(response: GetConfigResponse) -> Server {
+    Server::start(Script { config: Some(Ok(response)), ..Script::default() })
+}
+
+fn document() -> GetConfigResponse {
+    GetConfigResponse {
+        agent_id: "web-1".into(),
+        document: "{\n  \"interval\": 1\n}\n".into(),
+        revision: 7,
+        modified_ms: 1_700_000_000_000,
+        effective: r#"{"interval":1,"send_idle":true}"#.into(),
+        effective_revision: 9,
+    }
+}
+
+#[test]
+fn a_document_is_printed_as_it_is() {
+    let server = holding(document());
+    let get = run(&server.name(), "config get web-1");
+    get.check(0, "{\n  \"interval\": 1\n}\n");
+    assert_eq!(get.stderr, "picket: revision 7 of 2023-11-14 22:13:20\n");
+    let show = run(&server.name(), "config show web-1");
+    show.check(0, "{\"interval\":1,\"send_idle\":true}\n");
+    assert_eq!(show.stderr, "picket: revision 9\n");
+}
+
+#[test]
+fn json_carries_document_and_revision() {
+    let server = holding(document());
+    run(&server.name(), "config get web-1 -o json").check(
+        0,
+        "{\"agent_id\":\"web-1\",\"revision\":7,\"modified\":\"2023-11-14T22:13:20.000Z\",\
+         \"document\":{\"interval\":1}}\n",
+    );
+    run(&server.name(), "config show web-1 -o json").check(
+        0,
+        "{\"agent_id\":\"web-1\",\"revision\":9,\
+         \"effective\":{\"interval\":1,\"send_idle\":true}}\n",
+    );
+}
+
+#[test]
+fn a_document_that_is_not_there_ends_with_6() {
+    let server = holding(GetConfigResponse::default());
+    let run = run(&server.name(), "config get _default");
+    run.check(6, "");
+    assert!(run.stderr.contains("_default has no document"), "{run:#?}");
+}
+
+fn changing(answer: Result<SetConfigResponse, Status>) -> Server {
+    Server::start(Script { change: Some(answer), ..Script::default() })
+}
+
+fn change(outcome: ConfigOutcome) -> SetConfigResponse {
+    SetConfigResponse {
+        revision: 8,
+        pushed: 1,
+        report: Some(ConfigReport {
+            revision: 8,
+            outcome: outcome.into(),
+            reason: "interval: below 0.1".into(),
+            overridden: vec![],
+        }),
+    }
+}
+
+#[test]
+fn set_sends_a_file_or_standard_input() {
+    let server = changing(Ok(change(ConfigOutcome::Applied)));
+    let text = r#"{"interval": 1}"#;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let line = format!("config set web-1 {} --expected-revision 7", file.path().display());
+    run(&server.name(), &line).check(0, "web-1: revision 8, applied\n");
+    run_with_input(&server.name(), "config set _default", text)
+        .check(0, "_default: revision 8, applied\n");
+
+    let script = server.script.lock().unwrap();
+    let sent: Vec<_> = script
+        .set
+        .iter()
+        .map(|set| (set.agent_id.as_str(), set.document.as_str(), set.expected_revision))
+        .collect();
+    assert_eq!(sent, [("web-1", text, Some(7)), ("_default", text, None)]);
+}
+
+#[test]
+fn refusals_end_with_4() {
+    let agent_refuses = changing(Ok(change(ConfigOutcome::Rejected)));
+    run_with_input(&agent_refuses.name(), "config set web-1 -o json", "{}").check(
+        4,
+        "{\"agent_id\":\"web-1\",\"revision\":8,\"pushed\":1,\"report\":{\"revision\":8,\
+         \"outcome\":\"REJECTED\",\"reason\":\"interval: below 0.1\"}}\n",
+    );
+
+    let conflict = Status::failed_precondition("the document is at revision 9, not 7");
+    let server_refuses = changing(Err(conflict));
+    let run = run(&server_refuses.name(), "config unset web-1");
+    run.check(4, "");
+    assert_eq!(run.stderr, "picket: the server refuses: the document is at revision 9, not 7\n");
+}
