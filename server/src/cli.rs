@@ -1,0 +1,149 @@
+//! The command line of `picket-server`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// The central server of picket: takes metrics from agents, keeps them, and passes commands on.
+///
+/// It needs nothing else: the bus and the configuration store live in the data directory. When it is ready it
+/// prints one line, `listening on ADDRESS`, on standard output; everything else goes to standard error.
+/// SIGTERM and SIGINT end it cleanly: what was acknowledged to an agent is on disk.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "picket-server",
+    version,
+    after_help = "Exit codes: 0 ended by a signal, 1 could not start or failed, 2 refused the command line.\n\n\
+        Examples:\n  \
+        picket-server\n  \
+        picket-server --listen 127.0.0.1:0 --data /tmp/picket-try\n  \
+        picket-server --listen 0.0.0.0:50051 --insecure --data /var/lib/picket"
+)]
+pub struct Args {
+    /// Address and port to listen on; port 0 takes any free one.
+    ///
+    /// An address beyond loopback needs --insecure, because there is no encryption and no authentication yet.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+
+    /// Directory for metrics, commands and configurations; made if it is not there.
+    ///
+    /// One server at a time uses it. Under systemd StateDirectory= sets the default.
+    #[arg(long, value_name = "DIR", env = "STATE_DIRECTORY", default_value = "./picket-data")]
+    pub data: PathBuf,
+
+    /// Serve beyond loopback without encryption or authentication.
+    ///
+    /// Everyone who reaches the port can read all metrics and command all agents.
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// Bytes of metrics to keep; the oldest go first. Suffixes K, M, G and T count in 1024. Default 1G.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub retention_bytes: Option<u64>,
+
+    /// Age of metrics to keep, such as 12h or 30d. Default 7d.
+    #[arg(long, value_name = "DURATION", value_parser = parse_age)]
+    pub retention_age: Option<Duration>,
+
+    /// Least important level to log.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "PICKET_LOG",
+        default_value = "info",
+        ignore_case = true
+    )]
+    pub log_level: LogLevel,
+
+    /// Form of log lines.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What went wrong and was given up.
+    Error,
+    /// What went wrong and goes on.
+    Warn,
+    /// One line for each connect, disconnect and change.
+    Info,
+    /// Single commands and messages.
+    Debug,
+    /// Everything, that of the libraries included.
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        "T" | "TIB" => 1 << 40,
+        other => return Err(format!("unknown unit {other:?}, use K, M, G or T")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a number, such as 512M".to_owned())?;
+    match number.checked_mul(unit) {
+        None => Err("number is too large".to_owned()),
+        Some(bytes) if bytes < RETENTION_BYTES_MIN => Err("must be at least 1M".to_owned()),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+/// Less would lose records before the slowest reader has them.
+const RETENTION_BYTES_MIN: u64 = 1 << 20;
+
+fn parse_age(text: &str) -> Result<Duration, String> {
+    let age = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if age < RETENTION_AGE_MIN {
+        return Err("must be at least 1m".to_owned());
+    }
+    Ok(age)
+}
+
+/// See [`RETENTION_BYTES_MIN`].
+const RETENTION_AGE_MIN: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn bytes_take_suffixes() {
+        assert_eq!(parse_bytes("1048576"), Ok(1 << 20));
+        assert_eq!(parse_bytes("512M"), Ok(512 << 20));
+        assert_eq!(parse_bytes("2gib"), Ok(2 << 30));
+        for bad in ["", "G", "1X", "-1", "1.5G", "1K", "99999999999T"] {
+            assert!(parse_bytes(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ages_are_durations() {
+        assert_eq!(parse_age("7d"), Ok(Duration::from_secs(604_800)));
+        assert!(parse_age("1s").is_err());
+        assert!(parse_age("soon").is_err());
+    }
+}

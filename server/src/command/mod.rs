@@ -1,0 +1,109 @@
+//! Commands: from a caller, over the bus, to the session that holds the agent, and the answer back.
+//!
+//! [`pending`] has the rules and knows no clock, bus or stream; [`router`] drives it; [`recovery`] reads what
+//! an earlier run of the server left on the bus.
+
+mod pending;
+mod recovery;
+mod request;
+mod router;
+
+use agent_core::id::{AgentId, CommandId};
+use proto::CommandResponse;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::ingest::SessionKey;
+use crate::registry::Dialect;
+
+pub(crate) use pending::{Order, answer};
+pub(crate) use recovery::recover;
+pub(crate) use request::order;
+pub(crate) use router::Router;
+
+/// What others tell the router. Bounded: sessions and callers wait for it, and it never waits for them.
+const INBOX: usize = 1024;
+
+/// What the router hears.
+#[derive(Debug)]
+enum Event {
+    /// A caller has a command.
+    Submit { order: Order, reply: oneshot::Sender<Reply> },
+    /// A submitted command could not be published.
+    Withdrawn(CommandId),
+    /// An agent has a session.
+    Connected { agent: AgentId, key: SessionKey, dialect: Dialect },
+    /// A session has ended.
+    Disconnected { agent: AgentId, key: SessionKey },
+    /// A command was read from the bus.
+    Published(Order),
+    /// An answer was read from the bus.
+    Answer(CommandResponse),
+}
+
+/// What the router says to a caller.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Publish the command, then wait.
+    Publish(oneshot::Receiver<CommandResponse>),
+    /// It is published already: wait.
+    Wait(oneshot::Receiver<CommandResponse>),
+    /// This is the answer.
+    Answered(Box<CommandResponse>),
+    /// The agent has too many commands waiting.
+    Busy,
+    /// The id names a command to another agent.
+    Taken,
+}
+
+/// The router has ended, as the server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("server is shutting down")]
+pub(crate) struct RouterGone;
+
+/// Reaches the router.
+#[derive(Clone, Debug)]
+pub(crate) struct Commands {
+    inbox: mpsc::Sender<Event>,
+}
+
+impl Commands {
+    /// A way to reach a router, and the router's own end of it.
+    pub(crate) fn new() -> (Self, Inbox) {
+        let (inbox, events) = mpsc::channel(INBOX);
+        (Self { inbox }, Inbox { events })
+    }
+
+    pub(crate) async fn submit(&self, order: Order) -> Result<Reply, RouterGone> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Event::Submit { order, reply }).await?;
+        answer.await.map_err(|_| RouterGone)
+    }
+
+    pub(crate) async fn withdrawn(&self, id: CommandId) {
+        // Without a router nobody waits for the command.
+        self.tell(Event::Withdrawn(id)).await.ok();
+    }
+
+    pub(crate) async fn connected(&self, agent: &AgentId, key: SessionKey, dialect: Dialect) {
+        let agent = agent.clone();
+        let event = Event::Connected { agent, key, dialect };
+        // Without a router there is nothing to deliver.
+        self.tell(event).await.ok();
+    }
+
+    pub(crate) async fn disconnected(&self, agent: &AgentId, key: SessionKey) {
+        let agent = agent.clone();
+        // Without a router there is nothing to deliver.
+        self.tell(Event::Disconnected { agent, key }).await.ok();
+    }
+
+    async fn tell(&self, event: Event) -> Result<(), RouterGone> {
+        self.inbox.send(event).await.map_err(|_| RouterGone)
+    }
+}
+
+/// The router's end of [`Commands`].
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    events: mpsc::Receiver<Event>,
+}

@@ -1,0 +1,645 @@
+//! The rules of commands on their way: who waits for what, and what becomes of it.
+//!
+//! Sans-IO: [`crate::command::router`] feeds it with what is read from the bus and what sessions do, and does
+//! what it says. It knows no clock, no bus and no stream.
+//!
+//! A command is delivered each time its agent connects until it is answered, because only the agent can tell
+//! whether it ran: the agent runs a command_id once and repeats its answer. What was never delivered when its
+//! time is over is EXPIRED, what was is UNKNOWN.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use agent_core::id::{AgentId, CommandId};
+use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX};
+use agent_core::time::Instant;
+use proto::{Command, CommandOutcome, CommandResponse};
+
+use crate::clock::Now;
+use crate::ingest::SessionKey;
+use crate::registry::Dialect;
+
+/// How soon a command is offered again to a session that had no room for it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A command whose parts were checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Order {
+    pub(crate) id: CommandId,
+    pub(crate) agent: AgentId,
+    pub(crate) command: Command,
+}
+
+impl Order {
+    /// The time to live that the command asks for.
+    pub(crate) fn ttl(&self) -> Duration {
+        match self.command.ttl_ms {
+            0 => COMMAND_TTL_DEFAULT,
+            ms => Duration::from_millis(ms).min(COMMAND_TTL_MAX),
+        }
+    }
+}
+
+/// What becomes of a command that a caller submits.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Submission {
+    /// It is new: publish it, then wait.
+    New,
+    /// Somebody has sent it before: wait for the same answer.
+    Joined,
+    /// The answer is known already.
+    Answered(Box<CommandResponse>),
+    /// The agent has too many commands waiting.
+    Busy,
+    /// The id names a command to another agent.
+    Taken,
+}
+
+/// What must be done.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Output {
+    /// Give it to the agent's session; answer with [`Pending::handle_delivered`] or
+    /// [`Pending::handle_undelivered`].
+    Deliver(Order),
+    /// Tell whoever waits. With `publish`, the bus does not have it yet.
+    Answered { response: CommandResponse, publish: bool },
+}
+
+/// Whether the agent may have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    Never,
+    /// Through a session that is gone, or perhaps by a server that was stopped since.
+    Before,
+    /// Through the session that is connected.
+    Now,
+}
+
+#[derive(Debug)]
+struct Open {
+    order: Order,
+    deadline: Instant,
+    /// The bus has it. Before that it is not delivered, so that no command runs which the bus does not show.
+    published: bool,
+    delivery: Delivery,
+}
+
+/// All commands that are not answered, and the newest answers.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// By order of arrival, which is the order of delivery.
+    open: BTreeMap<u64, Open>,
+    ids: HashMap<CommandId, u64>,
+    agents: HashMap<AgentId, BTreeSet<u64>>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    connected: HashMap<AgentId, (SessionKey, Dialect)>,
+    answers: Answers,
+    outputs: VecDeque<Output>,
+    retry_at: Option<Instant>,
+    next: u64,
+    limits: Limits,
+}
+
+/// The bounds of [`Pending`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Commands that wait for one agent.
+    pub(crate) per_agent: usize,
+    /// Commands that wait.
+    pub(crate) total: usize,
+    /// Answers that are remembered.
+    pub(crate) answers: usize,
+}
+
+impl Pending {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            open: BTreeMap::new(),
+            ids: HashMap::new(),
+            agents: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            connected: HashMap::new(),
+            answers: Answers::new(limits.answers),
+            outputs: VecDeque::new(),
+            retry_at: None,
+            next: 0,
+            limits,
+        }
+    }
+
+    /// A caller wants a command to be sent. After `New` it is held, but not delivered until it comes back from
+    /// the bus through [`Pending::handle_published`].
+    pub(crate) fn handle_submit(&mut self, now: Now, order: &Order) -> Submission {
+        if let Some(response) = self.answers.get(&order.id) {
+            return if response.agent_id == order.agent.as_str() {
+                Submission::Answered(Box::new(response.clone()))
+            } else {
+                Submission::Taken
+            };
+        }
+        if let Some(open) = self.find(&order.id) {
+            return if open.order.agent == order.agent {
+                Submission::Joined
+            } else {
+                Submission::Taken
+            };
+        }
+        if self.is_full(&order.agent) {
+            return Submission::Busy;
+        }
+        let deadline = now.monotonic + order.ttl();
+        self.insert(order.clone(), deadline, false, Delivery::Never);
+        Submission::New
+    }
+
+    /// A submitted command could not be published.
+    pub(crate) fn handle_withdrawn(&mut self, id: &CommandId) {
+        if self.find(id).is_some_and(|open| !open.published) {
+            self.remove(id);
+        }
+    }
+
+    /// A command was read from the bus, from this server's callers or anybody's.
+    pub(crate) fn handle_published(&mut self, now: Now, order: Order) {
+        if self.answers.get(&order.id).is_some() {
+            return;
+        }
+        if let Some(serial) = self.ids.get(&order.id).copied() {
+            if let Some(open) = self.open.get_mut(&serial)
+                && open.order.agent == order.agent
+            {
+                open.published = true;
+                self.deliver(serial);
+            }
+            return;
+        }
+        if self.is_full(&order.agent) {
+            let text = format!("agent {} has too many commands waiting", order.agent);
+            self.conclude(now, &order, CommandOutcome::Rejected, text);
+            return;
+        }
+        let deadline = now.monotonic + order.ttl();
+        let serial = self.insert(order, deadline, true, Delivery::Never);
+        self.deliver(serial);
+    }
+
+    /// A command was found on the bus at the start, unanswered, with `left` of its time to live. An earlier run
+    /// of the server may have delivered it.
+    pub(crate) fn handle_recovered(&mut self, now: Now, order: Order, left: Duration) {
+        if self.ids.contains_key(&order.id) || self.is_full(&order.agent) {
+            return;
+        }
+        self.insert(order, now.monotonic + left, true, Delivery::Before);
+    }
+
+    /// An answer was read from the bus.
+    pub(crate) fn handle_answer(&mut self, response: CommandResponse) {
+        let Ok(id) = response.command_id.parse::<CommandId>() else {
+            return;
+        };
+        let foreign = |open: &Open| open.order.agent.as_str() != response.agent_id;
+        if self.find(&id).is_some_and(foreign) {
+            return;
+        }
+        let waited = self.remove(&id).is_some();
+        self.answers.remember(id, response.clone());
+        if waited {
+            self.outputs.push_back(Output::Answered { response, publish: false });
+        }
+    }
+
+    /// The agent has a session. What waits for it is delivered, in order.
+    pub(crate) fn handle_connected(&mut self, agent: &AgentId, key: SessionKey, dialect: Dialect) {
+        self.connected.insert(agent.clone(), (key, dialect));
+        for serial in self.serials(agent) {
+            if let Some(open) = self.open.get_mut(&serial)
+                && open.delivery == Delivery::Now
+            {
+                open.delivery = Delivery::Before;
+            }
+            self.deliver(serial);
+        }
+    }
+
+    /// The session `key` has ended. Nothing changes when another one has replaced it.
+    pub(crate) fn handle_disconnected(&mut self, agent: &AgentId, key: SessionKey) {
+        if self.connected.get(agent).is_none_or(|(holder, _)| *holder != key) {
+            return;
+        }
+        self.connected.remove(agent);
+        for serial in self.serials(agent) {
+            if let Some(open) = self.open.get_mut(&serial)
+                && open.delivery == Delivery::Now
+            {
+                open.delivery = Delivery::Before;
+            }
+        }
+    }
+
+    /// The session has taken the command.
+    pub(crate) fn handle_delivered(&mut self, now: Now, id: &CommandId) {
+        let Some(serial) = self.ids.get(id).copied() else {
+            return;
+        };
+        let Some(open) = self.open.get_mut(&serial) else {
+            return;
+        };
+        open.delivery = Delivery::Now;
+        let dialect = self.connected.get(&open.order.agent).map(|(_, d)| *d);
+        if dialect == Some(Dialect::Plain) {
+            let order = open.order.clone();
+            let text = "handed to the agent, which speaks the plain form and does not answer";
+            self.conclude(now, &order, CommandOutcome::Succeeded, text.to_owned());
+        }
+    }
+
+    /// The session had no room. It is asked again soon.
+    pub(crate) fn handle_undelivered(&mut self, now: Now) {
+        let soon = now.monotonic + RETRY;
+        self.retry_at.get_or_insert(soon);
+    }
+
+    /// Time has passed. `last_seen` says when an agent was heard of, in words.
+    pub(crate) fn handle_timeout(&mut self, now: Now, last_seen: impl Fn(&AgentId) -> String) {
+        if self.retry_at.is_some_and(|at| at <= now.monotonic) {
+            self.retry_at = None;
+            let serials: Vec<u64> = self.open.keys().copied().collect();
+            for serial in serials {
+                self.deliver(serial);
+            }
+        }
+        while let Some((deadline, serial)) = self.deadlines.first().copied() {
+            if now.monotonic < deadline {
+                break;
+            }
+            let Some(open) = self.open.get(&serial) else {
+                debug_assert!(false, "each deadline is of an open command");
+                self.deadlines.pop_first();
+                continue;
+            };
+            let order = open.order.clone();
+            let (outcome, text) = match open.delivery {
+                Delivery::Never => (
+                    CommandOutcome::Expired,
+                    format!("agent {} is not connected ({})", order.agent, last_seen(&order.agent)),
+                ),
+                Delivery::Before | Delivery::Now => (
+                    CommandOutcome::Unknown,
+                    format!("handed to agent {}, which has not answered", order.agent),
+                ),
+            };
+            self.conclude(now, &order, outcome, text);
+        }
+    }
+
+    /// What must be done next.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Pending::handle_timeout`] is due. Late means that a caller waits longer for a bad answer.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+        deadline.into_iter().chain(self.retry_at).min()
+    }
+
+    fn find(&self, id: &CommandId) -> Option<&Open> {
+        self.open.get(self.ids.get(id)?)
+    }
+
+    fn is_full(&self, agent: &AgentId) -> bool {
+        let waiting = self.agents.get(agent).map_or(0, BTreeSet::len);
+        self.limits.per_agent <= waiting || self.limits.total <= self.open.len()
+    }
+
+    fn serials(&self, agent: &AgentId) -> Vec<u64> {
+        let serials = self.agents.get(agent);
+        serials.map_or_else(Vec::new, |serials| serials.iter().copied().collect())
+    }
+
+    fn insert(
+        &mut self,
+        order: Order,
+        deadline: Instant,
+        published: bool,
+        delivery: Delivery,
+    ) -> u64 {
+        let serial = self.next;
+        self.next += 1;
+        self.ids.insert(order.id.clone(), serial);
+        let waiting = self.agents.entry(order.agent.clone()).or_default();
+        waiting.insert(serial);
+        self.deadlines.insert((deadline, serial));
+        let open = Open { order, deadline, published, delivery };
+        self.open.insert(serial, open);
+        serial
+    }
+
+    fn remove(&mut self, id: &CommandId) -> Option<Open> {
+        let serial = self.ids.remove(id)?;
+        let open = self.open.remove(&serial)?;
+        self.deadlines.remove(&(open.deadline, serial));
+        if let Some(waiting) = self.agents.get_mut(&open.order.agent) {
+            waiting.remove(&serial);
+            if waiting.is_empty() {
+                self.agents.remove(&open.order.agent);
+            }
+        }
+        Some(open)
+    }
+
+    /// Offers a command to the session of its agent, if there is one that does not have it yet.
+    fn deliver(&mut self, serial: u64) {
+        let Some(open) = self.open.get(&serial) else {
+            return;
+        };
+        let reachable = self.connected.contains_key(&open.order.agent);
+        if open.published && reachable && open.delivery != Delivery::Now {
+            self.outputs.push_back(Output::Deliver(open.order.clone()));
+        }
+    }
+
+    /// Ends a command with an answer of the server's own.
+    fn conclude(&mut self, now: Now, order: &Order, outcome: CommandOutcome, message: String) {
+        self.remove(&order.id);
+        let response = answer(now, order, outcome, message);
+        self.answers.remember(order.id.clone(), response.clone());
+        self.outputs.push_back(Output::Answered { response, publish: true });
+    }
+
+    /// Time left of a command that is to be delivered now; none if it is not open any more.
+    pub(crate) fn left(&self, now: Now, id: &CommandId) -> Option<Duration> {
+        self.find(id).map(|open| open.deadline - now.monotonic)
+    }
+}
+
+/// An answer that the server gives itself.
+pub(crate) fn answer(
+    now: Now,
+    order: &Order,
+    outcome: CommandOutcome,
+    message: String,
+) -> CommandResponse {
+    CommandResponse {
+        success: outcome == CommandOutcome::Succeeded,
+        message,
+        agent_id: order.agent.to_string(),
+        timestamp: now.unix_seconds(),
+        command_id: order.id.to_string(),
+        outcome: outcome.into(),
+        boot: None,
+        status: None,
+    }
+}
+
+/// The newest answers by command, at most `max`; the oldest is forgotten first.
+#[derive(Debug)]
+struct Answers {
+    by_id: HashMap<CommandId, CommandResponse>,
+    order: VecDeque<CommandId>,
+    max: usize,
+}
+
+impl Answers {
+    fn new(max: usize) -> Self {
+        Self { by_id: HashMap::new(), order: VecDeque::new(), max }
+    }
+
+    fn get(&self, id: &CommandId) -> Option<&CommandResponse> {
+        self.by_id.get(id)
+    }
+
+    /// A later answer to the same command stands in for the earlier one: an agent may answer after UNKNOWN.
+    fn remember(&mut self, id: CommandId, response: CommandResponse) {
+        if self.by_id.insert(id.clone(), response).is_some() {
+            return;
+        }
+        self.order.push_back(id);
+        if self.max < self.order.len()
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_id.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { per_agent: 2, total: 3, answers: 2 };
+
+    fn at(seconds: u64) -> Now {
+        Now { monotonic: Instant::from_ms(seconds * 1000), unix_ms: 0 }
+    }
+
+    fn agent(text: &str) -> AgentId {
+        text.parse().unwrap()
+    }
+
+    fn order(id: &str, to: &str) -> Order {
+        Order {
+            id: id.parse().unwrap(),
+            agent: agent(to),
+            command: Command {
+                command_id: id.into(),
+                agent_id: to.into(),
+                ttl_ms: 10_000,
+                ..Command::default()
+            },
+        }
+    }
+
+    fn response(id: &str, from: &str) -> CommandResponse {
+        CommandResponse {
+            success: true,
+            agent_id: from.into(),
+            command_id: id.into(),
+            outcome: CommandOutcome::Succeeded.into(),
+            ..CommandResponse::default()
+        }
+    }
+
+    /// Drains the outputs: "deliver ID", "OUTCOME ID" or "publish OUTCOME ID".
+    fn outputs(pending: &mut Pending) -> Vec<String> {
+        let mut words = Vec::new();
+        while let Some(output) = pending.poll_output() {
+            words.push(match output {
+                Output::Deliver(order) => format!("deliver {}", order.id),
+                Output::Answered { response, publish } => {
+                    let outcome = response.outcome().as_str_name();
+                    let outcome = outcome.trim_start_matches("COMMAND_OUTCOME_");
+                    let publish = if publish { "publish " } else { "" };
+                    format!("{publish}{outcome} {}", response.command_id)
+                }
+            });
+        }
+        words
+    }
+
+    fn pass(pending: &mut Pending, seconds: u64) -> Vec<String> {
+        pending.handle_timeout(at(seconds), |_| "never seen".to_owned());
+        outputs(pending)
+    }
+
+    fn submit(pending: &mut Pending, id: &str, to: &str) -> Submission {
+        pending.handle_submit(at(0), &order(id, to))
+    }
+
+    #[test]
+    fn a_command_goes_to_the_connected_agent_and_its_answer_back() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        assert_eq!(submit(&mut pending, "1", "a"), Submission::New);
+        assert!(outputs(&mut pending).is_empty(), "not before the bus has it");
+        pending.handle_published(at(0), order("1", "a"));
+        assert_eq!(outputs(&mut pending), ["deliver 1"]);
+        pending.handle_delivered(at(0), &order("1", "a").id);
+        pending.handle_answer(response("1", "a"));
+        assert_eq!(outputs(&mut pending), ["SUCCEEDED 1"]);
+        assert!(pass(&mut pending, 99).is_empty());
+        assert_eq!(pending.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_agent_that_is_away_is_waited_for() {
+        let mut pending = Pending::new(LIMITS);
+        for id in ["1", "2"] {
+            submit(&mut pending, id, "a");
+            pending.handle_published(at(0), order(id, "a"));
+        }
+        assert!(outputs(&mut pending).is_empty());
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        assert_eq!(outputs(&mut pending), ["deliver 1", "deliver 2"]);
+        assert_eq!(pending.left(at(4), &order("1", "a").id), Some(Duration::from_secs(6)));
+    }
+
+    #[test]
+    fn never_delivered_is_expired() {
+        let mut pending = Pending::new(LIMITS);
+        submit(&mut pending, "1", "a");
+        pending.handle_published(at(0), order("1", "a"));
+        assert_eq!(pending.poll_timeout(), Some(Instant::from_ms(10_000)));
+        assert!(pass(&mut pending, 9).is_empty());
+        assert_eq!(pass(&mut pending, 10), ["publish EXPIRED 1"]);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        assert!(outputs(&mut pending).is_empty());
+    }
+
+    #[test]
+    fn delivered_and_not_answered_is_unknown_even_after_a_reconnect() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        submit(&mut pending, "1", "a");
+        pending.handle_published(at(0), order("1", "a"));
+        outputs(&mut pending);
+        pending.handle_delivered(at(0), &order("1", "a").id);
+        pending.handle_disconnected(&agent("a"), SessionKey(1));
+        assert_eq!(pass(&mut pending, 10), ["publish UNKNOWN 1"]);
+    }
+
+    #[test]
+    fn a_new_session_gets_the_unanswered_again() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        submit(&mut pending, "1", "a");
+        pending.handle_published(at(0), order("1", "a"));
+        assert_eq!(outputs(&mut pending), ["deliver 1"]);
+        pending.handle_delivered(at(0), &order("1", "a").id);
+        // Takeover: the newer stream says that it is there before the older one says that it is gone.
+        pending.handle_connected(&agent("a"), SessionKey(2), Dialect::Full);
+        assert_eq!(outputs(&mut pending), ["deliver 1"]);
+        pending.handle_disconnected(&agent("a"), SessionKey(1));
+        pending.handle_published(at(1), order("2", "a"));
+        assert_eq!(outputs(&mut pending), ["deliver 2"]);
+    }
+
+    #[test]
+    fn a_session_without_room_is_asked_again() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        submit(&mut pending, "1", "a");
+        pending.handle_published(at(0), order("1", "a"));
+        outputs(&mut pending);
+        pending.handle_undelivered(at(0));
+        assert_eq!(pending.poll_timeout(), Some(Instant::from_ms(1000)));
+        assert_eq!(pass(&mut pending, 1), ["deliver 1"]);
+        assert_eq!(pass(&mut pending, 10), ["publish EXPIRED 1"]);
+    }
+
+    #[test]
+    fn a_plain_agent_is_believed_to_have_done_it() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Plain);
+        submit(&mut pending, "1", "a");
+        pending.handle_published(at(0), order("1", "a"));
+        assert_eq!(outputs(&mut pending), ["deliver 1"]);
+        pending.handle_delivered(at(0), &order("1", "a").id);
+        assert_eq!(outputs(&mut pending), ["publish SUCCEEDED 1"]);
+    }
+
+    #[test]
+    fn the_same_command_twice_has_one_answer() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        submit(&mut pending, "1", "a");
+        assert_eq!(submit(&mut pending, "1", "a"), Submission::Joined);
+        assert_eq!(submit(&mut pending, "1", "b"), Submission::Taken);
+        pending.handle_published(at(0), order("1", "a"));
+        pending.handle_answer(response("1", "a"));
+        outputs(&mut pending);
+        let again = submit(&mut pending, "1", "a");
+        assert_eq!(again, Submission::Answered(Box::new(response("1", "a"))));
+        assert_eq!(submit(&mut pending, "1", "b"), Submission::Taken);
+        pending.handle_published(at(1), order("1", "a"));
+        assert!(outputs(&mut pending).is_empty(), "answered commands do not run again");
+    }
+
+    #[test]
+    fn an_answer_of_another_agent_is_none() {
+        let mut pending = Pending::new(LIMITS);
+        submit(&mut pending, "1", "a");
+        pending.handle_answer(response("1", "b"));
+        assert!(outputs(&mut pending).is_empty());
+        pending.handle_answer(response("1", "a"));
+        assert_eq!(outputs(&mut pending), ["SUCCEEDED 1"]);
+    }
+
+    #[test]
+    fn bounds_hold_per_agent_and_in_total() {
+        let mut pending = Pending::new(LIMITS);
+        assert_eq!(submit(&mut pending, "1", "a"), Submission::New);
+        assert_eq!(submit(&mut pending, "2", "a"), Submission::New);
+        assert_eq!(submit(&mut pending, "3", "a"), Submission::Busy);
+        assert_eq!(submit(&mut pending, "4", "b"), Submission::New);
+        assert_eq!(submit(&mut pending, "5", "c"), Submission::Busy);
+        pending.handle_published(at(0), order("6", "a"));
+        assert_eq!(outputs(&mut pending), ["publish REJECTED 6"]);
+        pending.handle_withdrawn(&order("1", "a").id);
+        assert_eq!(submit(&mut pending, "3", "a"), Submission::New);
+    }
+
+    #[test]
+    fn old_answers_are_forgotten_and_late_ones_replace() {
+        let mut pending = Pending::new(LIMITS);
+        for id in ["1", "2", "3"] {
+            pending.handle_answer(response(id, "a"));
+        }
+        assert_eq!(submit(&mut pending, "1", "a"), Submission::New);
+        let mut late = response("2", "a");
+        late.message = "late".into();
+        pending.handle_answer(late.clone());
+        assert_eq!(submit(&mut pending, "2", "a"), Submission::Answered(Box::new(late)));
+    }
+
+    #[test]
+    fn a_command_from_before_a_restart_goes_on() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_recovered(at(0), order("1", "a"), Duration::from_secs(5));
+        pending.handle_recovered(at(0), order("2", "a"), Duration::ZERO);
+        assert_eq!(pass(&mut pending, 0), ["publish UNKNOWN 2"]);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        assert_eq!(outputs(&mut pending), ["deliver 1"]);
+        assert_eq!(pass(&mut pending, 5), ["publish UNKNOWN 1"]);
+    }
+}

@@ -1,0 +1,245 @@
+//! Drives the commands on their way: between callers, the bus and the sessions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent_core::id::{AgentId, CommandId};
+use bus::{Bus, Payload, PublishError, Record};
+use proto::{CommandOutcome, CommandResponse};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use crate::clock::Clock;
+use crate::command::pending::{Limits, Order, Output, Pending, Submission};
+use crate::command::recovery::Feeds;
+use crate::command::{Commands, Event, Inbox, Reply};
+use crate::counters::{Counter, Counters};
+use crate::ingest::Directive;
+use crate::limits::{AGENT_COMMANDS_MAX, ANSWERS_MAX, COMMANDS_MAX};
+use crate::shared::Tables;
+
+/// Answers of the server's own that wait for the bus. When it is full they are dropped with a warning: they
+/// say that nothing happened, and the caller has heard it.
+const OUTCOMES: usize = 1024;
+
+/// Pause before an answer that could not be stored is stored again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The commands on their way and everything that drives them.
+#[derive(Debug)]
+pub(crate) struct Router {
+    clock: Clock,
+    counters: Arc<Counters>,
+    tables: Arc<Tables>,
+    pending: Pending,
+    /// Callers by command. Those who went away are dropped when another one comes, and with the answer.
+    waiting: HashMap<CommandId, Vec<oneshot::Sender<CommandResponse>>>,
+    events: mpsc::Receiver<Event>,
+    outcomes: mpsc::Sender<Record>,
+    /// Ended with the router.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Router {
+    /// An empty table of commands with the server's bounds, to recover into.
+    pub(crate) fn pending() -> Pending {
+        Pending::new(Limits {
+            per_agent: AGENT_COMMANDS_MAX,
+            total: COMMANDS_MAX,
+            answers: ANSWERS_MAX,
+        })
+    }
+
+    /// A router that goes on from what was recovered.
+    pub(crate) fn new(
+        bus: &Arc<dyn Bus>,
+        clock: &Clock,
+        counters: &Arc<Counters>,
+        tables: &Arc<Tables>,
+        (pending, feeds): (Pending, Feeds),
+        (commands, inbox): (&Commands, Inbox),
+    ) -> Self {
+        let (outcomes, to_store) = mpsc::channel(OUTCOMES);
+        let mut tasks = Vec::from(feeds.spawn(&commands.inbox, clock, counters));
+        tasks.push(tokio::spawn(store_outcomes(Arc::clone(bus), to_store)));
+        Self {
+            clock: clock.clone(),
+            counters: Arc::clone(counters),
+            tables: Arc::clone(tables),
+            pending,
+            waiting: HashMap::new(),
+            events: inbox.events,
+            outcomes,
+            tasks,
+        }
+    }
+
+    /// Runs until it is aborted.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.act();
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => self.handle(event),
+                    None => return,
+                },
+                () = self.clock.sleep_until(self.pending.poll_timeout()) => {
+                    let tables = &self.tables;
+                    let seen = |agent: &AgentId| last_seen(tables.registry().last_seen_ms(agent));
+                    self.pending.handle_timeout(self.clock.now(), seen);
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.clock.now();
+        match event {
+            Event::Submit { order, reply } => self.submit(&order, reply),
+            Event::Withdrawn(id) => self.pending.handle_withdrawn(&id),
+            Event::Connected { agent, key, dialect } => {
+                self.pending.handle_connected(&agent, key, dialect)
+            }
+            Event::Disconnected { agent, key } => self.pending.handle_disconnected(&agent, key),
+            Event::Published(order) => self.pending.handle_published(now, order),
+            Event::Answer(response) => self.pending.handle_answer(response),
+        }
+    }
+
+    fn submit(&mut self, order: &Order, reply: oneshot::Sender<Reply>) {
+        let submission = self.pending.handle_submit(self.clock.now(), order);
+        let reply_with = match submission {
+            Submission::New => {
+                self.counters.add(Counter::CommandsAccepted, 1);
+                Reply::Publish(self.wait_for(&order.id))
+            }
+            Submission::Joined => Reply::Wait(self.wait_for(&order.id)),
+            Submission::Answered(response) => Reply::Answered(response),
+            Submission::Busy => Reply::Busy,
+            Submission::Taken => Reply::Taken,
+        };
+        if let Err(Reply::Publish(_)) = reply.send(reply_with) {
+            // The caller went away before it could publish.
+            self.pending.handle_withdrawn(&order.id);
+        }
+    }
+
+    fn wait_for(&mut self, id: &CommandId) -> oneshot::Receiver<CommandResponse> {
+        let (answer, waiter) = oneshot::channel();
+        let waiting = self.waiting.entry(id.clone()).or_default();
+        waiting.retain(|waiter| !waiter.is_closed());
+        waiting.push(answer);
+        waiter
+    }
+
+    /// Does what the rules say, until they say nothing more.
+    fn act(&mut self) {
+        while let Some(output) = self.pending.poll_output() {
+            match output {
+                Output::Deliver(order) => self.deliver(order),
+                Output::Answered { response, publish } => self.answer(response, publish),
+            }
+        }
+    }
+
+    fn deliver(&mut self, mut order: Order) {
+        let now = self.clock.now();
+        let Some(left) = self.pending.left(now, &order.id) else {
+            return;
+        };
+        // What travels is the time left, so that the agent needs no common clock; 0 would mean the default.
+        order.command.ttl_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+        let holder = self.tables.claims().holder(&order.agent);
+        let taken = holder.map(|handle| handle.direct(Directive::Command(order.command)));
+        match taken {
+            Some(Ok(())) => {
+                debug!(agent = %order.agent, command = %order.id, "command delivered");
+                self.counters.add(Counter::CommandsDelivered, 1);
+                self.pending.handle_delivered(now, &order.id);
+            }
+            Some(Err(_)) | None => self.pending.handle_undelivered(now),
+        }
+    }
+
+    fn answer(&mut self, response: CommandResponse, publish: bool) {
+        match response.outcome() {
+            CommandOutcome::Expired => self.counters.add(Counter::CommandsExpired, 1),
+            CommandOutcome::Unknown => self.counters.add(Counter::CommandsUnknown, 1),
+            CommandOutcome::Unspecified
+            | CommandOutcome::Succeeded
+            | CommandOutcome::Failed
+            | CommandOutcome::Rejected => {}
+        }
+        if publish {
+            self.publish(&response);
+        }
+        let Ok(id) = response.command_id.parse::<CommandId>() else {
+            return;
+        };
+        for waiter in self.waiting.remove(&id).unwrap_or_default() {
+            // A caller that went away does not want it.
+            waiter.send(response.clone()).ok();
+        }
+    }
+
+    fn publish(&self, response: &CommandResponse) {
+        let Ok(key) = response.agent_id.parse() else {
+            return;
+        };
+        let record = Record { key, payload: Payload::Response(response.clone()) };
+        if self.outcomes.try_send(record).is_err() {
+            warn!(command = response.command_id, "outcome is not recorded: the bus is slow");
+        }
+    }
+}
+
+async fn store_outcomes(bus: Arc<dyn Bus>, mut outcomes: mpsc::Receiver<Record>) {
+    while let Some(record) = outcomes.recv().await {
+        loop {
+            match bus.publish(vec![record.clone()]).await {
+                Ok(()) => break,
+                Err(PublishError::Closed) => return,
+                Err(error @ PublishError::TooLarge { .. }) => {
+                    warn!("outcome is not recorded: {error}");
+                    break;
+                }
+                Err(error) => {
+                    warn!("outcome is not recorded yet: {error}");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+/// When an agent was heard of, in words.
+fn last_seen(unix_ms: Option<i64>) -> String {
+    match unix_ms.and_then(|ms| u64::try_from(ms).ok()) {
+        Some(ms) => {
+            let at: SystemTime = UNIX_EPOCH + Duration::from_millis(ms);
+            format!("last seen {}", humantime::format_rfc3339_seconds(at))
+        }
+        None => "never seen".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_seen_is_told_in_utc() {
+        assert_eq!(last_seen(Some(1_700_000_000_999)), "last seen 2023-11-14T22:13:20Z");
+        assert_eq!(last_seen(None), "never seen");
+    }
+}

@@ -1,0 +1,13 @@
+//! Configuration of agents: layers, their validation, and who must hear of a change.
+//!
+//! Two layers count for an agent: `_default`, and its own above it. Both are documents of a
+//! [`bus::DocumentStore`], which counts changes, so that the newest revision among the layers, deletions
+//! included, names what they make together and only rises.
+
+mod layers;
+mod push;
+mod store;
+
+pub(crate) use layers::{Effective, Layer, LayerKey};
+pub(crate) use push::{announce, report_of};
+pub(crate) use store::{ConfigError, ConfigStore};

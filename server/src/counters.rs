@@ -1,0 +1,133 @@
+//! The server's own figures, counted where things happen.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proto::NamedCount;
+
+use crate::rejection::Reason;
+
+/// Something that is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counter {
+    /// Metrics records that the bus has made durable.
+    RecordsStored,
+    /// Records that agents declared lost.
+    RecordsLost,
+    /// Streams of agents that were taken.
+    SessionsOpened,
+    /// Streams of agents that ended, for whatever reason.
+    SessionsClosed,
+    /// Streams that were replaced by a newer one of the same agent.
+    SessionsSuperseded,
+    /// Publishes that the bus refused.
+    PublishFailed,
+    /// Commands taken from callers of `SendCommand`.
+    CommandsAccepted,
+    /// Commands handed to a session, repeats included.
+    CommandsDelivered,
+    /// Commands that an agent answered.
+    CommandsAnswered,
+    /// Commands that were certainly not started in time.
+    CommandsExpired,
+    /// Commands that an agent got and did not answer in time.
+    CommandsUnknown,
+    /// Configurations sent down a stream.
+    ConfigsPushed,
+}
+
+impl Counter {
+    const ALL: [Self; 12] = [
+        Self::RecordsStored,
+        Self::RecordsLost,
+        Self::SessionsOpened,
+        Self::SessionsClosed,
+        Self::SessionsSuperseded,
+        Self::PublishFailed,
+        Self::CommandsAccepted,
+        Self::CommandsDelivered,
+        Self::CommandsAnswered,
+        Self::CommandsExpired,
+        Self::CommandsUnknown,
+        Self::ConfigsPushed,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::RecordsStored => "records.stored",
+            Self::RecordsLost => "records.lost",
+            Self::SessionsOpened => "sessions.opened",
+            Self::SessionsClosed => "sessions.closed",
+            Self::SessionsSuperseded => "sessions.superseded",
+            Self::PublishFailed => "bus.publish_failed",
+            Self::CommandsAccepted => "commands.accepted",
+            Self::CommandsDelivered => "commands.delivered",
+            Self::CommandsAnswered => "commands.answered",
+            Self::CommandsExpired => "commands.expired",
+            Self::CommandsUnknown => "commands.unknown",
+            Self::ConfigsPushed => "configs.pushed",
+        }
+    }
+}
+
+/// All counters since the server started. Each only rises.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    counts: [AtomicU64; Counter::ALL.len()],
+    rejected: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Counters {
+    pub(crate) fn add(&self, counter: Counter, count: u64) {
+        self.counts[counter as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn reject(&self, reason: Reason) {
+        self.rejected[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every counter by name, sorted; rejections are `rejected.<reason>`.
+    pub(crate) fn snapshot(&self) -> Vec<NamedCount> {
+        let happened = Counter::ALL
+            .into_iter()
+            .zip(&self.counts)
+            .map(|(counter, count)| (counter.name().to_owned(), count));
+        let rejected = Reason::ALL
+            .into_iter()
+            .zip(&self.rejected)
+            .map(|(reason, count)| (format!("rejected.{}", reason.name()), count));
+        let mut counts: Vec<NamedCount> = happened
+            .chain(rejected)
+            .map(|(name, count)| NamedCount { name, count: count.load(Ordering::Relaxed) })
+            .collect();
+        counts.sort_by(|left, right| left.name.cmp(&right.name));
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_discriminants() {
+        for (index, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, index);
+        }
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn snapshot_is_sorted_and_has_each_name_once() {
+        let counters = Counters::default();
+        counters.add(Counter::RecordsStored, 3);
+        counters.reject(Reason::AgentId);
+        let counts = counters.snapshot();
+        assert!(counts.windows(2).all(|pair| pair[0].name < pair[1].name));
+        let count = |name: &str| counts.iter().find(|c| c.name == name).map(|c| c.count);
+        assert_eq!(count("records.stored"), Some(3));
+        assert_eq!(count("rejected.agent_id"), Some(1));
+        assert_eq!(count("rejected.malformed"), Some(0));
+    }
+}

@@ -1,0 +1,497 @@
+//! What an agent sends, checked and turned into bus records.
+
+use std::collections::HashMap;
+
+use agent_core::id::{AgentId, BootId};
+use agent_core::limits::BATCH_RECORDS_MAX;
+use agent_core::metric::{Metric, Values};
+use proto::convert::units_from_count;
+use proto::{Alert, Hello, Loss, MetricsRecord, MetricsRequest, Record, RecordBatch};
+
+use crate::limits::{
+    METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX, METADATA_VALUE_BYTES_MAX, METRICS_MAX,
+    NAME_BYTES_MAX, UNIX_MS_MAX,
+};
+use crate::rejection::{Reason, Rejection};
+
+/// Metadata key with the number of alerts of a record, as the Python plugin names it.
+const ALERT_COUNT: &str = "alert_count";
+/// Metadata key with the alerts of a record in words, as the Python plugin names it.
+const ALERTS: &str = "alerts";
+
+/// A Hello that was checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Introduction {
+    pub(crate) agent: AgentId,
+    pub(crate) boot: BootId,
+    pub(crate) hello: Hello,
+}
+
+impl TryFrom<Hello> for Introduction {
+    type Error = Rejection;
+
+    fn try_from(hello: Hello) -> Result<Self, Rejection> {
+        let agent = hello.agent_id.parse()?;
+        let malformed = |text: &str| Rejection::new(Reason::Malformed, text);
+        let boot = hello.boot.ok_or_else(|| malformed("hello has no boot"))?;
+        if hello.session == 0 {
+            return Err(malformed("hello has session 0, the first is 1"));
+        }
+        Rejection::check_text("hello.version", &hello.version, NAME_BYTES_MAX)?;
+        Rejection::check_text("hello.host_name", &hello.host_name, NAME_BYTES_MAX)?;
+        Rejection::check_text("hello.target", &hello.target, NAME_BYTES_MAX)?;
+        Ok(Self { agent, boot: boot.into(), hello })
+    }
+}
+
+/// Turns a plain snapshot into the record to store. `unix_ms` stamps one that has no time of its own.
+pub(crate) fn snapshot(
+    agent: &AgentId,
+    request: MetricsRequest,
+    unix_ms: i64,
+) -> Result<MetricsRecord, Rejection> {
+    let metrics = request
+        .metrics
+        .ok_or_else(|| Rejection::new(Reason::Malformed, "message has no metrics"))?;
+    let values = Values::try_from(&metrics)
+        .map_err(|error| Rejection::new(Reason::Value, error.to_string()))?;
+    let timestamp_ms = match (request.timestamp_ms, request.timestamp) {
+        (0, 0) => unix_ms,
+        (0, seconds) => check_time(seconds.saturating_mul(1000))?,
+        (ms, _) => check_time(ms)?,
+    };
+    check_metadata(&request.metadata)?;
+    Ok(MetricsRecord {
+        agent_id: agent.to_string(),
+        boot: request.boot,
+        record: Some(Record {
+            sequence: request.sequence,
+            timestamp_ms,
+            present: values.present().bits(),
+            values: values.iter().map(|(_, count)| count).collect(),
+            ..Record::default()
+        }),
+        metadata: request.metadata,
+    })
+}
+
+/// A batch that was checked, as records to store.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Batch {
+    pub(crate) records: Vec<MetricsRecord>,
+    pub(crate) losses: Vec<Loss>,
+    /// The highest sequence that the batch accounts for.
+    pub(crate) last: u64,
+}
+
+impl Batch {
+    /// How many records the losses stand for.
+    pub(crate) fn lost_count(&self) -> u64 {
+        let counts = self.losses.iter().map(|loss| loss.last - loss.first + 1);
+        counts.fold(0, u64::saturating_add)
+    }
+}
+
+/// Checks a batch that comes after `received`, the highest sequence this stream has accounted for; none when
+/// it is the first, which may begin anywhere because other streams came before it.
+pub(crate) fn batch(
+    agent: &AgentId,
+    boot: BootId,
+    received: Option<u64>,
+    batch: RecordBatch,
+) -> Result<Batch, Rejection> {
+    let refuse = |reason, text: String| Err(Rejection::new(reason, text));
+    if batch.boot.is_some_and(|given| BootId::from(given) != boot) {
+        return refuse(
+            Reason::Sequence,
+            format!("batch is not of boot {boot}, which the stream was opened for"),
+        );
+    }
+    let parts = batch.records.len().max(batch.losses.len());
+    if u64::try_from(parts).unwrap_or(u64::MAX) > BATCH_RECORDS_MAX {
+        return refuse(
+            Reason::Oversized,
+            format!("batch has {parts} records or losses, at most {BATCH_RECORDS_MAX} are allowed"),
+        );
+    }
+    for record in &batch.records {
+        check_record(record)?;
+    }
+    let last = account(received, &batch.records, &batch.losses)?;
+    let records = batch
+        .records
+        .into_iter()
+        .map(|record| MetricsRecord {
+            agent_id: agent.to_string(),
+            boot: Some(boot.into()),
+            metadata: describe_alerts(&record),
+            record: Some(record),
+        })
+        .collect();
+    Ok(Batch { records, losses: batch.losses, last })
+}
+
+/// Checks that records and losses together account for every sequence after `received`, in order, and answers
+/// with the highest.
+fn account(received: Option<u64>, records: &[Record], losses: &[Loss]) -> Result<u64, Rejection> {
+    let refuse = |text: String| Err(Rejection::new(Reason::Sequence, text));
+    let mut losses: Vec<&Loss> = losses.iter().collect();
+    losses.sort_by_key(|loss| loss.first);
+    for loss in &losses {
+        if loss.first == 0 || loss.last < loss.first || loss.last == u64::MAX {
+            return refuse(format!("loss of {} to {}", loss.first, loss.last));
+        }
+    }
+    let first = |sequence: Option<u64>| sequence.map(|s| s.saturating_sub(1));
+    let first_record = first(records.first().map(|record| record.sequence));
+    let first_loss = first(losses.first().map(|loss| loss.first));
+    // A loss may reach below `received`: what was sent and never acknowledged is declared lost when the ring
+    // overwrites it, though it may have arrived.
+    let start = received.or_else(|| first_record.into_iter().chain(first_loss).min());
+    let Some(mut accounted) = start else {
+        return refuse("batch has neither records nor losses".to_owned());
+    };
+
+    let mut losses = losses.into_iter().peekable();
+    let mut previous = received;
+    for record in records {
+        let sequence = record.sequence;
+        if sequence == 0 || sequence == u64::MAX {
+            return refuse(format!("record has sequence {sequence}"));
+        }
+        if previous.is_some_and(|previous| sequence <= previous) {
+            return refuse(format!("record {sequence} comes after {}", previous.unwrap_or(0)));
+        }
+        previous = Some(sequence);
+        while let Some(loss) = losses.next_if(|loss| loss.first < sequence) {
+            if loss.first <= accounted + 1 {
+                accounted = accounted.max(loss.last);
+            }
+        }
+        if accounted + 1 < sequence {
+            return refuse(format!(
+                "records {} to {} are missing and no loss explains it",
+                accounted + 1,
+                sequence - 1
+            ));
+        }
+        accounted = accounted.max(sequence);
+    }
+    for loss in losses {
+        if accounted + 1 < loss.first {
+            return refuse(format!(
+                "records {} to {} are missing and no loss explains it",
+                accounted + 1,
+                loss.first - 1
+            ));
+        }
+        accounted = accounted.max(loss.last);
+    }
+    Ok(accounted)
+}
+
+fn check_record(record: &Record) -> Result<(), Rejection> {
+    let present = record.present.count_ones();
+    let check_counts = |what: &str, counts: &[i64]| {
+        if usize::try_from(present) == Ok(counts.len()) {
+            return Ok(());
+        }
+        let text =
+            format!("record {} has {} {what} for {present} metrics", record.sequence, counts.len());
+        Err(Rejection::new(Reason::Value, text))
+    };
+    check_counts("values", &record.values)?;
+    if let Some(window) = &record.window {
+        check_counts("minima", &window.min)?;
+        check_counts("maxima", &window.max)?;
+    }
+    if record.alerts.len() > METRICS_MAX {
+        let text = format!(
+            "record {} has {} alerts, at most {METRICS_MAX} are allowed",
+            record.sequence,
+            record.alerts.len()
+        );
+        return Err(Rejection::new(Reason::Value, text));
+    }
+    check_time(record.timestamp_ms).map(|_| ())
+}
+
+fn check_time(unix_ms: i64) -> Result<i64, Rejection> {
+    if (0..=UNIX_MS_MAX).contains(&unix_ms) {
+        return Ok(unix_ms);
+    }
+    let text = format!("timestamp {unix_ms} ms is outside the years 1970 to 9999");
+    Err(Rejection::new(Reason::Timestamp, text))
+}
+
+fn check_metadata(metadata: &HashMap<String, String>) -> Result<(), Rejection> {
+    let refuse = |text: String| Err(Rejection::new(Reason::Metadata, text));
+    if metadata.len() > METADATA_ENTRIES_MAX {
+        return refuse(format!(
+            "metadata has {} entries, at most {METADATA_ENTRIES_MAX} are allowed",
+            metadata.len()
+        ));
+    }
+    for (key, value) in metadata {
+        if key.len() > METADATA_KEY_BYTES_MAX {
+            return refuse(format!(
+                "a metadata key has {} bytes, at most {METADATA_KEY_BYTES_MAX} are allowed",
+                key.len()
+            ));
+        }
+        if value.len() > METADATA_VALUE_BYTES_MAX {
+            return refuse(format!(
+                "metadata value of {key:?} has {} bytes, at most {METADATA_VALUE_BYTES_MAX} are allowed",
+                value.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The alerts of a record in the words that readers of the fixed form know.
+fn describe_alerts(record: &Record) -> HashMap<String, String> {
+    if record.alerts.is_empty() {
+        return HashMap::new();
+    }
+    let alerts: Vec<String> = record.alerts.iter().map(|a| describe(record, a)).collect();
+    HashMap::from([
+        (ALERTS.to_owned(), alerts.join(", ")),
+        (ALERT_COUNT.to_owned(), alerts.len().to_string()),
+    ])
+}
+
+fn describe(record: &Record, alert: &Alert) -> String {
+    let Some(metric) = Metric::from_id(alert.metric) else {
+        return format!("metric {}", alert.metric);
+    };
+    let limit = units_from_count(metric, alert.limit);
+    // The value stands as far into `values` as there are bits below its own.
+    let below = record.present & ((1 << metric.id()) - 1);
+    let index = usize::try_from(below.count_ones()).unwrap_or(usize::MAX);
+    let measured = record.present & (1 << metric.id()) != 0;
+    match record.values.get(index).filter(|_| measured) {
+        Some(count) => format!("{metric} {:.2} > {limit:.2}", units_from_count(metric, *count)),
+        None => format!("{metric} > {limit:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proto::{LossReason, SystemMetrics, Window};
+
+    const BOOT: BootId = BootId { counter: 1, nonce: 7 };
+
+    fn agent() -> AgentId {
+        "edge-01".parse().unwrap()
+    }
+
+    fn record(sequence: u64) -> Record {
+        Record {
+            sequence,
+            timestamp_ms: 1_700_000_000_000,
+            present: 0b11,
+            values: vec![9120, 2500],
+            ..Record::default()
+        }
+    }
+
+    fn loss(first: u64, last: u64) -> Loss {
+        Loss {
+            first,
+            last,
+            reason: LossReason::Overwritten.into(),
+            never_sent: last.saturating_sub(first) + 1,
+            unacknowledged: 0,
+        }
+    }
+
+    /// What a batch after `received` accounts for; 0 when it is refused.
+    fn check(received: Option<u64>, records: &[u64], losses: &[(u64, u64)], expected: u64) {
+        let given = RecordBatch {
+            boot: Some(BOOT.into()),
+            records: records.iter().map(|s| record(*s)).collect(),
+            losses: losses.iter().map(|(f, l)| loss(*f, *l)).collect(),
+        };
+        let last = batch(&agent(), BOOT, received, given).map_or_else(
+            |rejection| {
+                assert_eq!(rejection.reason, Reason::Sequence);
+                0
+            },
+            |batch| batch.last,
+        );
+        assert_eq!(last, expected, "{received:?} {records:?} {losses:?}");
+    }
+
+    #[test]
+    fn sequences_rise_without_holes() {
+        check(None, &[5, 6, 7], &[], 7);
+        check(Some(7), &[8, 9], &[], 9);
+        check(Some(7), &[9], &[], 0);
+        check(None, &[5, 7], &[], 0);
+        check(None, &[5, 5], &[], 0);
+        check(None, &[6, 5], &[], 0);
+        check(Some(7), &[7], &[], 0);
+        check(None, &[0], &[], 0);
+        check(None, &[u64::MAX], &[], 0);
+        check(None, &[], &[], 0);
+    }
+
+    #[test]
+    fn losses_explain_holes() {
+        check(None, &[5, 8], &[(6, 7)], 8);
+        check(Some(4), &[8], &[(5, 7)], 8);
+        check(Some(4), &[8], &[(6, 7)], 0);
+        check(Some(4), &[8], &[(5, 6)], 0);
+        check(Some(4), &[8], &[(5, 6), (7, 7)], 8);
+        check(Some(4), &[8], &[(7, 7), (5, 6)], 8);
+        check(Some(4), &[], &[(5, 9)], 9);
+        check(Some(4), &[], &[(6, 9)], 0);
+        check(None, &[], &[(1, 9)], 9);
+        check(None, &[3], &[(4, 9)], 9);
+        // Sent, not acknowledged, then overwritten: the loss reaches into what has arrived.
+        check(Some(64), &[70], &[(10, 69)], 70);
+        check(None, &[5], &[(5, 4)], 0);
+        check(None, &[5], &[(0, 4)], 0);
+        check(Some(4), &[8], &[(5, u64::MAX)], 0);
+    }
+
+    #[test]
+    fn batch_of_another_boot_is_refused() {
+        let other = BootId { counter: 2, nonce: 7 };
+        let given =
+            RecordBatch { boot: Some(other.into()), records: vec![record(1)], losses: Vec::new() };
+        assert!(batch(&agent(), BOOT, None, given).is_err());
+    }
+
+    #[test]
+    fn batch_beyond_the_limit_is_refused() {
+        let given =
+            RecordBatch { boot: None, records: (1..=65).map(record).collect(), losses: Vec::new() };
+        let rejection = batch(&agent(), BOOT, None, given).unwrap_err();
+        assert_eq!(rejection.reason, Reason::Oversized);
+    }
+
+    #[test]
+    fn counts_must_fit_their_bits() {
+        let check = |change: fn(&mut Record)| {
+            let mut record = record(1);
+            change(&mut record);
+            check_record(&record).map_err(|rejection| rejection.reason)
+        };
+        assert_eq!(check(|_| ()), Ok(()));
+        assert_eq!(check(|r| r.present = 0b1), Err(Reason::Value));
+        assert_eq!(check(|r| r.present = 0b111), Err(Reason::Value));
+        assert_eq!(check(|r| r.present = 3 << 60), Ok(()), "metrics of a newer agent");
+        assert_eq!(check(|r| r.window = Some(Window::default())), Err(Reason::Value));
+        assert_eq!(check(|r| r.alerts = vec![Alert::default(); 65]), Err(Reason::Value));
+        assert_eq!(check(|r| r.timestamp_ms = -1), Err(Reason::Timestamp));
+        assert_eq!(check(|r| r.timestamp_ms = i64::MAX), Err(Reason::Timestamp));
+    }
+
+    #[test]
+    fn alerts_are_put_in_words() {
+        let mut alerting = record(1);
+        alerting.alerts = vec![
+            Alert { metric: 0, limit: 8000 },
+            Alert { metric: 1, limit: 2000 },
+            Alert { metric: 63, limit: 1 },
+        ];
+        let metadata = describe_alerts(&alerting);
+        assert_eq!(
+            metadata[ALERTS],
+            "cpu_percent 91.20 > 80.00, memory_percent 25.00 > 20.00, metric 63"
+        );
+        assert_eq!(metadata[ALERT_COUNT], "3");
+        assert!(describe_alerts(&record(1)).is_empty());
+    }
+
+    fn plain() -> MetricsRequest {
+        MetricsRequest {
+            agent_id: "edge-01".into(),
+            timestamp: 1_700_000_000,
+            metrics: Some(SystemMetrics {
+                cpu_percent: 12.5,
+                memory_used_mb: 1.0,
+                ..SystemMetrics::default()
+            }),
+            ..MetricsRequest::default()
+        }
+    }
+
+    #[test]
+    fn plain_snapshot_becomes_counts() {
+        let stored = snapshot(&agent(), plain(), 5).unwrap();
+        let record = stored.record.unwrap();
+        assert_eq!(record.timestamp_ms, 1_700_000_000_000);
+        assert_eq!(record.present, 0xff);
+        assert_eq!(record.values, [1250, 0, 1_048_576, 0, 0, 0, 0, 0]);
+        assert_eq!(stored.boot, None);
+    }
+
+    #[test]
+    fn plain_snapshot_without_a_time_is_stamped() {
+        let stamped = |timestamp, timestamp_ms| {
+            let request = MetricsRequest { timestamp, timestamp_ms, ..plain() };
+            let stored = snapshot(&agent(), request, 5);
+            stored.map(|stored| stored.record.unwrap().timestamp_ms)
+        };
+        assert_eq!(stamped(0, 0), Ok(5));
+        assert_eq!(stamped(9, 0), Ok(9000));
+        assert_eq!(stamped(9, 9001), Ok(9001));
+        for (seconds, ms) in [(-1, 0), (i64::MAX, 0), (i64::MIN, 0), (0, -1), (0, i64::MAX)] {
+            let reason = stamped(seconds, ms).map_err(|rejection| rejection.reason);
+            assert_eq!(reason, Err(Reason::Timestamp), "{seconds} {ms}");
+        }
+    }
+
+    #[test]
+    fn plain_snapshot_out_of_bounds_is_refused() {
+        let check = |expected: Reason, change: fn(&mut MetricsRequest)| {
+            let mut request = plain();
+            change(&mut request);
+            let rejection = snapshot(&agent(), request, 5).unwrap_err();
+            assert_eq!(rejection.reason, expected, "{rejection}");
+            rejection.to_string()
+        };
+        check(Reason::Malformed, |r| r.metrics = None);
+        let text = check(Reason::Value, |r| {
+            r.metrics.as_mut().unwrap().net_in_mb = f64::NAN;
+        });
+        assert!(text.contains("net_in_mb"), "{text}");
+        check(Reason::Value, |r| {
+            r.metrics.as_mut().unwrap().cpu_percent = f64::INFINITY;
+        });
+        check(Reason::Metadata, |r| {
+            r.metadata = (0..33).map(|i| (i.to_string(), String::new())).collect();
+        });
+        check(Reason::Metadata, |r| {
+            r.metadata.insert("k".repeat(65), String::new());
+        });
+        check(Reason::Metadata, |r| {
+            r.metadata.insert("k".into(), "v".repeat(1025));
+        });
+    }
+
+    #[test]
+    fn hello_must_name_its_agent_boot_and_session() {
+        let hello = Hello {
+            agent_id: "edge-01".into(),
+            boot: Some(BOOT.into()),
+            session: 1,
+            ..Hello::default()
+        };
+        assert!(Introduction::try_from(hello.clone()).is_ok());
+        let check = |change: fn(&mut Hello)| {
+            let mut hello = hello.clone();
+            change(&mut hello);
+            Introduction::try_from(hello).unwrap_err().reason
+        };
+        assert_eq!(check(|h| h.agent_id = "../x".into()), Reason::AgentId);
+        assert_eq!(check(|h| h.boot = None), Reason::Malformed);
+        assert_eq!(check(|h| h.session = 0), Reason::Malformed);
+        assert_eq!(check(|h| h.version = "v".repeat(257)), Reason::Malformed);
+    }
+}

@@ -1,0 +1,16 @@
+//! Agent streams: from the first header to the end.
+//!
+//! [`session`] has the rules of one stream, [`claims`] those between two with one id, [`intake`] those of the
+//! messages; none of them knows a clock or a socket. [`task`] drives them.
+
+mod claims;
+mod handle;
+mod intake;
+mod outbox;
+mod session;
+mod task;
+
+pub(crate) use claims::{Claims, SessionKey};
+pub(crate) use handle::{Directive, SessionHandle};
+pub(crate) use intake::Introduction;
+pub(crate) use task::{Stream, run};

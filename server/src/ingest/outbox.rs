@@ -1,0 +1,133 @@
+//! What waits to be sent down one stream, bounded, with everything merged that can be.
+
+use std::collections::VecDeque;
+
+use agent_core::id::BootId;
+use proto::server_message::Body;
+use proto::{Ack, Command, ConfigPush, Ping, ResponseAck, ServerMessage};
+
+use crate::limits::OUTBOX_ENTRIES_MAX;
+
+/// Messages for one agent. Acknowledgements and configurations are replaced by newer ones, so only commands
+/// and acknowledged answers take more room the slower the stream is, and both have a bound.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    ack: Option<Ack>,
+    answered: VecDeque<String>,
+    config: Option<ConfigPush>,
+    commands: VecDeque<Command>,
+    ping: bool,
+}
+
+impl Outbox {
+    pub(crate) fn acknowledge(&mut self, boot: BootId, sequence: u64) {
+        self.ack = Some(Ack { boot: Some(boot.into()), sequence });
+    }
+
+    pub(crate) fn acknowledge_answer(&mut self, command_id: String) {
+        self.answered.push_back(command_id);
+    }
+
+    pub(crate) fn push_config(&mut self, push: ConfigPush) {
+        self.config = Some(push);
+    }
+
+    pub(crate) fn push_command(&mut self, command: Command) {
+        self.commands.push_back(command);
+    }
+
+    pub(crate) fn ping(&mut self) {
+        self.ping = true;
+    }
+
+    /// Whether more commands and answers may be put in.
+    pub(crate) fn has_room(&self) -> bool {
+        self.commands.len() < OUTBOX_ENTRIES_MAX && self.answered.len() < OUTBOX_ENTRIES_MAX
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ack.is_none()
+            && self.answered.is_empty()
+            && self.config.is_none()
+            && self.commands.is_empty()
+            && !self.ping
+    }
+
+    /// The next message. Configurations go before commands: UPDATE_CONFIG relies on it.
+    pub(crate) fn pop(&mut self) -> Option<Command> {
+        if let Some(ack) = self.ack.take() {
+            return Some(wrap(Body::Ack(ack)));
+        }
+        if let Some(command_id) = self.answered.pop_front() {
+            return Some(wrap(Body::ResponseAck(ResponseAck { command_id })));
+        }
+        if let Some(push) = self.config.take() {
+            return Some(wrap(Body::Config(push)));
+        }
+        if let Some(command) = self.commands.pop_front() {
+            return Some(command);
+        }
+        std::mem::take(&mut self.ping).then(|| wrap(Body::Ping(Ping {})))
+    }
+}
+
+fn wrap(body: Body) -> Command {
+    Command { message: Some(ServerMessage { body: Some(body) }), ..Command::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: BootId = BootId { counter: 1, nonce: 7 };
+
+    fn body(command: Option<Command>) -> Option<Body> {
+        command?.message?.body
+    }
+
+    #[test]
+    fn newer_acknowledgements_and_configurations_replace_older_ones() {
+        let mut outbox = Outbox::default();
+        outbox.acknowledge(BOOT, 1);
+        outbox.acknowledge(BOOT, 2);
+        for revision in [1, 2] {
+            let document = "{}".to_owned();
+            outbox.push_config(ConfigPush { revision, document });
+        }
+        let Some(Body::Ack(ack)) = body(outbox.pop()) else {
+            panic!("an acknowledgement comes first");
+        };
+        assert_eq!(ack.sequence, 2);
+        let Some(Body::Config(push)) = body(outbox.pop()) else {
+            panic!("then the configuration");
+        };
+        assert_eq!(push.revision, 2);
+        assert!(outbox.is_empty());
+        assert!(outbox.pop().is_none());
+    }
+
+    #[test]
+    fn commands_keep_their_order_and_follow_the_configuration() {
+        let mut outbox = Outbox::default();
+        outbox.ping();
+        for command_id in ["a", "b"] {
+            outbox.push_command(Command { command_id: command_id.into(), ..Command::default() });
+        }
+        outbox.push_config(ConfigPush::default());
+        assert!(matches!(body(outbox.pop()), Some(Body::Config(_))));
+        assert_eq!(outbox.pop().unwrap().command_id, "a");
+        assert_eq!(outbox.pop().unwrap().command_id, "b");
+        assert!(matches!(body(outbox.pop()), Some(Body::Ping(_))));
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn room_is_bounded() {
+        let mut outbox = Outbox::default();
+        for _ in 0..OUTBOX_ENTRIES_MAX {
+            assert!(outbox.has_room());
+            outbox.push_command(Command::default());
+        }
+        assert!(!outbox.has_room());
+    }
+}

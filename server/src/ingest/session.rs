@@ -1,0 +1,696 @@
+//! The rules of one agent stream: what is stored, what is acknowledged, what is refused.
+//!
+//! Sans-IO: [`crate::ingest::task`] feeds it and does what it says. It knows no clock, no bus and no gRPC
+//! stream. At most one publish is under way, and nothing more is read meanwhile: that is the back-pressure.
+
+use std::collections::VecDeque;
+
+use agent_core::id::{AgentId, BootId, CommandId};
+use agent_core::time::Instant;
+use bus::{Payload, Record};
+use prost::Message as _;
+use proto::agent_message::Body;
+use proto::{
+    AgentStatus, Command, CommandOutcome, CommandResponse, ConfigOutcome, ConfigPush, ConfigReport,
+    Hello, MetricsRequest, RecordBatch, StatusEvent, StatusRecord,
+};
+
+use crate::clock::Now;
+use crate::ingest::intake::{self, Introduction};
+use crate::ingest::outbox::Outbox;
+use crate::limits::{REPORT_INTERVAL, RESPONSE_BYTES_MAX, STATUS_BYTES_MAX};
+use crate::registry::Dialect;
+use crate::rejection::{Reason, Rejection};
+
+/// Something that others should know.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fact {
+    /// So many metrics records are durable.
+    Stored { count: u64 },
+    /// So many records were declared lost, and that is durable.
+    Lost { count: u64 },
+    /// Everything of the boot up to this sequence is durable.
+    Acknowledged { boot: BootId, sequence: u64 },
+    /// What the agent says of itself.
+    Status(Box<AgentStatus>),
+    /// What became of a configuration.
+    Config(ConfigReport),
+    /// A command was answered, and the answer is durable.
+    Answered,
+}
+
+/// Who opened the stream.
+#[derive(Clone, Debug)]
+pub(crate) enum Opening {
+    /// A client that knows only the fixed fields; its first message named it.
+    Plain(AgentId),
+    /// An agent that introduced itself.
+    Full(Introduction),
+}
+
+#[derive(Debug)]
+enum Storing {
+    Idle,
+    Ready(Vec<Record>, Completion),
+    UnderWay(Completion),
+}
+
+/// What follows once the records are durable.
+#[derive(Debug)]
+enum Completion {
+    Nothing,
+    Snapshot,
+    Batch { stored: u64, lost: u64, last: u64 },
+    Answer { command_id: String },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heartbeat {
+    at: Instant,
+    state: i32,
+    lost: u64,
+}
+
+/// The revision of the configuration that the agent has.
+#[derive(Clone, Copy, Debug)]
+enum ConfigHeld {
+    /// It came with it. It may be of another store, so any other one is news.
+    Brought(u64),
+    /// It was sent down this stream. Only a newer one is news.
+    Sent(u64),
+}
+
+/// One stream, from its first message to its end.
+#[derive(Debug)]
+pub(crate) struct Session {
+    agent: AgentId,
+    boot: Option<BootId>,
+    server_id: String,
+    /// Highest sequence accounted for on this stream; none before the first batch.
+    received: Option<u64>,
+    config: ConfigHeld,
+    /// The last heartbeat that went to the bus.
+    heartbeat: Option<Heartbeat>,
+    storing: Storing,
+    outbox: Outbox,
+    /// At most a few: drained after each call.
+    facts: VecDeque<Fact>,
+}
+
+impl Session {
+    /// A stream that holds its id. The first thing to store is that it is there.
+    pub(crate) fn open(now: Now, opening: Opening, server_id: &str, peer: &str) -> Self {
+        let (agent, boot, hello) = match opening {
+            Opening::Plain(agent) => (agent, None, None),
+            Opening::Full(introduction) => {
+                (introduction.agent, Some(introduction.boot), Some(introduction.hello))
+            }
+        };
+        let mut session = Self {
+            agent,
+            boot,
+            server_id: server_id.to_owned(),
+            received: None,
+            config: ConfigHeld::Brought(hello.as_ref().map_or(0, |hello| hello.config_revision)),
+            heartbeat: None,
+            storing: Storing::Idle,
+            outbox: Outbox::default(),
+            facts: VecDeque::new(),
+        };
+        let connected = session.connected(now, hello, peer);
+        session.storing = Storing::Ready(vec![connected], Completion::Nothing);
+        session
+    }
+
+    pub(crate) const fn dialect(&self) -> Dialect {
+        match self.boot {
+            Some(_) => Dialect::Full,
+            None => Dialect::Plain,
+        }
+    }
+
+    /// Whether a message may be given to [`Session::handle_message`].
+    pub(crate) fn wants_message(&self) -> bool {
+        matches!(self.storing, Storing::Idle) && self.outbox.has_room()
+    }
+
+    /// Whether a command may be given to [`Session::handle_command`].
+    pub(crate) fn wants_command(&self) -> bool {
+        self.outbox.has_room()
+    }
+
+    /// Takes a message of the agent. An error ends the stream.
+    pub(crate) fn handle_message(
+        &mut self,
+        now: Now,
+        request: MetricsRequest,
+    ) -> Result<(), Rejection> {
+        debug_assert!(matches!(self.storing, Storing::Idle));
+        let Some(message) = request.message else {
+            return self.take_snapshot(now, request);
+        };
+        let malformed = |text: &str| Rejection::new(Reason::Malformed, text);
+        let Some(boot) = self.boot else {
+            return Err(malformed("message (field 16) on a stream without a hello"));
+        };
+        self.check_agent(&request.agent_id)?;
+        match message.body.ok_or_else(|| malformed("message is empty"))? {
+            Body::Records(batch) => self.take_batch(now, boot, batch),
+            Body::Status(status) => self.take_status(now, status),
+            Body::Response(response) => self.take_response(now, boot, response),
+            Body::Config(report) => self.take_config_report(now, report),
+        }
+    }
+
+    /// The records that [`Session::poll_publish`] gave are durable.
+    pub(crate) fn handle_stored(&mut self) {
+        let storing = std::mem::replace(&mut self.storing, Storing::Idle);
+        let Storing::UnderWay(completion) = storing else {
+            debug_assert!(false, "nothing was being stored");
+            return;
+        };
+        match completion {
+            Completion::Nothing => {}
+            Completion::Snapshot => self.facts.push_back(Fact::Stored { count: 1 }),
+            Completion::Batch { stored, lost, last } => {
+                let Some(boot) = self.boot else { return };
+                self.outbox.acknowledge(boot, last);
+                self.facts.push_back(Fact::Stored { count: stored });
+                if lost > 0 {
+                    self.facts.push_back(Fact::Lost { count: lost });
+                }
+                self.facts.push_back(Fact::Acknowledged { boot, sequence: last });
+            }
+            Completion::Answer { command_id } => {
+                self.outbox.acknowledge_answer(command_id);
+                self.facts.push_back(Fact::Answered);
+            }
+        }
+    }
+
+    /// A configuration holds for the agent. Answers whether it will be sent: not to a plain client, and not
+    /// when the agent has it or a newer one.
+    pub(crate) fn handle_config(&mut self, push: ConfigPush) -> bool {
+        let is_news = match self.config {
+            ConfigHeld::Brought(revision) => push.revision != revision,
+            ConfigHeld::Sent(revision) => revision < push.revision,
+        };
+        is_news && self.handle_config_again(push)
+    }
+
+    /// As [`Session::handle_config`], also when the agent has it.
+    pub(crate) fn handle_config_again(&mut self, push: ConfigPush) -> bool {
+        let speaks_it = self.boot.is_some() && push.revision > 0;
+        if speaks_it {
+            self.config = ConfigHeld::Sent(push.revision);
+            self.outbox.push_config(push);
+        }
+        speaks_it
+    }
+
+    /// A command is to be handed to the agent.
+    pub(crate) fn handle_command(&mut self, command: Command) {
+        debug_assert!(self.wants_command());
+        self.outbox.push_command(command);
+    }
+
+    /// Somebody wants a sign of life. A plain client does not know the question.
+    pub(crate) fn handle_ping(&mut self) {
+        if self.boot.is_some() {
+            self.outbox.ping();
+        }
+    }
+
+    /// What must be stored next; answer with [`Session::handle_stored`].
+    pub(crate) fn poll_publish(&mut self) -> Option<Vec<Record>> {
+        match std::mem::replace(&mut self.storing, Storing::Idle) {
+            Storing::Ready(records, completion) => {
+                self.storing = Storing::UnderWay(completion);
+                Some(records)
+            }
+            other @ (Storing::Idle | Storing::UnderWay(_)) => {
+                self.storing = other;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn has_transmit(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// What must be sent to the agent next.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Command> {
+        self.outbox.pop()
+    }
+
+    /// What others should know next.
+    pub(crate) fn poll_fact(&mut self) -> Option<Fact> {
+        self.facts.pop_front()
+    }
+
+    /// The last thing to store: that the stream is gone, and why.
+    pub(crate) fn disconnected(&self, now: Now, detail: String) -> Record {
+        self.status_record(
+            now,
+            StatusRecord {
+                event: StatusEvent::Disconnected.into(),
+                detail,
+                ..StatusRecord::default()
+            },
+        )
+    }
+
+    fn connected(&self, now: Now, hello: Option<Hello>, peer: &str) -> Record {
+        self.status_record(
+            now,
+            StatusRecord {
+                event: StatusEvent::Connected.into(),
+                hello,
+                peer: peer.to_owned(),
+                ..StatusRecord::default()
+            },
+        )
+    }
+
+    fn check_agent(&self, given: &str) -> Result<(), Rejection> {
+        if given.is_empty() || given == self.agent.as_str() {
+            return Ok(());
+        }
+        let given: AgentId = given.parse()?;
+        let text = format!("message of {given} on the stream of {}", self.agent);
+        Err(Rejection::new(Reason::AgentId, text))
+    }
+
+    fn take_snapshot(&mut self, now: Now, request: MetricsRequest) -> Result<(), Rejection> {
+        if request.agent_id.is_empty() {
+            // The fixed form always names the agent; only field 16 may come alone.
+            return Err(agent_core::id::AgentIdError::Empty.into());
+        }
+        self.check_agent(&request.agent_id)?;
+        let record = intake::snapshot(&self.agent, request, now.unix_ms)?;
+        let record = self.record(Payload::Metrics(record));
+        self.storing = Storing::Ready(vec![record], Completion::Snapshot);
+        Ok(())
+    }
+
+    fn take_batch(&mut self, now: Now, boot: BootId, batch: RecordBatch) -> Result<(), Rejection> {
+        let batch = intake::batch(&self.agent, boot, self.received, batch)?;
+        self.received = Some(batch.last);
+        let stored = u64::try_from(batch.records.len()).unwrap_or(u64::MAX);
+        let completion = Completion::Batch { stored, lost: batch.lost_count(), last: batch.last };
+        let losses = (!batch.losses.is_empty()).then(|| {
+            self.status_record(
+                now,
+                StatusRecord {
+                    event: StatusEvent::Loss.into(),
+                    losses: batch.losses,
+                    ..StatusRecord::default()
+                },
+            )
+        });
+        let metrics = batch.records.into_iter().map(Payload::Metrics);
+        let records = metrics.map(|payload| self.record(payload)).chain(losses);
+        self.storing = Storing::Ready(records.collect(), completion);
+        Ok(())
+    }
+
+    fn take_status(&mut self, now: Now, status: AgentStatus) -> Result<(), Rejection> {
+        check_size("status", status.encoded_len(), STATUS_BYTES_MAX)?;
+        if let Some(report) = &status.last_config {
+            self.facts.push_back(Fact::Config(report.clone()));
+        }
+        let lost = status.ledger.as_ref().map_or(0, |ledger| {
+            let counts = ledger.lost.iter().map(|lost| lost.count);
+            counts.fold(0, u64::saturating_add)
+        });
+        let news = self.heartbeat.is_none_or(|last| {
+            last.state != status.state
+                || last.lost != lost
+                || REPORT_INTERVAL <= now.monotonic - last.at
+        });
+        if news {
+            self.heartbeat = Some(Heartbeat { at: now.monotonic, state: status.state, lost });
+            let heartbeat = self.status_record(
+                now,
+                StatusRecord {
+                    event: StatusEvent::Heartbeat.into(),
+                    status: Some(status.clone()),
+                    ..StatusRecord::default()
+                },
+            );
+            self.storing = Storing::Ready(vec![heartbeat], Completion::Nothing);
+        }
+        self.facts.push_back(Fact::Status(Box::new(status)));
+        Ok(())
+    }
+
+    fn take_response(
+        &mut self,
+        now: Now,
+        boot: BootId,
+        mut response: CommandResponse,
+    ) -> Result<(), Rejection> {
+        check_size("response", response.encoded_len(), RESPONSE_BYTES_MAX)?;
+        self.check_agent(&response.agent_id)?;
+        let command_id: CommandId = response.command_id.parse()?;
+        response.agent_id = self.agent.to_string();
+        response.boot.get_or_insert_with(|| boot.into());
+        if response.timestamp == 0 {
+            response.timestamp = now.unix_seconds();
+        }
+        match CommandOutcome::try_from(response.outcome).unwrap_or_default() {
+            CommandOutcome::Unspecified if response.success => {
+                response.set_outcome(CommandOutcome::Succeeded);
+            }
+            CommandOutcome::Unspecified => response.set_outcome(CommandOutcome::Failed),
+            outcome => response.success = outcome == CommandOutcome::Succeeded,
+        }
+        let record = self.record(Payload::Response(response));
+        let command_id = command_id.to_string();
+        self.storing = Storing::Ready(vec![record], Completion::Answer { command_id });
+        Ok(())
+    }
+
+    fn take_config_report(&mut self, now: Now, report: ConfigReport) -> Result<(), Rejection> {
+        check_size("config report", report.encoded_len(), STATUS_BYTES_MAX)?;
+        let event = match ConfigOutcome::try_from(report.outcome).unwrap_or_default() {
+            ConfigOutcome::Applied => StatusEvent::ConfigApplied,
+            ConfigOutcome::Rejected => StatusEvent::ConfigRejected,
+            ConfigOutcome::Unspecified => {
+                let text = "config report has no outcome";
+                return Err(Rejection::new(Reason::Malformed, text));
+            }
+        };
+        let record = self.status_record(
+            now,
+            StatusRecord {
+                event: event.into(),
+                config: Some(report.clone()),
+                ..StatusRecord::default()
+            },
+        );
+        self.storing = Storing::Ready(vec![record], Completion::Nothing);
+        self.facts.push_back(Fact::Config(report));
+        Ok(())
+    }
+
+    fn status_record(&self, now: Now, given: StatusRecord) -> Record {
+        self.record(Payload::Status(Box::new(StatusRecord {
+            agent_id: self.agent.to_string(),
+            timestamp_ms: now.unix_ms,
+            server_id: self.server_id.clone(),
+            boot: self.boot.map(Into::into),
+            ..given
+        })))
+    }
+
+    fn record(&self, payload: Payload) -> Record {
+        Record { key: self.agent.clone(), payload }
+    }
+}
+
+fn check_size(what: &str, bytes: usize, max: usize) -> Result<(), Rejection> {
+    if bytes <= max {
+        return Ok(());
+    }
+    let text = format!("{what} has {bytes} bytes, at most {max} are allowed");
+    Err(Rejection::new(Reason::Oversized, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    use proto::server_message;
+    use proto::{AgentMessage, Ledger, Loss, NamedCount, RunState, SystemMetrics};
+
+    const BOOT: BootId = BootId { counter: 1, nonce: 7 };
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            monotonic: Instant::from_ms(0) + Duration::from_secs(seconds),
+            unix_ms: 1_700_000_000_000,
+        }
+    }
+
+    /// A full session whose CONNECTED is stored.
+    fn full() -> Session {
+        let hello = Hello {
+            agent_id: "a".into(),
+            boot: Some(BOOT.into()),
+            session: 1,
+            config_revision: 3,
+            ..Hello::default()
+        };
+        let introduction = Introduction::try_from(hello).unwrap();
+        settle(Session::open(at(0), Opening::Full(introduction), "s", "peer"))
+    }
+
+    fn plain() -> Session {
+        let opening = Opening::Plain("a".parse().unwrap());
+        settle(Session::open(at(0), opening, "s", "peer"))
+    }
+
+    fn settle(mut session: Session) -> Session {
+        let events = store(&mut session);
+        assert_eq!(events, [StatusEvent::Connected]);
+        session
+    }
+
+    /// Does as if the bus stored what is to be stored; answers with the status events among it.
+    fn store(session: &mut Session) -> Vec<StatusEvent> {
+        let Some(records) = session.poll_publish() else {
+            return Vec::new();
+        };
+        assert!(!session.wants_message());
+        session.handle_stored();
+        let events = records.into_iter().filter_map(|record| match record.payload {
+            Payload::Status(status) => Some(status.event()),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    fn facts(session: &mut Session) -> Vec<Fact> {
+        std::iter::from_fn(|| session.poll_fact()).collect()
+    }
+
+    fn message(body: Body) -> MetricsRequest {
+        MetricsRequest {
+            message: Some(AgentMessage { body: Some(body) }),
+            ..MetricsRequest::default()
+        }
+    }
+
+    fn batch(sequences: &[u64], losses: Vec<Loss>) -> MetricsRequest {
+        let records = sequences
+            .iter()
+            .map(|sequence| proto::Record { sequence: *sequence, ..proto::Record::default() });
+        message(Body::Records(RecordBatch {
+            boot: Some(BOOT.into()),
+            records: records.collect(),
+            losses,
+        }))
+    }
+
+    fn acknowledged(session: &mut Session) -> Option<u64> {
+        match session.poll_transmit()?.message?.body? {
+            server_message::Body::Ack(ack) => Some(ack.sequence),
+            other => panic!("{other:?} is no acknowledgement"),
+        }
+    }
+
+    fn status(state: RunState, lost: u64) -> MetricsRequest {
+        message(Body::Status(AgentStatus {
+            state: state.into(),
+            ledger: Some(Ledger {
+                lost: vec![NamedCount { name: "overwritten".into(), count: lost }],
+                ..Ledger::default()
+            }),
+            ..AgentStatus::default()
+        }))
+    }
+
+    #[test]
+    fn acknowledges_only_what_is_stored() {
+        let mut session = full();
+        session.handle_message(at(1), batch(&[1, 2, 3], Vec::new())).unwrap();
+        assert!(!session.wants_message(), "back-pressure");
+        let records = session.poll_publish().unwrap();
+        assert_eq!(records.len(), 3);
+        assert!(!session.has_transmit());
+        session.handle_stored();
+        assert_eq!(acknowledged(&mut session), Some(3));
+        assert_eq!(
+            facts(&mut session),
+            [Fact::Stored { count: 3 }, Fact::Acknowledged { boot: BOOT, sequence: 3 }]
+        );
+        assert!(session.wants_message());
+    }
+
+    #[test]
+    fn losses_are_stored_with_their_batch() {
+        let mut session = full();
+        let loss = Loss { first: 2, last: 4, ..Loss::default() };
+        session.handle_message(at(1), batch(&[1, 5], vec![loss])).unwrap();
+        assert_eq!(store(&mut session), [StatusEvent::Loss]);
+        assert_eq!(acknowledged(&mut session), Some(5));
+        assert!(facts(&mut session).contains(&Fact::Lost { count: 3 }));
+    }
+
+    #[test]
+    fn a_batch_continues_the_one_before() {
+        let mut session = full();
+        session.handle_message(at(1), batch(&[7], Vec::new())).unwrap();
+        store(&mut session);
+        let rejection = session.handle_message(at(1), batch(&[9], Vec::new())).unwrap_err();
+        assert_eq!(rejection.reason, Reason::Sequence);
+    }
+
+    #[test]
+    fn heartbeats_reach_the_bus_once_a_minute_or_when_something_changed() {
+        let mut session = full();
+        let mut heard = |seconds, state, lost| {
+            session.handle_message(at(seconds), status(state, lost)).unwrap();
+            assert_eq!(facts(&mut session).len(), 1, "the registry always hears");
+            !store(&mut session).is_empty()
+        };
+        assert!(heard(0, RunState::Running, 0));
+        assert!(!heard(10, RunState::Running, 0));
+        assert!(heard(20, RunState::Stopped, 0));
+        assert!(!heard(79, RunState::Stopped, 0));
+        assert!(heard(80, RunState::Stopped, 0));
+        assert!(heard(81, RunState::Stopped, 1));
+    }
+
+    #[test]
+    fn an_answer_is_acknowledged_once_it_is_stored() {
+        let mut session = full();
+        let response = CommandResponse {
+            success: true,
+            command_id: "c1".into(),
+            ..CommandResponse::default()
+        };
+        session.handle_message(at(1), message(Body::Response(response))).unwrap();
+        let records = session.poll_publish().unwrap();
+        let Payload::Response(stored) = &records[0].payload else {
+            panic!("an answer is stored");
+        };
+        assert_eq!(stored.agent_id, "a");
+        assert_eq!(stored.outcome(), CommandOutcome::Succeeded);
+        assert_eq!(stored.boot, Some(BOOT.into()));
+        assert!(!session.has_transmit());
+        session.handle_stored();
+        let sent = session.poll_transmit().unwrap().message.unwrap().body.unwrap();
+        let server_message::Body::ResponseAck(ack) = sent else {
+            panic!("{sent:?} is no acknowledgement");
+        };
+        assert_eq!(ack.command_id, "c1");
+    }
+
+    #[test]
+    fn configurations_only_go_forward() {
+        let mut session = full();
+        let push = |revision| ConfigPush { revision, document: "{}".into() };
+        assert!(!session.handle_config(push(3)), "the agent came with it");
+        assert!(session.handle_config(push(5)));
+        assert!(!session.handle_config(push(4)));
+        assert!(session.handle_config_again(push(5)));
+        assert!(!plain().handle_config(push(5)));
+    }
+
+    #[test]
+    fn a_configuration_of_another_store_is_replaced() {
+        let push = ConfigPush { revision: 1, document: "{}".into() };
+        assert!(full().handle_config(push), "though the agent came with revision 3");
+    }
+
+    #[test]
+    fn config_reports_are_stored_and_told() {
+        let mut session = full();
+        let report = |outcome: ConfigOutcome| {
+            message(Body::Config(ConfigReport {
+                revision: 5,
+                outcome: outcome.into(),
+                ..ConfigReport::default()
+            }))
+        };
+        session.handle_message(at(1), report(ConfigOutcome::Applied)).unwrap();
+        assert_eq!(store(&mut session), [StatusEvent::ConfigApplied]);
+        session.handle_message(at(1), report(ConfigOutcome::Rejected)).unwrap();
+        assert_eq!(store(&mut session), [StatusEvent::ConfigRejected]);
+        assert_eq!(facts(&mut session).len(), 2);
+        assert!(session.handle_message(at(1), report(ConfigOutcome::Unspecified)).is_err());
+    }
+
+    fn snapshot(agent: &str) -> MetricsRequest {
+        MetricsRequest {
+            agent_id: agent.into(),
+            timestamp: 1,
+            metrics: Some(SystemMetrics::default()),
+            ..MetricsRequest::default()
+        }
+    }
+
+    #[test]
+    fn plain_snapshots_are_stored_and_not_acknowledged() {
+        for mut session in [plain(), full()] {
+            session.handle_message(at(1), snapshot("a")).unwrap();
+            assert_eq!(session.poll_publish().map(|records| records.len()), Some(1));
+            session.handle_stored();
+            assert_eq!(facts(&mut session), [Fact::Stored { count: 1 }]);
+            assert!(!session.has_transmit());
+        }
+    }
+
+    #[test]
+    fn a_stream_carries_one_agent() {
+        let check = |mut session: Session, request, expected| {
+            let rejection = session.handle_message(at(1), request).unwrap_err();
+            assert_eq!(rejection.reason, expected, "{rejection}");
+        };
+        check(plain(), snapshot("b"), Reason::AgentId);
+        check(full(), snapshot("b"), Reason::AgentId);
+        check(plain(), snapshot(""), Reason::AgentId);
+        let mut other = batch(&[1], Vec::new());
+        other.agent_id = "b".into();
+        check(full(), other, Reason::AgentId);
+        check(plain(), batch(&[1], Vec::new()), Reason::Malformed);
+        let empty = MetricsRequest {
+            message: Some(AgentMessage { body: None }),
+            ..MetricsRequest::default()
+        };
+        check(full(), empty, Reason::Malformed);
+        let foreign = message(Body::Response(CommandResponse {
+            agent_id: "b".into(),
+            command_id: "c".into(),
+            ..CommandResponse::default()
+        }));
+        check(full(), foreign, Reason::AgentId);
+        let nameless = message(Body::Response(CommandResponse::default()));
+        check(full(), nameless, Reason::CommandId);
+    }
+
+    #[test]
+    fn what_is_remembered_of_an_agent_is_bounded() {
+        let status = message(Body::Status(AgentStatus {
+            plugins: vec!["p".repeat(STATUS_BYTES_MAX)],
+            ..AgentStatus::default()
+        }));
+        let rejection = full().handle_message(at(1), status).unwrap_err();
+        assert_eq!(rejection.reason, Reason::Oversized);
+    }
+
+    #[test]
+    fn plain_clients_are_not_pinged() {
+        let mut session = plain();
+        session.handle_ping();
+        assert!(!session.has_transmit());
+        let mut session = full();
+        session.handle_ping();
+        assert!(session.has_transmit());
+    }
+}

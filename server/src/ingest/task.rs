@@ -1,0 +1,508 @@
+//! Drives one agent stream: moves messages between gRPC, the session's rules, the bus and the rest.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_core::id::AgentId;
+use bus::{PublishError, Record};
+use proto::command::CommandType;
+use proto::{Command, ConfigPush, MetricsRequest, StatusEvent, StatusRecord};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+use tracing::{debug, info, warn};
+
+use crate::counters::Counter;
+use crate::ingest::claims::{Claimant, SessionKey, Verdict};
+use crate::ingest::handle::{Directive, SessionHandle, SessionPort, session_handle};
+use crate::ingest::intake::Introduction;
+use crate::ingest::session::{Fact, Opening, Session};
+use crate::limits::{CONTEST, STUCK_AFTER};
+use crate::registry::{Connection, Dialect};
+use crate::rejection::{Reason, Rejection};
+use crate::shared::Shared;
+use crate::shutdown::Guard;
+
+/// How often an id is asked for while its holders change under our hands.
+const CLAIM_ATTEMPTS: u32 = 4;
+
+/// How long the configuration store may take before a stream goes on without it.
+const CONFIG_READ_MAX: Duration = Duration::from_secs(2);
+
+/// How long the last messages of a stream, and the record of its end, may take.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// How long records under way at a shutdown may take to become durable.
+const LAST_STORE_MAX: Duration = Duration::from_secs(4);
+
+/// What gRPC gives for one call of `StreamMetrics`.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) inbound: Streaming<MetricsRequest>,
+    /// A few messages; a full one means that the peer takes nothing.
+    pub(crate) outbound: mpsc::Sender<Result<Command, Status>>,
+    /// The remote address.
+    pub(crate) peer: String,
+    /// The checked Hello; none from a client that knows only the fixed fields.
+    pub(crate) introduction: Option<Introduction>,
+    pub(crate) guard: Guard,
+}
+
+/// Why a stream ended.
+#[derive(Debug)]
+enum End {
+    /// The client closed it.
+    Finished,
+    /// The client is gone.
+    Lost(String),
+    /// The client sent something that is refused.
+    Rejected(Rejection),
+    /// A newer stream has the id.
+    Superseded,
+    /// The client took nothing for too long.
+    Stuck,
+    /// The bus could not store.
+    Unstored(PublishError),
+    /// The server ends.
+    Stopping,
+}
+
+impl End {
+    /// For the bus and the log.
+    fn detail(&self) -> String {
+        match self {
+            Self::Finished => "closed by the client".to_owned(),
+            Self::Lost(detail) => format!("connection lost: {detail}"),
+            Self::Rejected(rejection) => format!("refused: {rejection}"),
+            Self::Superseded => "replaced by a newer stream".to_owned(),
+            Self::Stuck => format!("took nothing for {} s", STUCK_AFTER.as_secs()),
+            Self::Unstored(error) => error.to_string(),
+            Self::Stopping => "server is shutting down".to_owned(),
+        }
+    }
+
+    /// For the client; none when it closed the stream itself.
+    fn status(self) -> Option<Status> {
+        match self {
+            Self::Finished | Self::Lost(_) => None,
+            Self::Rejected(rejection) => Some(rejection.into()),
+            Self::Superseded => Some(Status::aborted("replaced by a newer stream of this agent")),
+            Self::Stuck => Some(Status::deadline_exceeded("stream took nothing for too long")),
+            Self::Unstored(error) => Some(Status::unavailable(error.to_string())),
+            Self::Stopping => Some(Status::unavailable("server is shutting down")),
+        }
+    }
+}
+
+/// Serves one stream until it ends.
+pub(crate) async fn run(shared: Arc<Shared>, mut stream: Stream) {
+    let end = match identify(&mut stream).await {
+        Ok((opening, first)) => serve(&shared, &mut stream, opening, first).await,
+        Err(end) => end,
+    };
+    if let End::Rejected(rejection) = &end {
+        shared.counters.reject(rejection.reason);
+        info!(peer = stream.peer, "stream refused: {rejection}");
+    }
+    if let Some(status) = end.status() {
+        // Fails when the client is gone or takes nothing; then nobody wants to know.
+        let farewell = stream.outbound.send(Err(status));
+        tokio::time::timeout(FAREWELL_MAX, farewell).await.ok();
+    }
+}
+
+/// Learns who opened the stream: from the Hello, or from the first message.
+async fn identify(stream: &mut Stream) -> Result<(Opening, Option<MetricsRequest>), End> {
+    if let Some(introduction) = stream.introduction.take() {
+        return Ok((Opening::Full(introduction), None));
+    }
+    let first = tokio::select! {
+        () = stream.guard.wait() => return Err(End::Stopping),
+        () = stream.outbound.closed() => return Err(End::Lost("before its first message".to_owned())),
+        first = stream.inbound.message() => received(first)?,
+    };
+    let agent = first.agent_id.parse::<AgentId>().map_err(|error| End::Rejected(error.into()))?;
+    Ok((Opening::Plain(agent), Some(first)))
+}
+
+/// Holds the agent's id for as long as it lives.
+struct Seat<'a> {
+    shared: &'a Shared,
+    agent: AgentId,
+    key: SessionKey,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.shared.registry().disconnect(&self.agent, self.key);
+        self.shared.claims().release(&self.agent, self.key);
+    }
+}
+
+async fn serve(
+    shared: &Shared,
+    stream: &mut Stream,
+    opening: Opening,
+    first: Option<MetricsRequest>,
+) -> End {
+    let (agent, claimant) = match &opening {
+        Opening::Plain(agent) => (agent.clone(), Claimant::Plain),
+        Opening::Full(introduction) => (
+            introduction.agent.clone(),
+            Claimant::Full { boot: introduction.boot, session: introduction.hello.session },
+        ),
+    };
+    let key = shared.claims().next_key();
+    let (handle, mut port) = session_handle(key, &stream.peer);
+    if let Err(rejection) = claim(shared, &agent, claimant, &handle).await {
+        return End::Rejected(rejection);
+    }
+    let seat = Seat { shared, agent, key };
+    // The port must outlive every sender here, so that `ended` is told at the end and not before.
+    drop(handle);
+
+    let now = shared.clock.now();
+    let hello = match &opening {
+        Opening::Plain(_) => None,
+        Opening::Full(introduction) => Some(&introduction.hello),
+    };
+    let connection = Connection { key, hello, peer: &stream.peer, at_ms: now.unix_ms };
+    let connected = shared.registry().connect(&seat.agent, connection);
+    if let Err(error) = connected {
+        return End::Rejected(Rejection::new(Reason::Busy, error.to_string()));
+    }
+    let mut session = Session::open(now, opening, &shared.server_id, &stream.peer);
+    shared.counters.add(Counter::SessionsOpened, 1);
+    info!(agent = %seat.agent, peer = stream.peer, "agent connected");
+
+    let dialect = session.dialect();
+    shared.commands.connected(&seat.agent, key, dialect).await;
+    if let Some(push) = effective_config(shared, &seat.agent).await {
+        shared.registry().config_wanted(&seat.agent, push.revision);
+        pushed(shared, session.handle_config(push));
+    }
+
+    let end = drive(&seat, stream, &mut session, &mut port, first).await;
+    let end = settle(&seat, stream, &mut session, &port, end).await;
+
+    let detail = end.detail();
+    info!(agent = %seat.agent, peer = stream.peer, "agent disconnected: {detail}");
+    shared.counters.add(Counter::SessionsClosed, 1);
+    shared.registry().disconnect(&seat.agent, key);
+    shared.commands.disconnected(&seat.agent, key).await;
+    let record = session.disconnected(shared.clock.now(), detail);
+    let farewell = shared.bus.publish(vec![record]);
+    match tokio::time::timeout(FAREWELL_MAX, farewell).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(agent = %seat.agent, "cannot record the disconnect: {error}"),
+        Err(_) => warn!(agent = %seat.agent, "cannot record the disconnect: the bus is slow"),
+    }
+    end
+}
+
+/// Makes the stream the holder of its agent's id.
+///
+/// # Errors
+///
+/// When another agent with the id lives, or a newer stream of this one.
+async fn claim(
+    shared: &Shared,
+    agent: &AgentId,
+    claimant: Claimant,
+    handle: &SessionHandle,
+) -> Result<(), Rejection> {
+    for _ in 0..CLAIM_ATTEMPTS {
+        let verdict = shared.claims().claim(agent, handle.key, claimant, handle.clone());
+        let incumbent = match verdict {
+            Verdict::Granted => return Ok(()),
+            Verdict::Succeeded(incumbent) => {
+                succeed(shared, &incumbent).await;
+                return Ok(());
+            }
+            Verdict::Outdated(incumbent) => {
+                let peer = &incumbent.peer;
+                let text = format!("a newer stream of agent {agent} is open from {peer}");
+                return Err(Rejection::new(Reason::DuplicateId, text));
+            }
+            Verdict::Contested(incumbent) => incumbent,
+        };
+        if incumbent.is_alive().await {
+            report_duplicate(shared, agent, &incumbent, &handle.peer).await;
+            let peer = &incumbent.peer;
+            let text = format!("another live agent holds the id {agent}, connected from {peer}");
+            return Err(Rejection::new(Reason::DuplicateId, text));
+        }
+        let seized =
+            shared.claims().seize(agent, handle.key, claimant, handle.clone(), incumbent.key);
+        if let Some(incumbent) = seized {
+            succeed(shared, &incumbent).await;
+            return Ok(());
+        }
+    }
+    let text = format!("too many streams claim the id {agent}");
+    Err(Rejection::new(Reason::DuplicateId, text))
+}
+
+/// Ends the stream that held the id, and lets it say so on the bus before this one says that it is there.
+async fn succeed(shared: &Shared, incumbent: &SessionHandle) {
+    shared.counters.add(Counter::SessionsSuperseded, 1);
+    // A session with no room for this is stuck; it ends by itself, and the wait below is bounded.
+    incumbent.direct(Directive::Superseded).ok();
+    tokio::time::timeout(CONTEST, incumbent.ended()).await.ok();
+}
+
+async fn report_duplicate(
+    shared: &Shared,
+    agent: &AgentId,
+    incumbent: &SessionHandle,
+    newcomer: &str,
+) {
+    let now = shared.clock.now();
+    if !shared.claims().duplicate_is_news(agent, now.monotonic) {
+        return;
+    }
+    warn!(%agent, "two live agents with one id: {} keeps it, {newcomer} is refused", incumbent.peer);
+    let record = StatusRecord {
+        agent_id: agent.to_string(),
+        event: StatusEvent::DuplicateId.into(),
+        timestamp_ms: now.unix_ms,
+        server_id: shared.server_id.clone(),
+        detail: format!("{} holds the id, {newcomer} was refused", incumbent.peer),
+        peer: newcomer.to_owned(),
+        ..StatusRecord::default()
+    };
+    let record = Record { key: agent.clone(), payload: bus::Payload::Status(Box::new(record)) };
+    if let Err(error) = shared.bus.publish(vec![record]).await {
+        warn!(%agent, "cannot record the duplicate id: {error}");
+    }
+}
+
+/// Records on their way to the bus.
+type Publishing = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;
+
+/// One turn of the session's loop.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one value, for one turn, in a task that has room for it"
+)]
+enum Event {
+    Stopping,
+    Gone,
+    Stuck,
+    Stored(Result<(), PublishError>),
+    MayTransmit,
+    Directive(Directive),
+    Message(Result<Option<MetricsRequest>, Status>),
+}
+
+async fn drive(
+    seat: &Seat<'_>,
+    stream: &mut Stream,
+    session: &mut Session,
+    port: &mut SessionPort,
+    first: Option<MetricsRequest>,
+) -> End {
+    let shared = seat.shared;
+    let mut publishing: Option<Publishing> = None;
+    let mut stuck_at = None;
+    let mut first = first.map(|message| Ok(Some(message)));
+    loop {
+        learn(seat, session, port);
+        if publishing.is_none() {
+            publishing = session.poll_publish().map(|records| publish(shared, records));
+        }
+        let transmits = session.has_transmit();
+        stuck_at = match stuck_at {
+            _ if !transmits => None,
+            None => Some(shared.clock.now().monotonic + STUCK_AFTER),
+            since => since,
+        };
+        // The first message of a plain stream was read already: it goes in as soon as it may.
+        let event = if session.wants_message()
+            && publishing.is_none()
+            && let Some(message) = first.take()
+        {
+            Event::Message(message)
+        } else {
+            tokio::select! {
+                () = stream.guard.wait() => Event::Stopping,
+                () = stream.outbound.closed() => Event::Gone,
+                () = shared.clock.sleep_until(stuck_at) => Event::Stuck,
+                result = stored(&mut publishing) => Event::Stored(result),
+                Ok(permit) = stream.outbound.reserve(), if transmits => {
+                    if let Some(command) = session.poll_transmit() {
+                        permit.send(Ok(command));
+                    }
+                    Event::MayTransmit
+                }
+                Some(directive) = port.directives.recv(), if session.wants_command() => {
+                    Event::Directive(directive)
+                }
+                message = stream.inbound.message(), if session.wants_message() => {
+                    Event::Message(message)
+                }
+            }
+        };
+        match event {
+            Event::Stopping => {
+                return finish_storing(session, publishing).await.unwrap_or(End::Stopping);
+            }
+            Event::Gone => return End::Lost("the client went away".to_owned()),
+            Event::Stuck => return End::Stuck,
+            Event::Stored(result) => {
+                publishing = None;
+                match result {
+                    Ok(()) => session.handle_stored(),
+                    Err(error) => {
+                        shared.counters.add(Counter::PublishFailed, 1);
+                        return End::Unstored(error);
+                    }
+                }
+            }
+            Event::MayTransmit => stuck_at = None,
+            Event::Directive(Directive::Superseded) => return End::Superseded,
+            Event::Directive(directive) => follow(seat, session, directive).await,
+            Event::Message(message) => {
+                if let Err(end) = take(seat, session, port, message) {
+                    return end;
+                }
+            }
+        }
+    }
+}
+
+fn take(
+    seat: &Seat<'_>,
+    session: &mut Session,
+    port: &SessionPort,
+    message: Result<Option<MetricsRequest>, Status>,
+) -> Result<(), End> {
+    let message = received(message)?;
+    let now = seat.shared.clock.now();
+    port.heard();
+    seat.shared.registry().heard(&seat.agent, now.unix_ms);
+    session.handle_message(now, message).map_err(End::Rejected)
+}
+
+fn received(message: Result<Option<MetricsRequest>, Status>) -> Result<MetricsRequest, End> {
+    match message {
+        Ok(Some(message)) => Ok(message),
+        Ok(None) => Err(End::Finished),
+        Err(status) => match Rejection::from_decoder(status.code(), status.message()) {
+            Some(rejection) => Err(End::Rejected(rejection)),
+            None => Err(End::Lost(status.message().to_owned())),
+        },
+    }
+}
+
+fn publish(shared: &Shared, records: Vec<Record>) -> Publishing {
+    let bus = Arc::clone(&shared.bus);
+    Box::pin(async move { bus.publish(records).await })
+}
+
+async fn stored(publishing: &mut Option<Publishing>) -> Result<(), PublishError> {
+    match publishing {
+        Some(publishing) => publishing.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for what is under way, so that the agent hears of it before the stream ends.
+async fn finish_storing(session: &mut Session, mut publishing: Option<Publishing>) -> Option<End> {
+    publishing.as_ref()?;
+    match tokio::time::timeout(LAST_STORE_MAX, stored(&mut publishing)).await {
+        Ok(Ok(())) => {
+            session.handle_stored();
+            None
+        }
+        Ok(Err(error)) => Some(End::Unstored(error)),
+        // The agent sends it again to the next server.
+        Err(_) => None,
+    }
+}
+
+/// Sends what is left to say, if the client may still take it.
+async fn settle(
+    seat: &Seat<'_>,
+    stream: &Stream,
+    session: &mut Session,
+    port: &SessionPort,
+    end: End,
+) -> End {
+    learn(seat, session, port);
+    let listens = match end {
+        End::Finished | End::Rejected(_) | End::Stopping => true,
+        End::Lost(_) | End::Superseded | End::Stuck | End::Unstored(_) => false,
+    };
+    let send_rest = async {
+        while let Some(command) = session.poll_transmit() {
+            if stream.outbound.send(Ok(command)).await.is_err() {
+                return;
+            }
+        }
+    };
+    if listens && tokio::time::timeout(FAREWELL_MAX, send_rest).await.is_err() {
+        debug!(agent = %seat.agent, "the client did not take the last messages");
+    }
+    end
+}
+
+/// Tells the rest of the server what the session found out.
+fn learn(seat: &Seat<'_>, session: &mut Session, port: &SessionPort) {
+    let shared = seat.shared;
+    while let Some(fact) = session.poll_fact() {
+        match fact {
+            Fact::Stored { count } => shared.counters.add(Counter::RecordsStored, count),
+            Fact::Lost { count } => shared.counters.add(Counter::RecordsLost, count),
+            Fact::Acknowledged { boot, sequence } => {
+                shared.registry().acknowledge(&seat.agent, boot, sequence);
+            }
+            Fact::Status(status) => shared.registry().status(&seat.agent, status),
+            Fact::Config(report) => {
+                shared.registry().config_report(&seat.agent, &report);
+                port.reported(report);
+            }
+            Fact::Answered => shared.counters.add(Counter::CommandsAnswered, 1),
+        }
+    }
+}
+
+async fn follow(seat: &Seat<'_>, session: &mut Session, directive: Directive) {
+    let shared = seat.shared;
+    match directive {
+        Directive::Command(command) => {
+            let rereads =
+                command.r#type == CommandType::UpdateConfig as i32 && command.params.is_empty();
+            if rereads && session.dialect() == Dialect::Full {
+                let push = effective_config(shared, &seat.agent).await;
+                pushed(shared, push.is_some_and(|push| session.handle_config_again(push)));
+            }
+            session.handle_command(command);
+        }
+        Directive::Config(push) => pushed(shared, session.handle_config(push)),
+        Directive::Ping => session.handle_ping(),
+        Directive::Superseded => debug_assert!(false, "ends the loop before"),
+    }
+}
+
+fn pushed(shared: &Shared, sent: bool) {
+    if sent {
+        shared.counters.add(Counter::ConfigsPushed, 1);
+    }
+}
+
+/// The configuration that holds for the agent; none when the store cannot say, which must not end the stream.
+async fn effective_config(shared: &Shared, agent: &AgentId) -> Option<ConfigPush> {
+    let read = shared.config.effective(agent);
+    match tokio::time::timeout(CONFIG_READ_MAX, read).await {
+        Ok(Ok(effective)) => Some(effective.push()),
+        Ok(Err(error)) => {
+            warn!(%agent, "cannot read the configuration: {error}");
+            None
+        }
+        Err(_) => {
+            warn!(%agent, "cannot read the configuration: the store is slow");
+            None
+        }
+    }
+}

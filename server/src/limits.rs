@@ -1,0 +1,101 @@
+//! Every bound of the server, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Encoded size of one message, either way. A batch of 64 records stays below 32 KiB; a configuration
+/// document has at most 64 KiB.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// HTTP/2 window of a stream and of a connection: what a peer may park here while its records are being
+/// stored. The default of 1 MiB would let a thousand stuck streams hold a gigabyte.
+pub(crate) const WINDOW_BYTES: u32 = 64 * 1024;
+
+/// Streams on one connection: an agent has one, an operator's tool a few.
+pub(crate) const CONNECTION_STREAMS_MAX: u32 = 16;
+
+/// Silence after which a connection is asked for a sign of life, and how long that may take: a host that
+/// vanished is found within 15 s.
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// See [`KEEPALIVE_INTERVAL`].
+pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Silence of an agent that the server asks it not to exceed.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Messages handed to the transport that it has not taken yet. One would do; a few save wake-ups.
+pub(crate) const OUTBOUND_MESSAGES: usize = 4;
+
+/// Commands, and answers to acknowledge, that wait for a slow stream before nothing more is taken for it.
+pub(crate) const OUTBOX_ENTRIES_MAX: usize = 64;
+
+/// What others ask of a session and it has not looked at yet: 64 commands and a few pushes.
+pub(crate) const DIRECTIVES_MAX: usize = 80;
+
+/// How long a stream may take nothing off us before it is closed.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// How long the holder of an id has to show that it lives when another agent claims the id.
+pub(crate) const CONTEST: Duration = Duration::from_secs(2);
+
+/// At most one report of a duplicate id in this time for each id, and one heartbeat on the bus.
+pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Agents that are remembered. One takes 1 to 2 KiB.
+pub(crate) const AGENTS_MAX: usize = 100_000;
+
+/// Encoded size of what an agent says of itself and is remembered for each.
+pub(crate) const STATUS_BYTES_MAX: usize = 8 * 1024;
+
+/// Encoded size of an agent's answer to a command.
+pub(crate) const RESPONSE_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of the short texts in a Hello.
+pub(crate) const NAME_BYTES_MAX: usize = 256;
+
+/// Metadata of a plain snapshot, as monitoring.proto says.
+pub(crate) const METADATA_ENTRIES_MAX: usize = 32;
+/// See [`METADATA_ENTRIES_MAX`].
+pub(crate) const METADATA_KEY_BYTES_MAX: usize = 64;
+/// See [`METADATA_ENTRIES_MAX`].
+pub(crate) const METADATA_VALUE_BYTES_MAX: usize = 1024;
+
+/// Metrics of one record: its bit set has as many bits.
+pub(crate) const METRICS_MAX: usize = 64;
+
+/// Last millisecond of the year 9999. Later times have no ISO 8601 form of four digits.
+pub(crate) const UNIX_MS_MAX: i64 = 253_402_300_799_999;
+
+/// Commands that wait for one agent.
+pub(crate) const AGENT_COMMANDS_MAX: usize = 64;
+
+/// Commands that wait for all agents together. One takes below 1 KiB as a rule.
+pub(crate) const COMMANDS_MAX: usize = 65_536;
+
+/// Answers that are remembered, so that a command sent again gets the answer again.
+pub(crate) const ANSWERS_MAX: usize = 4096;
+
+/// Parameters of one command, and their size together.
+pub(crate) const COMMAND_PARAMS_MAX: usize = 64;
+
+/// Entries in one message of a subscription.
+pub(crate) const QUERY_BATCH_ENTRIES_MAX: usize = 256;
+/// Their encoded size. The largest single record has below 48 KiB.
+pub(crate) const QUERY_BATCH_BYTES_MAX: usize = 128 * 1024;
+
+/// Agents that one request may name.
+pub(crate) const QUERY_AGENTS_MAX: usize = 1024;
+
+/// How long `SetConfig` waits for the agent's report.
+pub(crate) const CONFIG_REPORT_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a shutdown may take. systemd kills after 90 s, containers after 10 s.
+pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// Of it, for the streams to end; the rest is for the bus.
+pub(crate) const SHUTDOWN_STREAMS_MAX: Duration = Duration::from_secs(7);
+
+const _: () = {
+    assert!(QUERY_BATCH_BYTES_MAX + 48 * 1024 < MESSAGE_BYTES_MAX);
+    assert!(proto::config::DOCUMENT_BYTES_MAX < MESSAGE_BYTES_MAX / 2);
+    assert!(AGENT_COMMANDS_MAX < DIRECTIVES_MAX);
+    assert!(SHUTDOWN_STREAMS_MAX.as_millis() < SHUTDOWN_MAX.as_millis());
+};

@@ -1,0 +1,380 @@
+//! What the server knows of each agent: those connected, and those seen before.
+//!
+//! Knows facts, not streams: it is told what happened and answers questions. It knows no clock and no bus.
+
+use std::collections::BTreeMap;
+
+use agent_core::id::{AgentId, BootId};
+use proto::{
+    AgentInfo, AgentStatus, ConfigOutcome, ConfigReport, Hello, StatusEvent, StatusRecord,
+};
+
+use crate::ingest::SessionKey;
+
+/// Which form of the wire a peer speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Only the fixed fields.
+    #[default]
+    Plain,
+    /// It sent a Hello and got a Welcome.
+    Full,
+}
+
+impl Dialect {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// A stream that begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connection<'a> {
+    pub(crate) key: SessionKey,
+    pub(crate) hello: Option<&'a Hello>,
+    pub(crate) peer: &'a str,
+    /// Unix milliseconds.
+    pub(crate) at_ms: i64,
+}
+
+/// The registry has no room, because every agent in it is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server has {max} agents connected and takes no more")]
+pub(crate) struct RegistryFull {
+    max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    live: Option<Live>,
+    last_seen_ms: i64,
+    boot: Option<BootId>,
+    version: String,
+    host_name: String,
+    target: String,
+    peer: String,
+    dialect: Dialect,
+    config_wanted: u64,
+    config_applied: u64,
+    config_error: String,
+    status: Option<Box<AgentStatus>>,
+    /// Highest sequence of `boot` that is durable; 0 for none.
+    acknowledged: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    key: SessionKey,
+    since_ms: i64,
+}
+
+/// All agents by id, at most `max`. When it is full, the agent that was away longest is forgotten.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    agents: BTreeMap<AgentId, Agent>,
+    max: usize,
+}
+
+impl Registry {
+    pub(crate) fn new(max: usize) -> Self {
+        assert!(0 < max);
+        Self { agents: BTreeMap::new(), max }
+    }
+
+    /// Takes in a record of the topic agent-status from before this server started.
+    pub(crate) fn fold(&mut self, id: &AgentId, record: StatusRecord) {
+        let Ok(agent) = self.entry(id) else { return };
+        agent.last_seen_ms = agent.last_seen_ms.max(record.timestamp_ms);
+        let event = StatusEvent::try_from(record.event).unwrap_or_default();
+        match event {
+            StatusEvent::Connected => {
+                agent.introduce(record.hello.as_ref(), &record.peer);
+            }
+            StatusEvent::Heartbeat => agent.status = record.status.map(Box::new),
+            StatusEvent::ConfigApplied | StatusEvent::ConfigRejected => {
+                if let Some(report) = &record.config {
+                    agent.report(report);
+                }
+            }
+            StatusEvent::Disconnected
+            | StatusEvent::Loss
+            | StatusEvent::DuplicateId
+            | StatusEvent::Unspecified => {}
+        }
+    }
+
+    /// A stream of `id` begins. It replaces the one before.
+    pub(crate) fn connect(
+        &mut self,
+        id: &AgentId,
+        connection: Connection<'_>,
+    ) -> Result<(), RegistryFull> {
+        let agent = self.entry(id)?;
+        agent.live = Some(Live { key: connection.key, since_ms: connection.at_ms });
+        agent.last_seen_ms = connection.at_ms;
+        agent.introduce(connection.hello, connection.peer);
+        Ok(())
+    }
+
+    /// The stream `key` of `id` has ended. Nothing changes when another one has replaced it.
+    pub(crate) fn disconnect(&mut self, id: &AgentId, key: SessionKey) {
+        if let Some(agent) = self.agents.get_mut(id)
+            && agent.live.is_some_and(|live| live.key == key)
+        {
+            agent.live = None;
+        }
+    }
+
+    /// Something came from `id`.
+    pub(crate) fn heard(&mut self, id: &AgentId, at_ms: i64) {
+        self.with(id, |agent| agent.last_seen_ms = at_ms);
+    }
+
+    pub(crate) fn status(&mut self, id: &AgentId, status: Box<AgentStatus>) {
+        self.with(id, |agent| agent.status = Some(status));
+    }
+
+    pub(crate) fn config_report(&mut self, id: &AgentId, report: &ConfigReport) {
+        self.with(id, |agent| agent.report(report));
+    }
+
+    /// Everything of `boot` up to `sequence` is durable.
+    pub(crate) fn acknowledge(&mut self, id: &AgentId, boot: BootId, sequence: u64) {
+        self.with(id, |agent| {
+            if agent.boot == Some(boot) {
+                agent.acknowledged = agent.acknowledged.max(sequence);
+            }
+        });
+    }
+
+    /// The store holds `revision` for `id`.
+    pub(crate) fn config_wanted(&mut self, id: &AgentId, revision: u64) {
+        self.with(id, |agent| agent.want(revision));
+    }
+
+    /// The layer below all agents was changed at `revision`.
+    pub(crate) fn config_wanted_of_all(&mut self, revision: u64) {
+        for agent in self.agents.values_mut() {
+            agent.want(revision);
+        }
+    }
+
+    /// Highest sequence of exactly this boot known to be durable; 0 for none.
+    pub(crate) fn acknowledged(&self, id: &AgentId, boot: BootId) -> u64 {
+        let agent = self.agents.get(id);
+        agent.filter(|agent| agent.boot == Some(boot)).map_or(0, |agent| agent.acknowledged)
+    }
+
+    /// Unix milliseconds of the last message of `id`; none if it was never seen.
+    pub(crate) fn last_seen_ms(&self, id: &AgentId) -> Option<i64> {
+        self.agents.get(id).map(|agent| agent.last_seen_ms)
+    }
+
+    pub(crate) fn ids(&self) -> Vec<AgentId> {
+        self.agents.keys().cloned().collect()
+    }
+
+    /// The agents of `ids` that are known, or all of them when `ids` is empty; sorted by id.
+    pub(crate) fn list(&self, ids: &[AgentId]) -> Vec<AgentInfo> {
+        self.agents
+            .iter()
+            .filter(|(id, _)| ids.is_empty() || ids.contains(id))
+            .map(|(id, agent)| agent.info(id))
+            .collect()
+    }
+
+    pub(crate) fn known_count(&self) -> usize {
+        self.agents.len()
+    }
+
+    pub(crate) fn connected_count(&self) -> usize {
+        self.agents.values().filter(|a| a.live.is_some()).count()
+    }
+
+    fn with(&mut self, id: &AgentId, change: impl FnOnce(&mut Agent)) {
+        if let Some(agent) = self.agents.get_mut(id) {
+            change(agent);
+        }
+    }
+
+    fn entry(&mut self, id: &AgentId) -> Result<&mut Agent, RegistryFull> {
+        if !self.agents.contains_key(id) && self.agents.len() >= self.max {
+            let away = self.agents.iter().filter(|(_, agent)| agent.live.is_none());
+            let oldest = away.min_by_key(|(_, agent)| agent.last_seen_ms);
+            let oldest = oldest.map(|(id, _)| id.clone());
+            let oldest = oldest.ok_or(RegistryFull { max: self.max })?;
+            self.agents.remove(&oldest);
+        }
+        Ok(self.agents.entry(id.clone()).or_default())
+    }
+}
+
+impl Agent {
+    fn introduce(&mut self, hello: Option<&Hello>, peer: &str) {
+        peer.clone_into(&mut self.peer);
+        let Some(hello) = hello else {
+            self.dialect = Dialect::Plain;
+            self.boot = None;
+            return;
+        };
+        self.dialect = Dialect::Full;
+        let boot = hello.boot.map(BootId::from);
+        if self.boot != boot {
+            self.boot = boot;
+            self.acknowledged = 0;
+            self.status = None;
+        }
+        self.version.clone_from(&hello.version);
+        self.host_name.clone_from(&hello.host_name);
+        self.target.clone_from(&hello.target);
+        self.config_applied = hello.config_revision;
+    }
+
+    fn report(&mut self, report: &ConfigReport) {
+        match ConfigOutcome::try_from(report.outcome).unwrap_or_default() {
+            ConfigOutcome::Applied => {
+                self.config_applied = report.revision;
+                self.config_error.clear();
+            }
+            ConfigOutcome::Rejected => self.config_error.clone_from(&report.reason),
+            ConfigOutcome::Unspecified => {}
+        }
+    }
+
+    fn want(&mut self, revision: u64) {
+        self.config_wanted = self.config_wanted.max(revision);
+    }
+
+    fn info(&self, id: &AgentId) -> AgentInfo {
+        AgentInfo {
+            agent_id: id.to_string(),
+            connected: self.live.is_some(),
+            connected_since_ms: self.live.map_or(0, |live| live.since_ms),
+            last_seen_ms: self.last_seen_ms,
+            boot: self.boot.map(Into::into),
+            version: self.version.clone(),
+            host_name: self.host_name.clone(),
+            target: self.target.clone(),
+            peer: self.peer.clone(),
+            config_wanted: self.config_wanted,
+            config_applied: self.config_applied,
+            config_error: self.config_error.clone(),
+            status: self.status.as_deref().cloned(),
+            dialect: self.dialect.name().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: BootId = BootId { counter: 1, nonce: 7 };
+
+    fn id(text: &str) -> AgentId {
+        text.parse().unwrap()
+    }
+
+    fn hello(boot: BootId) -> Hello {
+        Hello { boot: Some(boot.into()), version: "0.1.0".into(), ..Hello::default() }
+    }
+
+    fn connection(key: u64, hello: Option<&Hello>) -> Connection<'_> {
+        Connection { key: SessionKey(key), hello, peer: "127.0.0.1:9", at_ms: 1000 }
+    }
+
+    #[test]
+    fn a_replaced_stream_that_ends_late_changes_nothing() {
+        let mut registry = Registry::new(10);
+        let hello = hello(BOOT);
+        registry.connect(&id("a"), connection(1, Some(&hello))).unwrap();
+        registry.connect(&id("a"), connection(2, Some(&hello))).unwrap();
+        registry.disconnect(&id("a"), SessionKey(1));
+        assert!(registry.list(&[])[0].connected);
+        registry.disconnect(&id("a"), SessionKey(2));
+        assert!(!registry.list(&[])[0].connected);
+    }
+
+    #[test]
+    fn acknowledgements_count_for_their_boot_only() {
+        let mut registry = Registry::new(10);
+        registry.connect(&id("a"), connection(1, Some(&hello(BOOT)))).unwrap();
+        registry.acknowledge(&id("a"), BOOT, 64);
+        registry.acknowledge(&id("a"), BOOT, 32);
+        assert_eq!(registry.acknowledged(&id("a"), BOOT), 64);
+        let next = BootId { counter: 2, nonce: 8 };
+        assert_eq!(registry.acknowledged(&id("a"), next), 0);
+        registry.connect(&id("a"), connection(2, Some(&hello(next)))).unwrap();
+        registry.acknowledge(&id("a"), BOOT, 128);
+        assert_eq!(registry.acknowledged(&id("a"), BOOT), 0);
+        assert_eq!(registry.acknowledged(&id("a"), next), 0);
+    }
+
+    #[test]
+    fn full_registry_forgets_who_was_away_longest() {
+        let mut registry = Registry::new(2);
+        registry.connect(&id("a"), connection(1, None)).unwrap();
+        registry.connect(&id("b"), connection(2, None)).unwrap();
+        assert!(registry.connect(&id("c"), connection(3, None)).is_err());
+        registry.heard(&id("a"), 3000);
+        registry.disconnect(&id("a"), SessionKey(1));
+        registry.disconnect(&id("b"), SessionKey(2));
+        registry.connect(&id("c"), connection(3, None)).unwrap();
+        assert_eq!(registry.last_seen_ms(&id("b")), None);
+        assert_eq!(registry.ids(), [id("a"), id("c")]);
+    }
+
+    #[test]
+    fn history_makes_agents_known_and_away() {
+        let mut registry = Registry::new(2);
+        let record = |event: StatusEvent, timestamp_ms| StatusRecord {
+            agent_id: "a".into(),
+            event: event.into(),
+            timestamp_ms,
+            ..StatusRecord::default()
+        };
+        registry.fold(
+            &id("a"),
+            StatusRecord {
+                hello: Some(hello(BOOT)),
+                peer: "127.0.0.1:5".into(),
+                ..record(StatusEvent::Connected, 10)
+            },
+        );
+        registry.fold(
+            &id("a"),
+            StatusRecord {
+                config: Some(ConfigReport {
+                    revision: 4,
+                    outcome: ConfigOutcome::Rejected.into(),
+                    reason: "interval: 0 is below 0.1".into(),
+                    overridden: Vec::new(),
+                }),
+                ..record(StatusEvent::ConfigRejected, 20)
+            },
+        );
+        registry.fold(&id("a"), record(StatusEvent::Disconnected, 15));
+        let info = &registry.list(&[id("a")])[0];
+        assert!(!info.connected);
+        assert_eq!(info.last_seen_ms, 20);
+        assert_eq!(info.dialect, "full");
+        assert_eq!(info.version, "0.1.0");
+        assert_eq!(info.config_error, "interval: 0 is below 0.1");
+        assert_eq!(registry.connected_count(), 0);
+        assert!(registry.list(&[id("b")]).is_empty());
+    }
+
+    #[test]
+    fn wanted_revision_only_rises() {
+        let mut registry = Registry::new(2);
+        registry.connect(&id("a"), connection(1, None)).unwrap();
+        registry.config_wanted(&id("a"), 5);
+        registry.config_wanted_of_all(3);
+        assert_eq!(registry.list(&[])[0].config_wanted, 5);
+        registry.config_wanted_of_all(9);
+        assert_eq!(registry.list(&[])[0].config_wanted, 9);
+    }
+}

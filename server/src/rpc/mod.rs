@@ -1,0 +1,50 @@
+//! The gRPC doors: they read requests, call the rooms, and write answers.
+
+mod decoding;
+mod monitoring;
+mod operator;
+
+use tonic::Status;
+use tracing::warn;
+
+use crate::config::ConfigError;
+use crate::rejection::Rejection;
+use crate::shared::Shared;
+
+pub(crate) use decoding::retell_decoding_errors;
+pub(crate) use monitoring::Monitoring;
+pub(crate) use operator::Operator;
+
+/// Counts a rejection and makes it a status.
+fn refuse(shared: &Shared, rejection: Rejection) -> Status {
+    shared.counters.reject(rejection.reason);
+    rejection.into()
+}
+
+/// A bus or store that cannot be used now.
+fn unavailable(error: &(dyn std::error::Error + 'static)) -> Status {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    warn!("{text}");
+    Status::unavailable(text)
+}
+
+fn config_status(shared: &Shared, error: ConfigError) -> Status {
+    match error {
+        ConfigError::Rejected(rejection) => refuse(shared, rejection),
+        ConfigError::Damaged { ref source, .. } => {
+            let text = format!("{error}: {source}");
+            warn!("{text}");
+            Status::data_loss(text)
+        }
+        ConfigError::Store(_) => unavailable(&error),
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("server is shutting down")
+}

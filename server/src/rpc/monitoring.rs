@@ -1,0 +1,164 @@
+//! The door for agents and for whoever commands them.
+
+use std::sync::Arc;
+
+use bus::{Payload, Record};
+use prost::Message as _;
+use proto::monitoring_service_server::MonitoringService;
+use proto::{
+    Command, CommandOutcome, CommandResponse, HELLO_HEADER, Hello, MetricsRequest, WELCOME_HEADER,
+    Welcome,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::command::{self, Order, Reply};
+use crate::ids::fresh_command_id;
+use crate::ingest::{self, Introduction};
+use crate::limits::{HEARTBEAT, MESSAGE_BYTES_MAX, OUTBOUND_MESSAGES};
+use crate::rejection::{Reason, Rejection};
+use crate::rpc::{refuse, stopping, unavailable};
+use crate::shared::Shared;
+
+/// `monitoring.MonitoringService`.
+#[derive(Debug)]
+pub(crate) struct Monitoring {
+    shared: Arc<Shared>,
+}
+
+impl Monitoring {
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn welcome(&self, introduction: &Introduction) -> Welcome {
+        let registry = self.shared.registry();
+        Welcome {
+            server_id: self.shared.server_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            acknowledged: registry.acknowledged(&introduction.agent, introduction.boot),
+            batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
+            message_bytes_max: saturated(MESSAGE_BYTES_MAX),
+            heartbeat_ms: saturated(HEARTBEAT.as_millis()),
+        }
+    }
+
+    /// Hands `order` to the router and the bus, and waits for its answer.
+    async fn command(&self, order: Order) -> Result<CommandResponse, Status> {
+        let shared = &self.shared;
+        let now = shared.clock.now();
+        let rejected = |text| command::answer(now, &order, CommandOutcome::Rejected, text);
+        if shared.registry().last_seen_ms(&order.agent).is_none() {
+            let text = format!("no agent {} has ever connected", order.agent);
+            return Ok(rejected(text));
+        }
+        let reply = shared.commands.submit(order.clone()).await;
+        let answer = match reply.map_err(|_| stopping())? {
+            Reply::Publish(answer) => {
+                self.publish(&order).await?;
+                answer
+            }
+            Reply::Wait(answer) => answer,
+            Reply::Answered(response) => return Ok(*response),
+            Reply::Busy => {
+                shared.counters.reject(Reason::Busy);
+                let text = format!("agent {} has too many commands waiting", order.agent);
+                return Ok(rejected(text));
+            }
+            Reply::Taken => {
+                let text = format!("command id {} names a command to another agent", order.id);
+                return Err(refuse(shared, Rejection::new(Reason::CommandId, text)));
+            }
+        };
+        answer.await.map_err(|_| stopping())
+    }
+
+    async fn publish(&self, order: &Order) -> Result<(), Status> {
+        let record =
+            Record { key: order.agent.clone(), payload: Payload::Command(order.command.clone()) };
+        // In a task of its own: a caller that goes away now must not leave the router in doubt.
+        let (bus, commands) = (Arc::clone(&self.shared.bus), self.shared.commands.clone());
+        let id = order.id.clone();
+        let publishing = tokio::spawn(async move {
+            let published = bus.publish(vec![record]).await;
+            if published.is_err() {
+                commands.withdrawn(id).await;
+            }
+            published
+        });
+        let published = publishing.await.map_err(|error| unavailable(&error))?;
+        published.map_err(|error| unavailable(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl MonitoringService for Monitoring {
+    type StreamMetricsStream = ReceiverStream<Result<Command, Status>>;
+
+    async fn stream_metrics(
+        &self,
+        request: Request<Streaming<MetricsRequest>>,
+    ) -> Result<Response<Self::StreamMetricsStream>, Status> {
+        let shared = &self.shared;
+        let guard = shared.stopping.guard().ok_or_else(stopping)?;
+        let introduction =
+            introduction(request.metadata()).map_err(|rejection| refuse(shared, rejection))?;
+        let welcome = introduction.as_ref().map(|known| self.welcome(known));
+        let peer = request.remote_addr();
+        // A few messages, so that the session need not wake for each; a full one means a peer that takes
+        // nothing, and the session waits.
+        let (outbound, commands) = mpsc::channel(OUTBOUND_MESSAGES);
+        let stream = ingest::Stream {
+            peer: peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string()),
+            inbound: request.into_inner(),
+            outbound,
+            introduction,
+            guard,
+        };
+        tokio::spawn(ingest::run(Arc::clone(shared), stream));
+
+        // The headers go out now, before the first message: an agent waits for the Welcome.
+        let mut response = Response::new(ReceiverStream::new(commands));
+        if let Some(welcome) = welcome {
+            let value = MetadataValue::from_bytes(&welcome.encode_to_vec());
+            response.metadata_mut().insert_bin(WELCOME_HEADER, value);
+        }
+        Ok(response)
+    }
+
+    async fn send_command(
+        &self,
+        request: Request<Command>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let shared = &self.shared;
+        let order = command::order(shared.clock.now(), request.into_inner(), fresh_command_id)
+            .map_err(|rejection| refuse(shared, rejection))?;
+        let mut ending = shared.stopping.clone();
+        tokio::select! {
+            response = self.command(order) => response.map(Response::new),
+            () = ending.wait() => Err(stopping()),
+        }
+    }
+}
+
+/// Reads the Hello of the request headers; none from a client that knows only the fixed fields.
+fn introduction(metadata: &MetadataMap) -> Result<Option<Introduction>, Rejection> {
+    let Some(value) = metadata.get_bin(HELLO_HEADER) else {
+        return Ok(None);
+    };
+    let malformed = |text: String| Rejection::new(Reason::Malformed, text);
+    let bytes =
+        value.to_bytes().map_err(|error| malformed(format!("header {HELLO_HEADER}: {error}")))?;
+    let hello = Hello::decode(bytes)
+        .map_err(|error| malformed(format!("header {HELLO_HEADER}: {error}")))?;
+    Introduction::try_from(hello).map(Some)
+}
+
+fn saturated<N>(number: N) -> u32
+where
+    u32: TryFrom<N>,
+{
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,167 @@
+//! The door for the operator's tools.
+
+use std::sync::Arc;
+
+use bus::Topic;
+use proto::operator_service_server::OperatorService;
+use proto::{
+    DeleteConfigRequest, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
+    ListAgentsRequest, ListAgentsResponse, MetricsBatch, ServerStatus, SetConfigRequest,
+    SetConfigResponse, SubscribeMetricsRequest, TopicStatus,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use tracing::info;
+
+use crate::config::{Effective, Layer, LayerKey, announce, report_of};
+use crate::query::{self, Query};
+use crate::rejection::Rejection;
+use crate::rpc::{config_status, refuse, stopping, unavailable};
+use crate::shared::Shared;
+
+/// Messages of a subscription that wait for its reader: one being sent, one ready.
+const ANSWERS: usize = 2;
+
+/// `monitoring.OperatorService`.
+#[derive(Debug)]
+pub(crate) struct Operator {
+    shared: Arc<Shared>,
+}
+
+impl Operator {
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn layer_key(&self, text: &str) -> Result<LayerKey, Status> {
+        let key = text.parse::<LayerKey>();
+        key.map_err(|error| refuse(&self.shared, Rejection::from(error)))
+    }
+}
+
+#[tonic::async_trait]
+impl OperatorService for Operator {
+    type SubscribeMetricsStream = ReceiverStream<Result<MetricsBatch, Status>>;
+
+    async fn list_agents(
+        &self,
+        request: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        let ids = query::agent_ids(&request.into_inner().agents)
+            .map_err(|rejection| refuse(&self.shared, rejection))?;
+        let agents = self.shared.registry().list(&ids);
+        Ok(Response::new(ListAgentsResponse { agents }))
+    }
+
+    async fn subscribe_metrics(
+        &self,
+        request: Request<SubscribeMetricsRequest>,
+    ) -> Result<Response<Self::SubscribeMetricsStream>, Status> {
+        let shared = &self.shared;
+        let guard = shared.stopping.guard().ok_or_else(stopping)?;
+        let query =
+            Query::try_from(request.into_inner()).map_err(|rejection| refuse(shared, rejection))?;
+        // Subscribed before the headers go out: what is published from then on is seen.
+        let subscription = shared
+            .bus
+            .subscribe(Topic::MonitoringData, query.start, query.selection.clone())
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let (answers, stream) = mpsc::channel(ANSWERS);
+        tokio::spawn(query::answer(query, subscription, answers, guard));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn get_config(
+        &self,
+        request: Request<GetConfigRequest>,
+    ) -> Result<Response<GetConfigResponse>, Status> {
+        let config = &self.shared.config;
+        let failed = |error| config_status(&self.shared, error);
+        let key = self.layer_key(&request.into_inner().agent_id)?;
+        let layer = config.layer(&key).await.map_err(failed)?;
+        let effective = match &key {
+            LayerKey::Default => Effective::of(&layer, &Layer::default()),
+            LayerKey::Agent(agent) => config.effective(agent).await.map_err(failed)?,
+        };
+        let exists = layer.text.is_some();
+        Ok(Response::new(GetConfigResponse {
+            agent_id: key.as_str().to_owned(),
+            document: layer.text.unwrap_or_default(),
+            revision: if exists { layer.revision } else { 0 },
+            modified_ms: if exists { layer.modified_ms } else { 0 },
+            effective: effective.document.to_json(),
+            effective_revision: effective.revision,
+        }))
+    }
+
+    async fn set_config(
+        &self,
+        request: Request<SetConfigRequest>,
+    ) -> Result<Response<SetConfigResponse>, Status> {
+        let shared = &self.shared;
+        let failed = |error| config_status(shared, error);
+        let request = request.into_inner();
+        let key = self.layer_key(&request.agent_id)?;
+        let change = shared.config.begin_change().await;
+        let revision =
+            change.set(&key, &request.document, request.expected_revision).await.map_err(failed)?;
+        info!(key = key.as_str(), revision, "configuration set");
+        let pushed = announce(shared, &key, revision).await.map_err(failed)?;
+        drop(change);
+        let report = match &key {
+            LayerKey::Agent(agent) if pushed > 0 => report_of(shared, agent, revision).await,
+            LayerKey::Agent(_) | LayerKey::Default => None,
+        };
+        Ok(Response::new(SetConfigResponse { revision, pushed, report }))
+    }
+
+    async fn delete_config(
+        &self,
+        request: Request<DeleteConfigRequest>,
+    ) -> Result<Response<SetConfigResponse>, Status> {
+        let shared = &self.shared;
+        let failed = |error| config_status(shared, error);
+        let key = self.layer_key(&request.into_inner().agent_id)?;
+        let change = shared.config.begin_change().await;
+        let revision = change.delete(&key).await.map_err(failed)?;
+        info!(key = key.as_str(), revision, "configuration removed");
+        let pushed = announce(shared, &key, revision).await.map_err(failed)?;
+        drop(change);
+        Ok(Response::new(SetConfigResponse { revision, pushed, report: None }))
+    }
+
+    async fn get_server_status(
+        &self,
+        _request: Request<GetServerStatusRequest>,
+    ) -> Result<Response<ServerStatus>, Status> {
+        let shared = &self.shared;
+        let mut topics = Vec::with_capacity(Topic::ALL.len());
+        for topic in Topic::ALL {
+            let extent = shared.bus.watermarks(topic).await;
+            let extent = extent.map_err(|error| unavailable(&error))?;
+            topics.push(TopicStatus {
+                name: topic.name().to_owned(),
+                first_offset: extent.first.0,
+                next_offset: extent.next.0,
+                bytes: extent.bytes,
+            });
+        }
+        let (connected, known) = {
+            let registry = shared.registry();
+            (registry.connected_count(), registry.known_count())
+        };
+        Ok(Response::new(ServerStatus {
+            server_id: shared.server_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_ms: shared.started_ms,
+            agents_connected: u32::try_from(connected).unwrap_or(u32::MAX),
+            agents_known: u32::try_from(known).unwrap_or(u32::MAX),
+            topics,
+            counters: shared.counters.snapshot(),
+            bus: "embedded".to_owned(),
+            insecure: shared.insecure,
+        }))
+    }
+}

@@ -1,0 +1,331 @@
+//! The life of a server: open, recover, serve, end.
+
+use std::future::Future;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bus::embedded::{Database, OpenError, Options};
+use bus::{Bus, Delivery, DocumentStore, Offset, Payload, Selection, Start, Topic};
+use proto::monitoring_service_server::MonitoringServiceServer;
+use proto::operator_service_server::OperatorServiceServer;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::server::HealthReporter;
+use tower::util::MapResponseLayer;
+use tracing::{info, warn};
+
+use crate::cli::Args;
+use crate::clock::Clock;
+use crate::command::{Commands, Router, recover};
+use crate::config::ConfigStore;
+use crate::counters::Counters;
+use crate::ids::server_id;
+use crate::limits::{
+    AGENTS_MAX, CONNECTION_STREAMS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX,
+    SHUTDOWN_MAX, SHUTDOWN_STREAMS_MAX, WINDOW_BYTES,
+};
+use crate::registry::Registry;
+use crate::rpc::{Monitoring, Operator, retell_decoding_errors};
+use crate::shared::{Shared, Tables};
+use crate::shutdown::Shutdown;
+
+/// Why a server does not start, when the command line is to blame.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "refusing to listen on {address}: it is reachable from other hosts, and there is no encryption or \
+     authentication; listen on 127.0.0.1, or accept that with --insecure"
+)]
+pub struct BeyondLoopback {
+    address: SocketAddr,
+}
+
+/// Checks that the address may be listened on.
+///
+/// # Errors
+///
+/// When it is beyond loopback and `--insecure` was not given.
+pub fn check_address(args: &Args) -> Result<(), BeyondLoopback> {
+    if args.listen.ip().is_loopback() || args.insecure {
+        return Ok(());
+    }
+    Err(BeyondLoopback { address: args.listen })
+}
+
+/// Runs a server until `signal` completes, then ends it in order.
+///
+/// Writes `listening on ADDRESS` to standard output once connections are accepted.
+///
+/// # Errors
+///
+/// When the data directory or the address cannot be used, or what is stored cannot be read.
+pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Result<()> {
+    // Bound first: a wrong address is the likelier mistake, and costs nothing to undo.
+    let listener = listen(args.listen).await?;
+    let address =
+        listener.local_addr().context("cannot read the address of the listening socket")?;
+    let beyond_loopback = !address.ip().is_loopback();
+    if beyond_loopback {
+        warn!(%address, "insecure: whoever reaches this port can read all metrics and command all agents");
+    }
+
+    let database = open(&args).await?;
+    let bus: Arc<dyn Bus> = database.bus();
+    let documents: Arc<dyn DocumentStore> = database.documents();
+    drop(database);
+
+    let shutdown = Shutdown::new();
+    let (shared, router) = assemble(&bus, documents, &shutdown, beyond_loopback).await?;
+    let router = tokio::spawn(router.run());
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    set_health(&health, Health::Serving).await;
+    let counters = Arc::clone(&shared.counters);
+    let mut stopping = shutdown.stopping();
+    let serving = transport()
+        .layer(MapResponseLayer::new(move |response| retell_decoding_errors(&counters, response)))
+        .add_service(
+            MonitoringServiceServer::new(Monitoring::new(Arc::clone(&shared)))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            OperatorServiceServer::new(Operator::new(Arc::clone(&shared)))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(health_service)
+        .add_service(reflection()?)
+        .serve_with_incoming_shutdown(incoming(listener), async move { stopping.wait().await });
+    let mut serving = tokio::spawn(serving);
+    announce(address)?;
+    info!(%address, data = %args.data.display(), server = shared.server_id, "server ready");
+
+    tokio::select! {
+        () = signal => info!("shutting down"),
+        result = &mut serving => {
+            result.context("the gRPC server panicked")?.context("the gRPC server failed")?;
+        }
+    }
+
+    let ending = async {
+        set_health(&health, Health::NotServing).await;
+        shutdown.begin();
+        let streams = shutdown.finished();
+        if tokio::time::timeout(SHUTDOWN_STREAMS_MAX, streams).await.is_err() {
+            warn!("some streams did not end in time");
+        }
+        router.abort();
+        bus.close().await
+    };
+    match tokio::time::timeout(SHUTDOWN_MAX, ending).await {
+        Ok(closed) => closed.context("cannot close the data directory")?,
+        Err(_) => warn!("the data directory was not closed in time; nothing acknowledged is lost"),
+    }
+    info!("server ended");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    use std::io::ErrorKind;
+
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| match error.kind() {
+            ErrorKind::AddrInUse => anyhow::anyhow!(
+                "cannot listen on {address}: the port is in use; stop the other program, or choose another \
+                 port with --listen (port 0 takes any free one)"
+            ),
+            ErrorKind::PermissionDenied => anyhow::anyhow!(
+                "cannot listen on {address}: not permitted; choose a port from 1024 up with --listen"
+            ),
+            ErrorKind::AddrNotAvailable => anyhow::anyhow!(
+                "cannot listen on {address}: this host does not have that address; choose one with --listen"
+            ),
+            _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+        })
+}
+
+async fn open(args: &Args) -> anyhow::Result<Database> {
+    let mut options = Options::default();
+    if let Some(bytes) = args.retention_bytes {
+        options.monitoring_data.bytes = bytes;
+    }
+    if let Some(age) = args.retention_age {
+        options.monitoring_data.age = age;
+    }
+    let dir = args.data.clone();
+    let opened = tokio::task::spawn_blocking(move || Database::open(&dir, options)).await;
+    opened.context("opening the data directory panicked")?.map_err(|error| {
+        let remedy = remedy(&error);
+        anyhow::Error::new(error).context(remedy)
+    })
+}
+
+fn remedy(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::InUse { .. } => {
+            "another server uses this data directory; stop it, or choose another one with --data"
+        }
+        OpenError::Directory { .. } => {
+            "cannot use the data directory; choose one that may be written with --data"
+        }
+        OpenError::NewerFormat { .. } => {
+            "the data directory is of a newer version; install that, or choose another with --data"
+        }
+        OpenError::Foreign { .. } => {
+            "the data directory is not ours; choose an empty or a new one with --data"
+        }
+        _ => "cannot use the data directory; mend it, or choose another one with --data",
+    }
+}
+
+/// Reads what earlier runs left, and puts the rooms together.
+async fn assemble(
+    bus: &Arc<dyn Bus>,
+    documents: Arc<dyn DocumentStore>,
+    shutdown: &Shutdown,
+    insecure: bool,
+) -> anyhow::Result<(Arc<Shared>, Router)> {
+    let clock = Clock::new();
+    let counters = Arc::new(Counters::default());
+    let config = ConfigStore::new(documents);
+    let registry =
+        remember(bus, &config).await.context("cannot read which agents were seen before")?;
+    let tables = Arc::new(Tables::new(registry));
+
+    let (commands, inbox) = Commands::new();
+    let mut pending = Router::pending();
+    let feeds = recover(bus, &clock, &counters, &mut pending)
+        .await
+        .context("cannot read the commands that are on their way")?;
+    let router = Router::new(bus, &clock, &counters, &tables, (pending, feeds), (&commands, inbox));
+    let shared = Shared {
+        server_id: server_id(),
+        started_ms: clock.now().unix_ms,
+        insecure,
+        clock,
+        counters,
+        bus: Arc::clone(bus),
+        config,
+        commands,
+        stopping: shutdown.stopping(),
+        tables,
+    };
+    Ok((Arc::new(shared), router))
+}
+
+/// The agents that earlier runs saw, from what retention has left of the topic agent-status.
+async fn remember(bus: &Arc<dyn Bus>, config: &ConfigStore) -> anyhow::Result<Registry> {
+    let mut registry = Registry::new(AGENTS_MAX);
+    let start = Start::Offset(Offset(0));
+    let mut history = bus.subscribe(Topic::AgentStatus, start, Selection::All).await?;
+    loop {
+        match history.next().await? {
+            Delivery::Entries(entries) => {
+                for entry in entries {
+                    if let Payload::Status(record) = entry.payload {
+                        registry.fold(&entry.key, *record);
+                    }
+                }
+            }
+            Delivery::Skipped { .. } => {}
+            Delivery::CaughtUp => break,
+        }
+    }
+    for agent in registry.ids() {
+        match config.effective(&agent).await {
+            Ok(effective) => registry.config_wanted(&agent, effective.revision),
+            Err(error) => warn!(%agent, "cannot read the configuration: {error}"),
+        }
+    }
+    Ok(registry)
+}
+
+fn transport() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_adaptive_window(Some(false))
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+}
+
+/// The socket options that `serve_with_incoming` does not set by itself.
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE))
+}
+
+/// A second net below the HTTP/2 keepalive, for peers that vanish during the handshake.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+fn reflection() -> anyhow::Result<
+    tonic_reflection::server::v1::ServerReflectionServer<
+        impl tonic_reflection::server::v1::ServerReflection,
+    >,
+> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .context("the built-in service description is not valid")
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Health {
+    Serving,
+    NotServing,
+}
+
+/// What the health service says of the server as a whole (the empty name) and of each service.
+async fn set_health(reporter: &HealthReporter, health: Health) {
+    use tonic_health::ServingStatus;
+
+    let status = match health {
+        Health::Serving => ServingStatus::Serving,
+        Health::NotServing => ServingStatus::NotServing,
+    };
+    for name in [
+        "",
+        proto::monitoring_service_server::SERVICE_NAME,
+        proto::operator_service_server::SERVICE_NAME,
+    ] {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+/// Says on standard output that the server is ready: scripts and tests wait for this line.
+fn announce(address: SocketAddr) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "listening on {address}")
+        .and_then(|()| out.flush())
+        .context("cannot write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use clap::Parser as _;
+
+    fn check(args: &[&str], allowed: bool) {
+        let command_line = ["picket-server"].iter().chain(args);
+        let args = Args::parse_from(command_line);
+        assert_eq!(check_address(&args).is_ok(), allowed, "{args:?}");
+    }
+
+    #[test]
+    fn only_loopback_is_served_without_asking() {
+        check(&[], true);
+        check(&["--listen", "127.9.9.9:1"], true);
+        check(&["--listen", "[::1]:1"], true);
+        check(&["--listen", "0.0.0.0:1"], false);
+        check(&["--listen", "[::]:1"], false);
+        check(&["--listen", "192.0.2.1:1"], false);
+        check(&["--listen", "0.0.0.0:1", "--insecure"], true);
+    }
+}

@@ -1,0 +1,65 @@
+//! What every task of the server reaches: the rooms, and the two tables that need a lock.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bus::Bus;
+
+use crate::clock::Clock;
+use crate::command::Commands;
+use crate::config::ConfigStore;
+use crate::counters::Counters;
+use crate::ingest::{Claims, SessionHandle};
+use crate::registry::Registry;
+use crate::shutdown::Stopping;
+
+/// One per server. Nothing here is held across an await.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Names this run of this server.
+    pub(crate) server_id: String,
+    /// Unix milliseconds.
+    pub(crate) started_ms: i64,
+    /// Listening beyond loopback without TLS.
+    pub(crate) insecure: bool,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) config: ConfigStore,
+    pub(crate) commands: Commands,
+    pub(crate) stopping: Stopping,
+    pub(crate) tables: Arc<Tables>,
+}
+
+/// What is known of agents, and which of them have a session.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    registry: Mutex<Registry>,
+    claims: Mutex<Claims<SessionHandle>>,
+}
+
+impl Shared {
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.tables.registry()
+    }
+
+    pub(crate) fn claims(&self) -> MutexGuard<'_, Claims<SessionHandle>> {
+        self.tables.claims()
+    }
+}
+
+impl Tables {
+    pub(crate) fn new(registry: Registry) -> Self {
+        Self { registry: Mutex::new(registry), claims: Mutex::new(Claims::new()) }
+    }
+
+    // A panic while one of these is held is a bug, and each change is a single step: what the panic left is
+    // whole, and ending every other session for it would be worse.
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn claims(&self) -> MutexGuard<'_, Claims<SessionHandle>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
