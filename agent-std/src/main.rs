@@ -1,1 +1,116 @@
-fn main() {}
+//! `picket-agent`: collects this host's metrics and streams them to a server.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod clock;
+mod collector;
+mod event;
+mod file;
+mod identity;
+mod layers;
+mod main_loop;
+mod net;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use agent_core::agent::Agent;
+use anyhow::Context as _;
+use clap::Parser as _;
+use proto::config::Document;
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::Arguments;
+use crate::clock::Clock;
+use crate::collector::{CollectorThread, SysinfoCollector};
+use crate::event::EVENTS_MAX;
+use crate::file::File;
+use crate::layers::Layers;
+use crate::main_loop::MainLoop;
+use crate::net::Uplink;
+
+/// Something outside could not be used: a file, a directory, the system.
+const FAILURE: u8 = 1;
+/// The command line, a variable or the file says something that cannot be.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_max_level(LevelFilter::from(arguments.log_level))
+        .with_target(false)
+        .init();
+    let settings = match Settings::resolve(arguments) {
+        Ok(settings) => settings,
+        Err(error) => return report(&error, USAGE),
+    };
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error, FAILURE),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one message of a program that cannot start")]
+fn report(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("picket-agent: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Everything that was asked for, checked.
+struct Settings {
+    id: agent_core::id::AgentId,
+    server: String,
+    endpoint: tonic::transport::Endpoint,
+    state_dir: Option<std::path::PathBuf>,
+    layers: Layers,
+    config: agent_core::config::Config,
+}
+
+impl Settings {
+    fn resolve(arguments: Arguments) -> anyhow::Result<Self> {
+        let file = match &arguments.config {
+            Some(path) => file::read(path)?,
+            None => File::default(),
+        };
+        let flags = Document::from_value(arguments.document())
+            .context("flags or PICKET_ variables cannot be used")?;
+        let id = identity::agent_id(arguments.agent_id.as_deref().or(file.agent_id.as_deref()))?;
+        let server = arguments
+            .server()
+            .or(file.server)
+            .unwrap_or_else(|| format!("localhost:{}", proto::DEFAULT_PORT));
+        let endpoint = net::endpoint(&server)
+            .with_context(|| format!("{server:?} is no server address; give --server HOST:PORT"))?;
+        let state_dir =
+            arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
+        let layers = Layers::new(flags, arguments.config, file.config);
+        let config = layers.config().context("the file and the flags do not go together")?;
+        Ok(Self { id, server, endpoint, state_dir, layers, config })
+    }
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    let Settings { id, server, endpoint, state_dir, layers, config } = settings;
+    // Before anything replaces the file at this path: a restart runs what stands there then.
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let boot = identity::next_boot(state_dir.as_deref())?;
+    let restarted = identity::restarted();
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(%id, %boot, version, server, "picket-agent starts");
+
+    let clock = Clock::start();
+    let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+    let collector = SysinfoCollector::new().context("cannot measure this system")?;
+    let collector = CollectorThread::spawn(collector, clock, sender.clone())
+        .context("cannot start the collector thread")?;
+    let uplink = Uplink::spawn(endpoint, sender).context("cannot start the uplink thread")?;
+    let seed = identity::random()?;
+    // It stays where it is made: moving it would touch all the memory of its ring.
+    let mut agent = Agent::new(clock.now(), boot, seed, config, restarted);
+    let main_loop =
+        MainLoop { id, server, program, clock, events, collector, uplink, layers, was_open: false };
+    main_loop.run(&mut agent);
+    Ok(())
+}

@@ -129,3 +129,84 @@ pub fn values_from_counts(present: u64, counts: &[i64]) -> Result<Values, Counts
     let ids = (0..u64::BITS).filter(|id| present & (1 << id) != 0);
     Ok(ids.zip(counts).filter_map(|(id, count)| Some((Metric::from_id(id)?, *count))).collect())
 }
+
+/// The metadata that mirrors alerts, as the existing system's threshold plugin writes it: `alerts`, such as
+/// `cpu_percent 91.20 > 80.00, net_in_mb 60.00 > 50.00`, and `alert_count`. Nothing when there are none.
+pub fn alerts_metadata(values: &Values, limits: &Values) -> Vec<(&'static str, String)> {
+    let describe = |(metric, limit): (Metric, i64)| {
+        let value = units_from_count(metric, values.get(metric).unwrap_or(limit));
+        format!("{metric} {value:.2} > {:.2}", units_from_count(metric, limit))
+    };
+    let alerts = limits.iter().map(describe).collect::<Vec<_>>();
+    if alerts.is_empty() {
+        return Vec::new();
+    }
+    vec![("alerts", alerts.join(", ")), ("alert_count", alerts.len().to_string())]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn some_values() -> impl Strategy<Value = Values> {
+        let pair = (0..8_u32, -(1_i64 << 52)..(1_i64 << 52));
+        prop::collection::vec(pair, 0..8).prop_map(|pairs| {
+            pairs
+                .into_iter()
+                .filter_map(|(id, count)| Some((Metric::from_id(id)?, count)))
+                .collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn doubles_carry_counts_exactly(values in some_values()) {
+            prop_assume!(!values.present().is_empty());
+            let metrics = SystemMetrics::from(&values);
+            prop_assert_eq!(Values::try_from(&metrics), Ok(values));
+        }
+
+        #[test]
+        fn counts_read_back_by_their_bits(values in some_values()) {
+            let counts = values.iter().map(|(_, count)| count).collect::<Vec<_>>();
+            prop_assert_eq!(values_from_counts(values.present().bits(), &counts), Ok(values));
+        }
+    }
+
+    #[test]
+    fn a_writer_without_the_present_field_measured_all_eight() {
+        let metrics = SystemMetrics { cpu_percent: 12.5, ..SystemMetrics::default() };
+        let values = Values::try_from(&metrics).unwrap();
+        assert_eq!(values.present(), MetricSet::ALL);
+        assert_eq!(values.get(Metric::CpuPercent), Some(1250));
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, -1e300] {
+            let metrics = SystemMetrics { net_in_mb: value, ..SystemMetrics::default() };
+            assert_eq!(Values::try_from(&metrics).unwrap_err().metric, Metric::NetIn);
+        }
+    }
+
+    #[test]
+    fn metrics_of_a_later_version_are_left_out() {
+        let values = values_from_counts(1 | 1 << 40, &[5, 6]).unwrap();
+        assert_eq!(values, Values::from_iter([(Metric::CpuPercent, 5)]));
+        assert!(values_from_counts(3, &[1]).is_err());
+    }
+
+    #[test]
+    fn alerts_are_mirrored_as_text() {
+        let values = Values::from_iter([(Metric::CpuPercent, 9120)]);
+        let limits = Values::from_iter([(Metric::CpuPercent, 8000)]);
+        let expected = vec![
+            ("alerts", "cpu_percent 91.20 > 80.00".to_owned()),
+            ("alert_count", "1".to_owned()),
+        ];
+        assert_eq!(alerts_metadata(&values, &limits), expected);
+        assert_eq!(alerts_metadata(&values, &Values::EMPTY), vec![]);
+    }
+}

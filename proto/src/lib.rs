@@ -13,6 +13,7 @@ pub mod convert;
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::missing_errors_doc,
     clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]

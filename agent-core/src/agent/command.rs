@@ -58,6 +58,20 @@ pub enum Action {
     Unknown,
 }
 
+impl Action {
+    /// The name of the command.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "STATUS",
+            Self::Stop => "STOP",
+            Self::Start => "START",
+            Self::UpdateConfig(_) => "UPDATE_CONFIG",
+            Self::Restart => "RESTART",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {

@@ -1,0 +1,136 @@
+//! The command line and the environment.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use serde_json::{Map, Value};
+use tracing::level_filters::LevelFilter;
+
+/// Collects the metrics of this host and streams them to a picket server.
+///
+/// Settings are taken, highest first, from flags, environment variables, the file of --config, the server's
+/// configuration store, and defaults. The server address may also be given as GRPC_SERVER_HOST and
+/// GRPC_SERVER_PORT.
+#[derive(Debug, Parser)]
+#[command(name = "picket-agent", version)]
+pub(crate) struct Arguments {
+    /// Name of this agent: 1 to 63 of A-Z a-z 0-9 . _ - [default: the host name]
+    #[arg(long, env = "PICKET_AGENT_ID", value_name = "ID")]
+    pub(crate) agent_id: Option<String>,
+
+    /// Address of the server [default: localhost:50051]
+    #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+
+    #[arg(long, env = "GRPC_SERVER_HOST", hide = true)]
+    pub(crate) grpc_server_host: Option<String>,
+
+    #[arg(long, env = "GRPC_SERVER_PORT", hide = true)]
+    pub(crate) grpc_server_port: Option<u16>,
+
+    /// Configuration file (TOML: agent_id, server, state_dir, and a table [config] with the keys of the
+    /// configuration store)
+    #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Directory that survives restarts; the agent counts its boots there [default: $STATE_DIRECTORY, else none]
+    #[arg(long, env = "PICKET_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+
+    #[arg(long, env = "STATE_DIRECTORY", hide = true)]
+    pub(crate) systemd_state_directory: Option<PathBuf>,
+
+    /// Seconds between two snapshots, fractions allowed [default: 5]
+    #[arg(long, env = "PICKET_INTERVAL", value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(crate) interval: Option<f64>,
+
+    /// What to collect: cpu, memory, disk_read, disk_write, net_in, net_out [default: all]
+    #[arg(long, env = "PICKET_METRICS", value_name = "LIST", value_delimiter = ',')]
+    pub(crate) metrics: Option<Vec<String>>,
+
+    /// Plugins in order: deduplication, threshold_alert, aggregation, filter [default: threshold_alert]
+    #[arg(long, env = "PICKET_PLUGINS", value_name = "LIST", value_delimiter = ',')]
+    pub(crate) plugins: Option<Vec<String>>,
+
+    /// Least severe level that is logged to stderr
+    #[arg(long, env = "PICKET_LOG", value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: LogLevel,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+impl Arguments {
+    /// The keys of the configuration that flags or variables decide.
+    pub(crate) fn document(&self) -> Value {
+        let mut object = Map::new();
+        if let Some(interval) = self.interval {
+            object.insert("interval".to_owned(), interval.into());
+        }
+        let mut insert_list = |key: &str, list: &Option<Vec<String>>| {
+            if let Some(list) = list {
+                // "" is how a variable or flag says: none.
+                let items = list.iter().map(|item| item.trim()).filter(|item| !item.is_empty());
+                object.insert(key.to_owned(), items.collect());
+            }
+        };
+        insert_list("metrics", &self.metrics);
+        insert_list("plugins", &self.plugins);
+        Value::Object(object)
+    }
+
+    /// The server that flags or variables name.
+    pub(crate) fn server(&self) -> Option<String> {
+        if self.server.is_some() {
+            return self.server.clone();
+        }
+        if self.grpc_server_host.is_none() && self.grpc_server_port.is_none() {
+            return None;
+        }
+        let host = self.grpc_server_host.as_deref().unwrap_or("localhost");
+        Some(format!("{host}:{}", self.grpc_server_port.unwrap_or(proto::DEFAULT_PORT)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_a_layer() {
+        let arguments = Arguments::parse_from([
+            "picket-agent",
+            "--interval=0.5",
+            "--metrics=cpu, disk read",
+            "--plugins=",
+        ]);
+        let expected = r#"{"interval":0.5,"metrics":["cpu","disk read"],"plugins":[]}"#;
+        assert_eq!(arguments.document().to_string(), expected);
+    }
+}

@@ -1,0 +1,28 @@
+//! The monotonic clock that the core's times are taken from.
+
+use std::time::Instant;
+
+use agent_core::time;
+
+/// Milliseconds since the process started. Copies show the same time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub(crate) fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> time::Instant {
+        let since = self.origin.elapsed().as_millis();
+        time::Instant::from_ms(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+
+    /// When the std clock shows `at`; none when that is beyond its range.
+    pub(crate) fn deadline(&self, at: time::Instant) -> Option<Instant> {
+        self.origin.checked_add(std::time::Duration::from_millis(at.as_ms()))
+    }
+}

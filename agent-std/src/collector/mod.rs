@@ -1,0 +1,71 @@
+//! Collecting: the thread that measures when it is asked to, and the trait of what it measures with.
+//!
+//! It is a thread of its own so that a mount that hangs or a slow kernel delays snapshots and nothing else: the
+//! main loop goes on answering commands.
+
+mod rate;
+mod sysinfo;
+
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use agent_core::metric::{MetricSet, Values};
+use agent_core::record::Snapshot;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+pub(crate) use self::sysinfo::SysinfoCollector;
+use crate::clock::Clock;
+use crate::event::Event;
+
+/// Measures a host.
+pub(crate) trait Collector: Send {
+    /// Measures `wanted`. A metric that cannot be had now is left out: a rate at its first measurement, a source
+    /// that this host does not have.
+    ///
+    /// Called from one thread, once per interval; a call may come late.
+    fn collect(&mut self, wanted: MetricSet) -> Values;
+}
+
+/// The collector thread. Dropping it ends the thread after the measurement in hand.
+#[derive(Debug)]
+pub(crate) struct CollectorThread {
+    requests: Sender<MetricSet>,
+    _thread: JoinHandle<()>,
+}
+
+impl CollectorThread {
+    /// Starts the thread; its snapshots go to `events`.
+    pub(crate) fn spawn(
+        mut collector: impl Collector + 'static,
+        clock: Clock,
+        events: Sender<Event>,
+    ) -> io::Result<Self> {
+        // The core asks for the next snapshot only after the last has come, so one place is enough.
+        let (requests, queue): (_, Receiver<MetricSet>) = bounded(1);
+        let thread = thread::Builder::new().name("collector".to_owned()).spawn(move || {
+            for wanted in queue {
+                let values = collector.collect(wanted);
+                let snapshot = Snapshot { taken_at: clock.now(), wall_ms: unix_ms(), values };
+                if events.send(Event::Snapshot(snapshot)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { requests, _thread: thread })
+    }
+
+    /// Asks for a snapshot. Answers whether the thread could take the request.
+    pub(crate) fn request(&self, wanted: MetricSet) -> bool {
+        match self.requests.try_send(wanted) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+/// The wall clock in Unix milliseconds; a clock before 1970 counts as 1970.
+fn unix_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}

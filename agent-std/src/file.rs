@@ -1,0 +1,88 @@
+//! The agent's configuration file.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use proto::config::{Document, DocumentError, KEYS};
+use serde::Deserialize;
+
+/// What the file says. Unknown keys are errors: nobody else writes this file.
+#[derive(Debug, Default)]
+pub(crate) struct File {
+    pub(crate) agent_id: Option<String>,
+    pub(crate) server: Option<String>,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) config: Document,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Form {
+    agent_id: Option<String>,
+    server: Option<String>,
+    state_dir: Option<PathBuf>,
+    #[serde(default)]
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    Syntax { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{}: config.{source}", path.display())]
+    Config { path: PathBuf, source: DocumentError },
+    #[error("{}: config.{key}: unknown key; known are {}", path.display(), KEYS.join(", "))]
+    UnknownKey { path: PathBuf, key: String },
+}
+
+/// Reads the file at `path`.
+pub(crate) fn read(path: &Path) -> Result<File, FileError> {
+    let path_buf = || path.to_owned();
+    let text =
+        fs::read_to_string(path).map_err(|source| FileError::Read { path: path_buf(), source })?;
+    let form = toml::from_str::<Form>(&text)
+        .map_err(|source| FileError::Syntax { path: path_buf(), source: Box::new(source) })?;
+    let config = Document::from_value(serde_json::Value::Object(form.config))
+        .map_err(|source| FileError::Config { path: path_buf(), source })?;
+    if let Some(key) = config.unknown_keys().next() {
+        return Err(FileError::UnknownKey { path: path_buf(), key: key.to_owned() });
+    }
+    Ok(File { agent_id: form.agent_id, server: form.server, state_dir: form.state_dir, config })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<File, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        fs::write(&path, text).unwrap();
+        read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_file_has_the_keys_of_the_remote_configuration() {
+        let text = "agent_id = \"edge-1\"\nserver = \"h:1\"\n[config]\ninterval = 2\n\
+                    metrics = [\"cpu\"]\n[config.thresholds]\ncpu_percent = 90";
+        let file = parse(text).unwrap();
+        assert_eq!(file.agent_id.as_deref(), Some("edge-1"));
+        assert_eq!(file.config.keys().collect::<Vec<_>>(), ["interval", "metrics", "thresholds"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let check = |text, part: &str| {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains("agent.toml") && error.contains(part), "{error}");
+        };
+        check("agent_name = \"x\"", "agent_name");
+        check("agent_id = ", "line 1");
+        check("[config]\ninterval = 0", "config.interval");
+        check("[config]\nintervall = 1", "config.intervall: unknown key");
+    }
+}

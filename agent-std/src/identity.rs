@@ -1,0 +1,147 @@
+//! Who this process is: the agent's name, its boot, and what a restart hands over.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use agent_core::agent::Restarted;
+use agent_core::id::{AgentId, AgentIdError, BootId};
+
+/// The variable in which a process tells its successor why it was restarted: command id and boot, with a blank.
+const RESTARTED_VARIABLE: &str = "PICKET_RESTARTED";
+
+/// Why this process cannot say who it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    #[error("{id:?} is no agent id: {source}; set another with --agent-id")]
+    AgentId { id: String, source: AgentIdError },
+    #[error("this host has no name ({0}); name the agent with --agent-id")]
+    NoHostName(sysinfo::Error),
+    #[error("cannot keep the boot counter in {}: {source}; set another directory with --state-dir", path.display())]
+    State { path: PathBuf, source: io::Error },
+    #[error("the system gives no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// The agent's name: what was asked for, else the host's name with other characters replaced by `-`.
+pub(crate) fn agent_id(wanted: Option<&str>) -> Result<AgentId, IdentityError> {
+    let id = match wanted {
+        Some(id) => id.to_owned(),
+        None => from_host_name(&sysinfo::System::host_name().map_err(IdentityError::NoHostName)?),
+    };
+    id.parse().map_err(|source| IdentityError::AgentId { id, source })
+}
+
+fn from_host_name(name: &str) -> String {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    let replaced = name
+        .chars()
+        .map(|character| if allowed(character) { character } else { '-' })
+        .collect::<String>();
+    replaced.trim_matches(['.', '_', '-']).to_owned()
+}
+
+/// A fresh boot: random, and counted if there is a place to count.
+pub(crate) fn next_boot(state_dir: Option<&Path>) -> Result<BootId, IdentityError> {
+    let counter = match state_dir {
+        None => 0,
+        Some(directory) => count_boot(directory)
+            .map_err(|source| IdentityError::State { path: directory.to_owned(), source })?,
+    };
+    Ok(BootId { counter, nonce: random()? })
+}
+
+/// A random number from the system.
+pub(crate) fn random() -> Result<u64, IdentityError> {
+    getrandom::u64().map_err(IdentityError::Random)
+}
+
+/// Reads the counter, adds one, and writes it so that it survives a loss of power.
+fn count_boot(directory: &Path) -> io::Result<u64> {
+    fs::create_dir_all(directory)?;
+    let path = directory.join("boot");
+    let last = match fs::read(&path) {
+        // A damaged counter starts again; the nonce still tells the boots apart.
+        Ok(text) => String::from_utf8_lossy(&text).trim().parse().unwrap_or(0_u64),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    let counter = last.saturating_add(1);
+    let temporary = directory.join("boot.new");
+    let mut file = fs::File::create(&temporary)?;
+    writeln!(file, "{counter}")?;
+    file.sync_all()?;
+    fs::rename(&temporary, &path)?;
+    fs::File::open(directory)?.sync_all()?;
+    Ok(counter)
+}
+
+/// What the process before this one handed over, if it restarted into this one.
+pub(crate) fn restarted() -> Option<Restarted> {
+    parse_restarted(&env::var(RESTARTED_VARIABLE).ok()?)
+}
+
+fn parse_restarted(text: &str) -> Option<Restarted> {
+    let (command, boot) = text.split_once(' ')?;
+    Some(Restarted { command: command.parse().ok()?, previous: boot.parse().ok()? })
+}
+
+/// Replaces this process by a fresh one with the same arguments. Returns only if that fails.
+///
+/// The program is looked up by its path again, so a restart after an upgrade runs the new one.
+#[cfg(unix)]
+pub(crate) fn restart(program: &Path, restarted: Option<Restarted>) -> io::Error {
+    use std::os::unix::process::CommandExt as _;
+
+    let mut command = std::process::Command::new(program);
+    command.args(env::args_os().skip(1));
+    match restarted {
+        Some(Restarted { command: id, previous }) => {
+            command.env(RESTARTED_VARIABLE, format!("{id} {previous}"))
+        }
+        None => command.env_remove(RESTARTED_VARIABLE),
+    };
+    command.exec()
+}
+
+#[cfg(not(unix))]
+pub(crate) fn restart(_program: &Path, _restarted: Option<Restarted>) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this system cannot replace a running process")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_becomes_an_agent_id() {
+        assert_eq!(from_host_name("edge-1.example"), "edge-1.example");
+        assert_eq!(from_host_name("_my host_"), "my-host");
+        assert!(agent_id(Some("a/b")).is_err());
+        assert!(agent_id(None).is_ok());
+    }
+
+    #[test]
+    fn boots_are_counted_and_a_damaged_counter_starts_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        assert_eq!(next_boot(Some(&state)).unwrap().counter, 1);
+        assert_eq!(next_boot(Some(&state)).unwrap().counter, 2);
+        for damage in [b"\xff\xfe".as_slice(), b"x", b""] {
+            fs::write(state.join("boot"), damage).unwrap();
+            assert_eq!(next_boot(Some(&state)).unwrap().counter, 1);
+        }
+        assert_eq!(next_boot(None).unwrap().counter, 0);
+    }
+
+    #[test]
+    fn what_a_restart_hands_over_reads_back() {
+        let restarted = parse_restarted("c-1 3-00000000000000ff").unwrap();
+        assert_eq!(restarted.command.as_str(), "c-1");
+        assert_eq!(restarted.previous, BootId { counter: 3, nonce: 255 });
+        for bad in ["", "c-1", "c-1 x", " 1-1"] {
+            assert_eq!(parse_restarted(bad), None, "{bad:?}");
+        }
+    }
+}

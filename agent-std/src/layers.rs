@@ -1,0 +1,144 @@
+//! The layers of the agent's configuration: what the server pushed, with the host's own word above it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use agent_core::config::Config;
+use proto::config::{Document, DocumentError};
+
+use crate::file::{self, FileError};
+
+/// Precedence, highest first: flags and variables, the host's file, what the server pushed, defaults.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    flags: Document,
+    file_path: Option<PathBuf>,
+    file: Document,
+    remote: Document,
+}
+
+/// A configuration that is valid, with the layers that make it; [`Layers::adopt`] puts it in place.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) config: Config,
+    file: Document,
+    remote: Document,
+}
+
+/// Why new layers cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LayersError {
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Layers {
+    /// The host's own layers; nothing is known from the server yet.
+    pub(crate) fn new(flags: Document, file_path: Option<PathBuf>, file: Document) -> Self {
+        Self { flags, file_path, file, remote: Document::default() }
+    }
+
+    /// What the layers make together.
+    pub(crate) fn config(&self) -> Result<Config, DocumentError> {
+        Ok(self.candidate(self.file.clone(), self.remote.clone())?.config)
+    }
+
+    /// What a document pushed by the server would make.
+    pub(crate) fn push(&self, text: &str) -> Result<Candidate, LayersError> {
+        Ok(self.candidate(self.file.clone(), Document::parse(text)?)?)
+    }
+
+    /// What the params of an UPDATE_CONFIG would make: they lie over what the server pushed, until it pushes again.
+    /// Without params the host's file is read again.
+    pub(crate) fn update(
+        &self,
+        params: &HashMap<String, String>,
+    ) -> Result<Candidate, LayersError> {
+        let file = match &self.file_path {
+            Some(path) if params.is_empty() => file::read(path)?.config,
+            _ => self.file.clone(),
+        };
+        let remote = Document::merge(&self.remote, &Document::from_params(params)?);
+        Ok(self.candidate(file, remote)?)
+    }
+
+    /// Makes `candidate` the layers in force.
+    pub(crate) fn adopt(&mut self, candidate: Candidate) {
+        self.file = candidate.file;
+        self.remote = candidate.remote;
+    }
+
+    /// The keys of the server's document that the host decides itself, sorted.
+    pub(crate) fn overridden(&self) -> Vec<String> {
+        let local = Document::merge(&self.file, &self.flags);
+        let mut keys = self
+            .remote
+            .keys()
+            .filter(|key| local.keys().any(|own| own == *key))
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        keys.sort_unstable();
+        keys
+    }
+
+    fn candidate(&self, file: Document, remote: Document) -> Result<Candidate, DocumentError> {
+        let local = Document::merge(&file, &self.flags);
+        let config = Document::merge(&remote, &local).config()?;
+        Ok(Candidate { config, file, remote })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn document(text: &str) -> Document {
+        Document::parse(text).unwrap()
+    }
+
+    fn interval(candidate: &Candidate) -> Duration {
+        candidate.config.settings().interval
+    }
+
+    #[test]
+    fn the_host_wins_over_the_server_and_says_where() {
+        let mut layers = Layers::new(document(r#"{"interval": 1}"#), None, Document::default());
+        let pushed = layers.push(r#"{"interval": 7, "window_size": 3}"#).unwrap();
+        assert_eq!(interval(&pushed), Duration::from_secs(1));
+        assert_eq!(pushed.config.settings().window_size, 3);
+        layers.adopt(pushed);
+        assert_eq!(layers.overridden(), ["interval"]);
+    }
+
+    #[test]
+    fn params_lie_over_what_was_pushed_until_the_next_push() {
+        let mut layers = Layers::new(Document::default(), None, Document::default());
+        let pushed = layers.push(r#"{"interval": 7, "window_size": 3}"#).unwrap();
+        layers.adopt(pushed);
+        let params = HashMap::from([("interval".to_owned(), "2".to_owned())]);
+        let updated = layers.update(&params).unwrap();
+        assert_eq!(interval(&updated), Duration::from_secs(2));
+        assert_eq!(updated.config.settings().window_size, 3);
+        layers.adopt(updated);
+        let pushed = layers.push(r#"{"window_size": 4}"#).unwrap();
+        assert_eq!(interval(&pushed), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn without_params_the_file_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, "[config]\ninterval = 3\n").unwrap();
+        let file = file::read(&path).unwrap().config;
+        let layers = Layers::new(Document::default(), Some(path.clone()), file);
+        std::fs::write(&path, "[config]\ninterval = 4\n").unwrap();
+        assert_eq!(interval(&layers.update(&HashMap::new()).unwrap()), Duration::from_secs(4));
+        std::fs::write(&path, "[config]\ninterval = -4\n").unwrap();
+        let error = layers.update(&HashMap::new()).unwrap_err().to_string();
+        assert!(error.contains("agent.toml") && error.contains("interval"), "{error}");
+    }
+}

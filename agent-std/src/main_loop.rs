@@ -1,0 +1,335 @@
+//! The main loop: the one place that drives the core. It waits for an event or a deadline, hands it in, and does
+//! what the core asks for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent_core::agent::{
+    Action, Agent, Command, Input, LinkState, Output, Reason, Restarted, Transmit,
+};
+use agent_core::id::{AgentId, ConfigRevision, Sequence};
+use agent_core::time::Instant;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use proto::agent_message::Body;
+use proto::command::CommandType;
+use proto::server_message::Body as ServerBody;
+use proto::{Hello, Welcome};
+
+use crate::clock::Clock;
+use crate::collector::CollectorThread;
+use crate::event::{Event, LinkEvent};
+use crate::identity;
+use crate::layers::{Candidate, Layers, LayersError};
+use crate::net::{Request, Uplink, message};
+
+/// How long the end of a stream may take before the process ends or is replaced.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+
+/// What the main loop works with.
+#[derive(Debug)]
+pub(crate) struct MainLoop {
+    pub(crate) id: AgentId,
+    pub(crate) server: String,
+    pub(crate) program: PathBuf,
+    pub(crate) clock: Clock,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) collector: CollectorThread,
+    pub(crate) uplink: Uplink,
+    pub(crate) layers: Layers,
+    /// Whether the stream in hand was open, so that a failed attempt is logged differently from a loss.
+    pub(crate) was_open: bool,
+}
+
+/// What the core answered after its last output.
+enum Next {
+    Wait(Option<Instant>),
+    Exit,
+}
+
+impl MainLoop {
+    /// Runs until the process is asked to end.
+    pub(crate) fn run(mut self, agent: &mut Agent) {
+        loop {
+            match self.drain(agent) {
+                Next::Exit => return self.close(agent),
+                Next::Wait(until) => match self.wait(until) {
+                    Some(event) => self.on_event(agent, event),
+                    None => agent.handle(self.clock.now(), Input::Tick),
+                },
+            }
+        }
+    }
+
+    /// The next event; none when the time is over.
+    fn wait(&self, until: Option<Instant>) -> Option<Event> {
+        let received = match until.and_then(|until| self.clock.deadline(until)) {
+            Some(deadline) => self.events.recv_deadline(deadline),
+            None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        // The uplink's thread keeps a sender for as long as it lives, and it lives as long as this loop.
+        received.ok()
+    }
+
+    /// Does what the core asks for until it wants to wait.
+    fn drain(&mut self, agent: &mut Agent) -> Next {
+        loop {
+            let now = self.clock.now();
+            match agent.poll(now) {
+                Output::Collect(wanted) => {
+                    if !self.collector.request(wanted) {
+                        tracing::error!("the collector does not take requests");
+                        agent.handle(now, Input::SnapshotFailed);
+                    }
+                }
+                Output::Dial => self.dial(agent, now),
+                Output::Transmit(transmit) => self.transmit(agent, now, transmit),
+                Output::Restart => {
+                    let reason = self.restart(agent);
+                    tracing::error!(reason = reason.as_str(), "cannot restart; the agent goes on");
+                    agent.handle(self.clock.now(), Input::RestartFailed(reason));
+                }
+                Output::Exit => return Next::Exit,
+                Output::Wait(until) => return Next::Wait(until),
+            }
+        }
+    }
+
+    fn dial(&mut self, agent: &Agent, now: Instant) {
+        let status = agent.status(now);
+        let hello = Hello {
+            agent_id: self.id.to_string(),
+            boot: Some(agent.boot().into()),
+            session: status.sessions,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host_name: sysinfo::System::host_name().unwrap_or_default(),
+            target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            config_revision: status.config_revision.0,
+        };
+        self.was_open = false;
+        tracing::debug!(server = self.server, session = status.sessions, "dialling");
+        self.request(Request::Dial(Box::new(hello)));
+    }
+
+    fn transmit(&self, agent: &mut Agent, now: Instant, transmit: Transmit) {
+        let overridden = self.layers.overridden();
+        let body = match transmit {
+            Transmit::Batch(batch) => {
+                if let Some(loss) = &batch.loss {
+                    let (first, last) = (loss.first.number(), loss.last.number());
+                    tracing::warn!(first, last, reason = loss.reason.name(), "records were lost");
+                }
+                Some(Body::Records(message::record_batch(agent, &batch)))
+            }
+            Transmit::Plain(batch) => {
+                let Some(record) = message::plain(&self.id, agent, &batch) else { return };
+                return self.request(Request::Send(Box::new(record), transmit));
+            }
+            Transmit::Answer(slot) => {
+                message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)
+            }
+            Transmit::ConfigReport => agent
+                .config_report()
+                .map(|report| Body::Config(message::config_report(report, &overridden))),
+            Transmit::Status => Some(Body::Status(message::status(agent, now, &overridden))),
+        };
+        match body {
+            Some(body) => {
+                let message = message::envelope(&self.id, body);
+                self.request(Request::Send(Box::new(message), transmit));
+            }
+            // Forgotten between the output and here: the slot it took is free again.
+            None => agent.handle(now, Input::Transmitted(transmit)),
+        }
+    }
+
+    /// The core's slots keep the queue from ever being full, so a refusal means that the uplink's thread is gone.
+    fn request(&self, request: Request) {
+        if let Err(error) = self.uplink.request(request) {
+            tracing::error!(%error, "a message for the server was not taken");
+        }
+    }
+
+    fn on_event(&mut self, agent: &mut Agent, event: Event) {
+        let now = self.clock.now();
+        match event {
+            Event::Snapshot(snapshot) => agent.handle(now, Input::Snapshot(snapshot)),
+            Event::Shutdown => {
+                tracing::info!("stopping: delivering what is held");
+                agent.handle(now, Input::Shutdown);
+            }
+            Event::Link { session, event } => {
+                if session == agent.status(now).sessions {
+                    self.on_link_event(agent, now, event);
+                }
+            }
+        }
+    }
+
+    fn on_link_event(&mut self, agent: &mut Agent, now: Instant, event: LinkEvent) {
+        match event {
+            LinkEvent::Opened => agent.handle(now, Input::LinkOpened),
+            LinkEvent::Answered(None) => {
+                self.was_open = true;
+                tracing::info!(server = self.server, "connected; the server speaks the plain form");
+                agent.handle(now, Input::LinkPlain);
+            }
+            LinkEvent::Answered(Some(welcome)) => self.on_welcome(agent, now, &welcome),
+            LinkEvent::Received(command) => self.on_message(agent, now, *command),
+            LinkEvent::Transmitted(transmit) => agent.handle(now, Input::Transmitted(transmit)),
+            LinkEvent::Closed { reason } => {
+                agent.handle(now, Input::LinkClosed);
+                let retry_ms = match agent.link() {
+                    LinkState::Down { retry_at } => (retry_at - now).as_millis(),
+                    _ => 0,
+                };
+                let server = &self.server;
+                if self.was_open {
+                    tracing::warn!(server, reason, retry_ms, "connection lost; samples are kept");
+                } else {
+                    tracing::warn!(server, reason, retry_ms, "cannot connect; samples are kept");
+                }
+            }
+        }
+    }
+
+    fn on_welcome(&mut self, agent: &mut Agent, now: Instant, welcome: &Welcome) {
+        self.was_open = true;
+        let (server, version) = (&self.server, &welcome.version);
+        tracing::info!(server, version, held = agent.ledger().held, "connected");
+        let heartbeat = match welcome.heartbeat_ms {
+            0 => None,
+            ms => Some(Duration::from_millis(u64::from(ms))),
+        };
+        let acknowledged = Sequence::new(welcome.acknowledged);
+        agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat });
+    }
+
+    fn on_message(&mut self, agent: &mut Agent, now: Instant, command: proto::Command) {
+        let Some(message) = command.message else {
+            return self.on_command(agent, now, command);
+        };
+        match message.body {
+            Some(ServerBody::Ack(ack)) => {
+                if let (Some(boot), Some(through)) = (ack.boot, Sequence::new(ack.sequence)) {
+                    agent.handle(now, Input::Acknowledged { boot: boot.into(), through });
+                }
+            }
+            Some(ServerBody::Config(push)) => {
+                let revision = ConfigRevision(push.revision);
+                let candidate = self.layers.push(&push.document);
+                self.configure(agent, now, revision, candidate);
+            }
+            Some(ServerBody::ResponseAck(ack)) => {
+                // An id that is none names no command of ours.
+                if let Ok(id) = ack.command_id.parse() {
+                    agent.handle(now, Input::AnswerAcknowledged(id));
+                }
+            }
+            Some(ServerBody::Ping(_)) => agent.handle(now, Input::Ping),
+            // A later server may say more; what is not understood has no effect.
+            None => tracing::debug!("the server sent a message that this version does not know"),
+        }
+    }
+
+    fn configure(
+        &mut self,
+        agent: &mut Agent,
+        now: Instant,
+        revision: ConfigRevision,
+        candidate: Result<Candidate, LayersError>,
+    ) {
+        let (candidate, config) = split(candidate);
+        agent.handle(now, Input::Configure { revision, config });
+        let report = agent.config_report().filter(|report| report.revision == revision);
+        let Some(report) = report else {
+            tracing::debug!(%revision, "an older configuration came late and is ignored");
+            return;
+        };
+        match (&report.outcome, candidate) {
+            (Ok(()), Some(candidate)) => {
+                self.layers.adopt(candidate);
+                tracing::info!(%revision, "configuration applied");
+            }
+            (outcome, _) => {
+                let reason = outcome.as_ref().err().map_or("", Reason::as_str);
+                tracing::warn!(%revision, reason, "configuration rejected; the last one stays");
+            }
+        }
+    }
+
+    fn on_command(&mut self, agent: &mut Agent, now: Instant, command: proto::Command) {
+        if !command.agent_id.is_empty() && command.agent_id != self.id.as_str() {
+            tracing::warn!(id = command.command_id, "a command for another agent is ignored");
+            return;
+        }
+        let id = command.command_id.parse().ok();
+        let time_to_live = message::time_to_live(command.ttl_ms);
+        let mut candidate = None;
+        let action = match CommandType::try_from(command.r#type) {
+            Ok(CommandType::Status) => Action::Status,
+            Ok(CommandType::Stop) => Action::Stop,
+            Ok(CommandType::Start) => Action::Start,
+            Ok(CommandType::Restart) => Action::Restart,
+            Ok(CommandType::UpdateConfig) => {
+                let (layers, config) = split(self.layers.update(&command.params));
+                candidate = layers;
+                Action::UpdateConfig(config)
+            }
+            Err(_) => Action::Unknown,
+        };
+        tracing::info!(id = command.command_id, action = action.name(), "command");
+        agent.handle(now, Input::Command(Command { id, action, time_to_live }));
+        // The core may have refused to run it; then the layers stay as they are.
+        if let Some(candidate) = candidate
+            && *agent.config() == candidate.config
+        {
+            self.layers.adopt(candidate);
+        }
+    }
+
+    /// Ends the stream in good order, so that the server need not wait to find out.
+    fn close(&self, agent: &Agent) {
+        let ledger = agent.ledger();
+        if matches!(
+            agent.link(),
+            LinkState::Undecided { .. } | LinkState::Plain | LinkState::Full { .. }
+        ) {
+            self.request(Request::Close);
+            let deadline = std::time::Instant::now() + CLOSE_MAX;
+            while let Ok(event) = self.events.recv_deadline(deadline) {
+                if matches!(event, Event::Link { event: LinkEvent::Closed { .. }, .. }) {
+                    break;
+                }
+            }
+        }
+        let (delivered, lost) = (ledger.delivered, ledger.lost.total());
+        tracing::info!(produced = ledger.produced, delivered, lost, "stopped");
+    }
+
+    /// Replaces the process. Comes back only with the reason why that did not work.
+    fn restart(&self, agent: &mut Agent) -> Reason {
+        tracing::info!("restarting");
+        let restarted = agent
+            .restart_command()
+            .map(|command| Restarted { command: command.clone(), previous: agent.boot() });
+        self.close(agent);
+        let error = identity::restart(&self.program, restarted);
+        // The stream was closed for it.
+        agent.handle(self.clock.now(), Input::LinkClosed);
+        let program = self.program.display();
+        Reason::from(format!("cannot run {program}: {error}").as_str())
+    }
+}
+
+/// The candidate, and the configuration or the reason for the core.
+fn split(
+    candidate: Result<Candidate, LayersError>,
+) -> (Option<Candidate>, Result<agent_core::config::Config, Reason>) {
+    match candidate {
+        Ok(candidate) => {
+            let config = candidate.config.clone();
+            (Some(candidate), Ok(config))
+        }
+        Err(error) => (None, Err(Reason::from(error.to_string().as_str()))),
+    }
+}

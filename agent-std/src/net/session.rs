@@ -1,0 +1,198 @@
+//! One stream after the other, as the main loop asks for them.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use agent_core::agent::Transmit;
+use agent_core::limits::TRANSMIT_SLOTS;
+use crossbeam_channel::Sender;
+use prost::Message as _;
+use proto::monitoring_service_client::MonitoringServiceClient;
+use proto::{Hello, MetricsRequest, WELCOME_HEADER, Welcome};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::metadata::{BinaryMetadataValue, MetadataMap};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+
+use crate::event::{Event, LinkEvent};
+use crate::net::Request;
+
+/// How large a message from a server may be. A pushed configuration is the largest: 64 KiB of JSON.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// How long the end of a stream may take on our side.
+const CLOSE_MAX: Duration = Duration::from_millis(500);
+
+/// Serves requests until the main loop is gone.
+pub(super) async fn run(
+    endpoint: &Endpoint,
+    mut requests: mpsc::Receiver<Request>,
+    events: &Sender<Event>,
+) {
+    let mut next = requests.recv().await;
+    while let Some(request) = next {
+        next = match request {
+            Request::Dial(hello) => {
+                let reporter = Reporter { session: hello.session, events: events.clone() };
+                let (reason, redial) = match carry(endpoint, *hello, &mut requests, &reporter).await
+                {
+                    End::Lost(reason) => (reason, None),
+                    End::Closed => ("closed by the agent".to_owned(), None),
+                    End::Replaced(request) => ("replaced".to_owned(), Some(request)),
+                };
+                reporter.report(LinkEvent::Closed { reason });
+                match redial {
+                    Some(request) => Some(request),
+                    None => requests.recv().await,
+                }
+            }
+            // Left over from a stream that has ended; the core sends it again on the next one.
+            Request::Send(..) | Request::Close => requests.recv().await,
+        };
+    }
+}
+
+/// Reports what happens to one stream.
+#[derive(Clone, Debug)]
+struct Reporter {
+    session: u64,
+    events: Sender<Event>,
+}
+
+impl Reporter {
+    /// Waits while the main loop is behind; that is the back-pressure. A main loop that is gone needs no report.
+    fn report(&self, event: LinkEvent) {
+        self.events.send(Event::Link { session: self.session, event }).ok();
+    }
+}
+
+/// How a stream ended.
+enum End {
+    Lost(String),
+    Closed,
+    Replaced(Request),
+}
+
+async fn carry(
+    endpoint: &Endpoint,
+    hello: Hello,
+    requests: &mut mpsc::Receiver<Request>,
+    reporter: &Reporter,
+) -> End {
+    let channel = match endpoint.connect().await {
+        Ok(channel) => channel,
+        Err(error) => return End::Lost(describe(&error)),
+    };
+    // Room for all the messages that the core lets be under way.
+    let (outbound, queue) = mpsc::channel(usize::from(TRANSMIT_SLOTS));
+    let mut outbound = Some(outbound);
+    let mut request = tonic::Request::new(Outbound { queue, reporter: reporter.clone() });
+    let value = BinaryMetadataValue::from_bytes(&hello.encode_to_vec());
+    request.metadata_mut().insert_bin(proto::HELLO_HEADER, value);
+
+    let mut client =
+        MonitoringServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    reporter.report(LinkEvent::Opened);
+    // A plain server may send its response headers only with its first command, so messages must flow before.
+    let call = client.stream_metrics(request);
+    tokio::pin!(call);
+    let mut inbound = None;
+    loop {
+        tokio::select! {
+            response = &mut call, if inbound.is_none() => match response {
+                Ok(response) => {
+                    let (metadata, stream, _) = response.into_parts();
+                    match welcome(&metadata) {
+                        Ok(welcome) => reporter.report(LinkEvent::Answered(welcome)),
+                        Err(reason) => return End::Lost(reason),
+                    }
+                    inbound = Some(stream);
+                }
+                Err(status) => return End::Lost(describe_status(&status)),
+            },
+            message = receive(&mut inbound) => match message {
+                Ok(Some(command)) => reporter.report(LinkEvent::Received(Box::new(command))),
+                Ok(None) => return End::Lost("the server ended the stream".to_owned()),
+                Err(status) => return End::Lost(describe_status(&status)),
+            },
+            request = requests.recv() => match request {
+                Some(Request::Send(message, transmit)) => {
+                    let sent = outbound
+                        .as_ref()
+                        .is_some_and(|outbound| outbound.try_send((*message, transmit)).is_ok());
+                    if !sent {
+                        return End::Lost("more messages than slots".to_owned());
+                    }
+                }
+                Some(request @ Request::Dial(_)) => return End::Replaced(request),
+                Some(Request::Close) | None => {
+                    // Ends our half; the server answers by ending its own.
+                    outbound = None;
+                    if let Some(stream) = &mut inbound {
+                        let ended = async { while let Ok(Some(_)) = stream.message().await {} };
+                        // A server that does not end its half in time is left alone.
+                        tokio::time::timeout(CLOSE_MAX, ended).await.ok();
+                    }
+                    drop(outbound);
+                    return End::Closed;
+                }
+            },
+        }
+    }
+}
+
+/// The next message of the server; waits for ever while there is no response yet.
+async fn receive(
+    inbound: &mut Option<tonic::Streaming<proto::Command>>,
+) -> Result<Option<proto::Command>, Status> {
+    match inbound {
+        Some(stream) => stream.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn welcome(metadata: &MetadataMap) -> Result<Option<Welcome>, String> {
+    let Some(value) = metadata.get_bin(WELCOME_HEADER) else { return Ok(None) };
+    let bytes = value.to_bytes().map_err(|_| "the server's welcome is not base64".to_owned())?;
+    let welcome = Welcome::decode(bytes)
+        .map_err(|error| format!("the server's welcome cannot be read: {error}"))?;
+    Ok(Some(welcome))
+}
+
+fn describe_status(status: &Status) -> String {
+    match status.code() {
+        Code::Unimplemented => {
+            "the server does not know StreamMetrics; is it a picket-server?".to_owned()
+        }
+        code => format!("{} ({code:?})", status.message()),
+    }
+}
+
+/// The error with its causes, which say what tonic's own text leaves out.
+fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// The messages of one stream. Says when the transport takes one, which it does only while HTTP/2 lets it.
+struct Outbound {
+    queue: mpsc::Receiver<(MetricsRequest, Transmit)>,
+    reporter: Reporter,
+}
+
+impl Stream for Outbound {
+    type Item = MetricsRequest;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<MetricsRequest>> {
+        self.queue.poll_recv(context).map(|item| {
+            let (message, transmit) = item?;
+            self.reporter.report(LinkEvent::Transmitted(transmit));
+            Some(message)
+        })
+    }
+}
