@@ -13,6 +13,9 @@ use crate::client::ServerAddress;
 use crate::exit;
 use crate::request::{MetricName, Param, Point};
 
+/// What every command takes stands below what is its own.
+const GLOBAL: &str = "Options of every command";
+
 /// Looks at a fleet of picket agents, commands and configures them.
 #[derive(Debug, Parser)]
 #[command(
@@ -34,11 +37,11 @@ Examples:
 )]
 pub(crate) struct Cli {
     /// The server to talk to [default: localhost:50051, or GRPC_SERVER_HOST and GRPC_SERVER_PORT]
-    #[arg(long, global = true, value_name = "HOST:PORT")]
+    #[arg(long, global = true, value_name = "HOST:PORT", help_heading = GLOBAL)]
     pub(crate) server: Option<ServerAddress>,
 
     /// The form of the output
-    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table, help_heading = GLOBAL)]
     pub(crate) output: Output,
 
     #[command(subcommand)]
@@ -130,8 +133,8 @@ Examples:
 Reads and changes the configuration of agents.
 
 A configuration is a JSON object. What holds for an agent is its own document over the one of
-\"_default\", key by key; what neither says has a default. A change goes to the agents at once, and each
-applies it without a restart, or rejects it and keeps what it had.
+\"_default\", key by key; what neither says has a default. A change goes to the agents at once,
+and each applies it without a restart, or rejects it and keeps what it had.
 
 Examples:
   picket config show web-1

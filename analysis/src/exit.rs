@@ -90,19 +90,8 @@ pub(crate) fn conclude(result: Result<Exit, Error>) -> Exit {
 
 /// The table of exit codes for the help.
 pub(crate) fn table() -> String {
-    let lines = Exit::ALL.map(|exit| {
-        format!(
-            "  {}  {}
-",
-            exit as u8,
-            exit.meaning()
-        )
-    });
-    format!(
-        "Exit codes:
-{}",
-        lines.concat()
-    )
+    let lines = Exit::ALL.map(|exit| format!("  {}  {}\n", exit as u8, exit.meaning()));
+    format!("Exit codes:\n{}", lines.concat())
 }
 
 #[cfg(test)]
