@@ -1,0 +1,43 @@
+//! What the agent says to arguments that cannot be.
+
+use std::fs;
+
+use crate::process::run;
+
+fn check_refused(arguments: &[&str], part: &str) {
+    let (code, said) = run(arguments);
+    assert_eq!(code, Some(2), "{arguments:?}: {said}");
+    assert!(said.contains(part), "{arguments:?}: {said}");
+}
+
+#[test]
+fn wrong_arguments_are_named_with_what_is_allowed() {
+    check_refused(&["--agent-id", "a/b"], "is no agent id");
+    check_refused(&["--agent-id", ""], "agent id is empty");
+    check_refused(&["--interval", "0"], "it must be 100 to 86400000 ms");
+    check_refused(&["--interval=-1"], "interval");
+    check_refused(&["--interval", "soon"], "invalid");
+    check_refused(&["--metrics", "cpu,gpu"], "known are cpu, memory");
+    check_refused(&["--plugins", "filter,filter"], "listed twice");
+    check_refused(&["--server", "no where"], "--server HOST:PORT");
+    check_refused(&["--no-such-flag"], "--no-such-flag");
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named_with_its_place() {
+    check_refused(&["--config", "/no/such/agent.toml"], "/no/such/agent.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    fs::write(&path, "[config]\nplugins = [\"filter\", \"spy\"]\n").unwrap();
+    check_refused(&["--config", path.to_str().unwrap()], "config.plugins[1]");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (code, said) = run(&["--state-dir", file.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("--state-dir"), "{said}");
+}

@@ -1,0 +1,9 @@
+//! The real agent binary against servers that are scripted here: one that knows only the fixed facts, and one that
+//! speaks all of picket's wire.
+#![expect(clippy::unwrap_used, reason = "a test helper may fail loudly")]
+
+mod arguments;
+mod full_server;
+mod plain_server;
+mod process;
+mod scripted;

@@ -1,0 +1,69 @@
+//! The agent as a child process.
+
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything that must happen may take on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running agent; it is killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    child: Child,
+}
+
+impl Agent {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let child = command(arguments).stderr(Stdio::null()).spawn().unwrap();
+        Self { child }
+    }
+
+    /// Asks it to end as systemd does.
+    pub(crate) fn terminate(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end; answers its exit code.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the agent did not end within {PATIENCE:?}");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Runs the agent to its end; answers its exit code and what it said.
+pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut child = command(arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (child.wait().unwrap().code(), said)
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_picket-agent"));
+    // Whatever the machine that runs the tests has set must not decide.
+    for (name, _) in std::env::vars() {
+        if name.starts_with("PICKET_") || name.starts_with("GRPC_") || name == "STATE_DIRECTORY" {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
