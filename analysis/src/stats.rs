@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use agent_core::metric::{Metric, Values};
 use hdrhistogram::Histogram;
 
-/// Agents summed up at once. Their histograms take up to 70 kB each.
+/// Agents summed up at once. Their histograms take about 80 kB each.
 pub(crate) const AGENTS_MAX: usize = 1000;
 
 /// Of the p95: 1 %.
