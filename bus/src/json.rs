@@ -47,11 +47,8 @@ pub fn metrics(record: &MetricsRecord) -> Result<Value, CountsError> {
     object.put_some("boot", record.boot.map(boot));
     object.put_some("sequence", nonzero(body.sequence));
     object.put_some("uptime_ms", nonzero(body.uptime_ms));
-    let alerts: Vec<Value> = body
-        .alerts
-        .iter()
-        .filter_map(|raised| alert(raised, &values))
-        .collect();
+    let alerts: Vec<Value> =
+        body.alerts.iter().filter_map(|raised| alert(raised, &values)).collect();
     object.put_some("alerts", (!alerts.is_empty()).then_some(alerts));
     if let Some(spread) = &body.window {
         object.put("window", window(body.present, spread)?);
@@ -96,9 +93,7 @@ pub enum MetricsJsonError {
 ///
 /// When a fixed key is missing, or a known key has a value of the wrong type or range.
 pub fn metrics_from(value: &Value) -> Result<MetricsRecord, MetricsJsonError> {
-    let agent_id = value["agent_id"]
-        .as_str()
-        .ok_or_else(|| expected("agent_id", "a string"))?;
+    let agent_id = value["agent_id"].as_str().ok_or_else(|| expected("agent_id", "a string"))?;
     let values = counts(&value["metrics"], "metrics")?;
     let metadata = match &value["metadata"] {
         Value::Null => HashMap::new(),
@@ -109,10 +104,7 @@ pub fn metrics_from(value: &Value) -> Result<MetricsRecord, MetricsJsonError> {
             .ok_or_else(|| expected("metadata", "an object of strings"))?,
         _ => return Err(expected("metadata", "an object of strings")),
     };
-    let boot = value["boot"]
-        .as_str()
-        .map(str::parse::<BootId>)
-        .transpose()?;
+    let boot = value["boot"].as_str().map(str::parse::<BootId>).transpose()?;
     let record = Record {
         sequence: whole(&value["sequence"], "sequence")?,
         timestamp_ms: timestamp_ms(value)?,
@@ -138,10 +130,7 @@ pub fn metrics_from(value: &Value) -> Result<MetricsRecord, MetricsJsonError> {
 pub fn command(command: &Command) -> Value {
     let mut object = Object::new();
     object.put("agent_id", command.agent_id.as_str());
-    object.put(
-        "type",
-        name::<CommandType>(command.r#type, CommandType::as_str_name, ""),
-    );
+    object.put("type", name::<CommandType>(command.r#type, CommandType::as_str_name, ""));
     object.put("params", texts(&command.params));
     object.put("timestamp", command.timestamp);
     object.put_some("command_id", nonempty(&command.command_id));
@@ -159,11 +148,7 @@ pub fn command_response(response: &CommandResponse) -> Value {
     object.put("success", response.success);
     object.put(
         "outcome",
-        name::<CommandOutcome>(
-            response.outcome,
-            CommandOutcome::as_str_name,
-            "COMMAND_OUTCOME_",
-        ),
+        name::<CommandOutcome>(response.outcome, CommandOutcome::as_str_name, "COMMAND_OUTCOME_"),
     );
     object.put("message", response.message.as_str());
     object.put("timestamp", response.timestamp);
@@ -180,10 +165,8 @@ pub fn command_response(response: &CommandResponse) -> Value {
 pub fn status_record(record: &StatusRecord) -> Value {
     let mut object = Object::new();
     object.put("agent_id", record.agent_id.as_str());
-    object.put(
-        "event",
-        name::<StatusEvent>(record.event, StatusEvent::as_str_name, "STATUS_EVENT_"),
-    );
+    object
+        .put("event", name::<StatusEvent>(record.event, StatusEvent::as_str_name, "STATUS_EVENT_"));
     object.put("timestamp", iso_8601(record.timestamp_ms));
     object.put("timestamp_ms", record.timestamp_ms);
     object.put("server_id", record.server_id.as_str());
@@ -201,10 +184,7 @@ pub fn status_record(record: &StatusRecord) -> Value {
 /// What an agent says of itself, with its books.
 pub fn agent_status(status: &AgentStatus) -> Value {
     let mut object = Object::new();
-    object.put(
-        "state",
-        name::<RunState>(status.state, RunState::as_str_name, "RUN_STATE_"),
-    );
+    object.put("state", name::<RunState>(status.state, RunState::as_str_name, "RUN_STATE_"));
     object.put_some("boot", status.boot.map(boot));
     object.put("uptime_ms", status.uptime_ms);
     object.put("interval_ms", status.interval_ms);
@@ -213,10 +193,7 @@ pub fn agent_status(status: &AgentStatus) -> Value {
     object.put("samples_late", status.samples_late);
     object.put("sessions", status.sessions);
     object.put("config_revision", status.config_revision);
-    object.put_some(
-        "last_config",
-        status.last_config.as_ref().map(config_report),
-    );
+    object.put_some("last_config", status.last_config.as_ref().map(config_report));
     object.put_some("ledger", status.ledger.as_ref().map(ledger));
     object.into_value()
 }
@@ -227,17 +204,11 @@ pub fn config_report(report: &ConfigReport) -> Value {
     object.put("revision", report.revision);
     object.put(
         "outcome",
-        name::<ConfigOutcome>(
-            report.outcome,
-            ConfigOutcome::as_str_name,
-            "CONFIG_OUTCOME_",
-        ),
+        name::<ConfigOutcome>(report.outcome, ConfigOutcome::as_str_name, "CONFIG_OUTCOME_"),
     );
     object.put_some("reason", nonempty(&report.reason));
-    object.put_some(
-        "overridden",
-        (!report.overridden.is_empty()).then(|| report.overridden.clone()),
-    );
+    object
+        .put_some("overridden", (!report.overridden.is_empty()).then(|| report.overridden.clone()));
     object.into_value()
 }
 
@@ -294,10 +265,7 @@ fn loss(loss: &Loss) -> Value {
     let mut object = Object::new();
     object.put("first", loss.first);
     object.put("last", loss.last);
-    object.put(
-        "reason",
-        name::<LossReason>(loss.reason, LossReason::as_str_name, "LOSS_REASON_"),
-    );
+    object.put("reason", name::<LossReason>(loss.reason, LossReason::as_str_name, "LOSS_REASON_"));
     object.put("never_sent", loss.never_sent);
     object.put("unacknowledged", loss.unacknowledged);
     object.into_value()
@@ -318,12 +286,7 @@ fn alert(alert: &Alert, values: &Values) -> Option<Value> {
     let metric = Metric::from_id(alert.metric)?;
     let mut object = Object::new();
     object.put("metric", metric.name());
-    object.put_some(
-        "value",
-        values
-            .get(metric)
-            .map(|count| units_from_count(metric, count)),
-    );
+    object.put_some("value", values.get(metric).map(|count| units_from_count(metric, count)));
     object.put("limit", units_from_count(metric, alert.limit));
     Some(object.into_value())
 }
@@ -391,28 +354,18 @@ impl Object {
 }
 
 fn expected(path: &str, expected: &'static str) -> MetricsJsonError {
-    MetricsJsonError::Expected {
-        path: path.to_owned(),
-        expected,
-    }
+    MetricsJsonError::Expected { path: path.to_owned(), expected }
 }
 
 fn counts(value: &Value, path: &str) -> Result<Values, MetricsJsonError> {
-    let entries = value
-        .as_object()
-        .ok_or_else(|| expected(path, "an object of numbers"))?;
-    let known = entries
-        .iter()
-        .filter_map(|(key, value)| Some((key.parse::<Metric>().ok()?, value)));
-    known
-        .map(|(metric, value)| Ok((metric, count(metric, value, path)?)))
-        .collect()
+    let entries = value.as_object().ok_or_else(|| expected(path, "an object of numbers"))?;
+    let known =
+        entries.iter().filter_map(|(key, value)| Some((key.parse::<Metric>().ok()?, value)));
+    known.map(|(metric, value)| Ok((metric, count(metric, value, path)?))).collect()
 }
 
 fn count(metric: Metric, value: &Value, path: &str) -> Result<i64, MetricsJsonError> {
-    let units = value
-        .as_f64()
-        .ok_or_else(|| expected(&format!("{path}.{metric}"), "a number"))?;
+    let units = value.as_f64().ok_or_else(|| expected(&format!("{path}.{metric}"), "a number"))?;
     Ok(count_from_units(metric, units)?)
 }
 
@@ -420,25 +373,19 @@ fn timestamp_ms(value: &Value) -> Result<i64, MetricsJsonError> {
     if let Some(unix_ms) = value["timestamp_ms"].as_i64() {
         return Ok(unix_ms);
     }
-    let text = value["timestamp"]
-        .as_str()
-        .ok_or_else(|| expected("timestamp", "a string"))?;
+    let text = value["timestamp"].as_str().ok_or_else(|| expected("timestamp", "a string"))?;
     let without_offset = || text.parse::<DateTime>()?.to_zoned(TimeZone::UTC);
     text.parse::<Timestamp>()
         .or_else(|_| without_offset().map(|zoned| zoned.timestamp()))
         .map(Timestamp::as_millisecond)
-        .map_err(|_| MetricsJsonError::Timestamp {
-            text: text.to_owned(),
-        })
+        .map_err(|_| MetricsJsonError::Timestamp { text: text.to_owned() })
 }
 
 /// A whole number; 0 when it is absent.
 fn whole(value: &Value, path: &str) -> Result<u64, MetricsJsonError> {
     match value {
         Value::Null => Ok(0),
-        value => value
-            .as_u64()
-            .ok_or_else(|| expected(path, "a whole number")),
+        value => value.as_u64().ok_or_else(|| expected(path, "a whole number")),
     }
 }
 
@@ -497,10 +444,7 @@ mod tests {
 
     use super::*;
 
-    const BOOT: Boot = Boot {
-        counter: 3,
-        nonce: 0x00c0_ffee,
-    };
+    const BOOT: Boot = Boot { counter: 3, nonce: 0x00c0_ffee };
 
     fn full_record() -> MetricsRecord {
         MetricsRecord {
@@ -518,10 +462,7 @@ mod tests {
                     max: vec![8_250, 2_097_152],
                     partial: true,
                 }),
-                alerts: vec![Alert {
-                    metric: 0,
-                    limit: 8_000,
-                }],
+                alerts: vec![Alert { metric: 0, limit: 8_000 }],
                 repeats: 2,
                 uptime_ms: 210_000,
             }),
@@ -546,11 +487,7 @@ mod tests {
                 r#""max":{"cpu_percent":82.5,"disk_read_mb":2.0}},"repeats":2}"#,
             )
         );
-        assert_eq!(
-            metrics_from(&text.parse().unwrap()),
-            Ok(full_record()),
-            "read back"
-        );
+        assert_eq!(metrics_from(&text.parse().unwrap()), Ok(full_record()), "read back");
     }
 
     #[test]
@@ -601,10 +538,7 @@ mod tests {
             assert_eq!(error.to_string(), message, "{value}");
         };
         check(json!([]), "agent_id must be a string");
-        check(
-            json!({"agent_id": "a"}),
-            "metrics must be an object of numbers",
-        );
+        check(json!({"agent_id": "a"}), "metrics must be an object of numbers");
         check(
             json!({"agent_id": "a", "metrics": {"cpu_percent": "1"}}),
             "metrics.cpu_percent must be a number",
@@ -675,10 +609,7 @@ mod tests {
                 state: RunState::Running.into(),
                 ledger: Some(Ledger {
                     produced: 9,
-                    suppressed: vec![NamedCount {
-                        name: "filter".into(),
-                        count: 2,
-                    }],
+                    suppressed: vec![NamedCount { name: "filter".into(), count: 2 }],
                     recorded: 7,
                     delivered: 7,
                     ..Ledger::default()
