@@ -50,6 +50,11 @@ impl Binaries {
         Ok(Self { directory: target.join(directory) })
     }
 
+    /// Those that are in `directory` already, for instance ones that were built for another purpose.
+    pub fn at(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
     /// `picket-server`
     pub fn server(&self) -> PathBuf {
         self.named("picket-server")
