@@ -15,6 +15,7 @@
 extern crate std;
 
 pub mod agent;
+pub mod codec;
 pub mod metric;
 pub mod plugin;
 pub mod record;

@@ -1,0 +1,31 @@
+//! Bytes: the packed form of series.
+//!
+//! Everything here reads untrusted input: no index is taken on trust, and arithmetic is wrapping or saturating by
+//! name. Memory is what the caller lends, and some KiB of models on the stack.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![cfg_attr(
+    test,
+    allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests")
+)]
+
+mod range;
+mod series;
+
+pub use series::{SERIES_VALUES_MAX, SeriesDecoder, SeriesEncoder};
+
+/// Why bytes could not be written or read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The lent buffer has no room for the rest.
+    #[error("the buffer is full")]
+    BufferFull,
+    /// More values than one series can have.
+    #[error("a series has at most {SERIES_VALUES_MAX} values")]
+    TooLong,
+    /// The bytes end before what they announce.
+    #[error("the bytes end too soon")]
+    Truncated,
+    /// The bytes say something that cannot be.
+    #[error("the bytes are not of this form")]
+    Malformed,
+}
