@@ -119,7 +119,10 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
             warn!("some streams did not end in time");
         }
         router.abort();
-        bus.close().await
+        // The last statuses are on their way out while the bus closes.
+        let goodbye = tokio::time::timeout(GOODBYE_MAX, &mut serving);
+        let (closed, _) = tokio::join!(bus.close(), goodbye);
+        closed
     };
     match tokio::time::timeout(SHUTDOWN_MAX, ending).await {
         Ok(closed) => closed.context("cannot close the data directory")?,
@@ -128,6 +131,9 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
     info!("server ended");
     Ok(())
 }
+
+/// How long connections may linger once their streams have ended: a peer that does not read would hold them.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     use std::io::ErrorKind;

@@ -32,7 +32,14 @@ pub(crate) async fn announce(
     let below = shared.config.layer(&LayerKey::Default).await?;
     let mut pushed = 0;
     for (agent, handle) in concerned {
-        let effective = shared.config.effective_above(&below, &agent).await?;
+        let effective = match shared.config.effective_above(&below, &agent).await {
+            Ok(effective) => effective,
+            // The change is stored; one agent whose own layer cannot be read does not undo it.
+            Err(error) => {
+                warn!(%agent, "cannot read the configuration: {error}");
+                continue;
+            }
+        };
         match handle.direct(Directive::Config(effective.push())) {
             Ok(()) => pushed += 1,
             // It gets the configuration when it connects again, which a stuck session must.
