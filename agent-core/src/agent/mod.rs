@@ -190,6 +190,8 @@ pub struct Agent {
     mode: Mode,
     config: Config,
     config_revision: ConfigRevision,
+    // The newest revision that the current stream has pushed.
+    newest_push: ConfigRevision,
     config_report: Option<ConfigReport>,
     config_report_due: bool,
     sampler: Sampler,
@@ -227,6 +229,7 @@ impl Agent {
             chain: Chain::new(&config),
             config,
             config_revision: ConfigRevision::default(),
+            newest_push: ConfigRevision::default(),
             config_report: None,
             config_report_due: false,
             produced: 0,
@@ -371,6 +374,7 @@ impl Agent {
         if !self.link.handle_welcome(now, heartbeat) {
             return;
         }
+        self.newest_push = ConfigRevision::default();
         if let Some(through) = acknowledged {
             self.outbox.acknowledge(through);
         }
@@ -403,10 +407,12 @@ impl Agent {
         revision: ConfigRevision,
         config: Result<Config, Reason>,
     ) {
-        // A late copy of an older push must not undo a newer one.
-        if revision < self.config_revision {
+        // A late copy of an older push must not undo a newer one. Only within a stream: a server whose store was
+        // set up anew counts from 1 again, and is right.
+        if revision < self.newest_push {
             return;
         }
+        self.newest_push = revision;
         let outcome = config.map(|config| {
             self.config_revision = revision;
             self.apply(now, config);

@@ -283,6 +283,12 @@ fn a_pushed_configuration_is_reported_and_an_older_one_ignored() {
     let status = shell.agent.status(shell.now());
     assert_eq!(status.config_revision, ConfigRevision(2));
     assert!(!shell.agent.config().settings().metrics.contains(Metric::NetIn));
+
+    // A server whose store was set up anew counts from 1.
+    shell.handle(Input::LinkClosed);
+    shell.connect();
+    shell.handle(push(1, Ok(config(|_| ()))));
+    assert_eq!(shell.agent.status(shell.now()).config_revision, ConfigRevision(1));
 }
 
 #[test]
