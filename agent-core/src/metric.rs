@@ -112,6 +112,14 @@ impl fmt::Display for Metric {
     }
 }
 
+/// The count of [`Metric::MemoryPercent`] for `used` bytes of `total`, rounded to the nearest; none without a total.
+///
+/// Collectors compute it here and nowhere else, so that the codec can predict it.
+pub fn memory_percent(used: i64, total: i64) -> Option<i64> {
+    let scaled = i128::from(used) * i128::from(100 * PERCENT) + i128::from(total) / 2;
+    i64::try_from(scaled.checked_div(i128::from(total))?).ok()
+}
+
 /// No metric has this name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no metric has this name")]

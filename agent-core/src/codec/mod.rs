@@ -1,4 +1,4 @@
-//! Bytes: the packed form of series.
+//! Bytes: the packed form of records.
 //!
 //! Everything here reads untrusted input: no index is taken on trust, and arithmetic is wrapping or saturating by
 //! name. Memory is what the caller lends, and some KiB of models on the stack.
@@ -8,9 +8,11 @@
     allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests")
 )]
 
+mod block;
 mod range;
 mod series;
 
+pub use block::{BLOCK_ROWS_MAX, pack, unpack};
 pub use series::{SERIES_VALUES_MAX, SeriesDecoder, SeriesEncoder};
 
 /// Why bytes could not be written or read.

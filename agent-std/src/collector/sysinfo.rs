@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Instant;
 
-use agent_core::metric::{Metric, MetricSet, Values};
+use agent_core::metric::{Metric, MetricSet, Values, memory_percent};
 use sysinfo::{
     DiskRefreshKind, Disks, MINIMUM_CPU_UPDATE_INTERVAL, MemoryRefreshKind, Networks, System,
 };
@@ -69,12 +69,8 @@ impl SysinfoCollector {
         self.system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
         let total = self.system.total_memory();
         let used = total.saturating_sub(self.system.available_memory());
-        let hundredths = (u128::from(used) * 10_000 + u128::from(total) / 2)
-            .checked_div(u128::from(total))
-            .and_then(|hundredths| i64::try_from(hundredths).ok());
-        if let (Some(hundredths), Ok(used), Ok(total)) =
-            (hundredths, i64::try_from(used), i64::try_from(total))
-        {
+        let (Ok(used), Ok(total)) = (i64::try_from(used), i64::try_from(total)) else { return };
+        if let Some(hundredths) = memory_percent(used, total) {
             values.set(Metric::MemoryPercent, hundredths);
             values.set(Metric::MemoryUsed, used);
             values.set(Metric::MemoryTotal, total);
