@@ -32,6 +32,9 @@ const CONFIG_READ_MAX: Duration = Duration::from_secs(2);
 /// How long the last messages of a stream, and the record of its end, may take.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
+/// How long the two halves of a broken stream may take to be found broken, one after the other.
+const VANISHING_MAX: Duration = Duration::from_millis(100);
+
 /// How long records under way at a shutdown may take to become durable.
 const LAST_STORE_MAX: Duration = Duration::from_secs(4);
 
@@ -364,7 +367,7 @@ async fn drive(
             Event::Directive(directive) => follow(seat, session, directive).await,
             Event::Message(message) => {
                 if let Err(end) = take(seat, session, port, message) {
-                    return end;
+                    return tell_apart(stream, end).await;
                 }
             }
         }
@@ -392,6 +395,18 @@ fn received(message: Result<Option<MetricsRequest>, Status>) -> Result<MetricsRe
             Some(rejection) => Err(End::Rejected(rejection)),
             None => Err(End::Lost(status.message().to_owned())),
         },
+    }
+}
+
+/// tonic shows a client that vanished as one that said all it had to. The difference is that nobody listens any
+/// more, which the transport finds out at about the same time.
+async fn tell_apart(stream: &Stream, end: End) -> End {
+    if !matches!(end, End::Finished) {
+        return end;
+    }
+    match tokio::time::timeout(VANISHING_MAX, stream.outbound.closed()).await {
+        Ok(()) => End::Lost("the client went away".to_owned()),
+        Err(_) => End::Finished,
     }
 }
 
