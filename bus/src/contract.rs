@@ -81,7 +81,8 @@ pub enum Delivery {
     /// Every record that was durable when the subscription was made has been delivered. Comes exactly once,
     /// also when there was none.
     CaughtUp,
-    /// Retention removed records before this reader came to them. Never silent.
+    /// Retention removed records before this reader came to them, or damage made them unreadable. Never silent.
+    /// Also a reader that selects keys is told of offsets of other keys.
     Skipped {
         /// First offset that is gone.
         first: Offset,
@@ -97,7 +98,7 @@ pub struct Watermarks {
     pub first: Offset,
     /// The offset that the next record will get, or more.
     pub next: Offset,
-    /// Bytes on disk, approximate.
+    /// Bytes of the records kept, approximate; less on disk where the bus compresses.
     pub bytes: u64,
 }
 
@@ -128,7 +129,7 @@ pub enum PublishError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
-    /// The storage or broker failed; a new subscription may work.
+    /// The storage or broker failed; calling again, or a new subscription, may work.
     #[error("the bus cannot be read now")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The bus was closed.

@@ -17,12 +17,8 @@ pub enum Topic {
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Self; 4] = [
-        Self::MonitoringData,
-        Self::Commands,
-        Self::CommandResponses,
-        Self::AgentStatus,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::MonitoringData, Self::Commands, Self::CommandResponses, Self::AgentStatus];
 
     /// The name on the bus.
     pub const fn name(self) -> &'static str {

@@ -36,13 +36,13 @@ async fn offsets_until_caught_up(reader: &mut dyn Subscription) -> Vec<u64> {
     }
 }
 
-/// Publishes until it works: the storage is opened again at most every quarter of a second.
+/// Publishes until it works, more often than the storage is opened again.
 async fn publish_again(bus: &EmbeddedBus, number: i64) {
-    for _ in 0..100 {
+    for _ in 0..2000 {
         match bus.publish(vec![record(number)]).await {
             Ok(()) => return,
             Err(PublishError::Unavailable(_)) => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Err(other) => panic!("{other:?}"),
         }

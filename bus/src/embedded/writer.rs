@@ -225,14 +225,15 @@ impl Writer {
     fn storage(&mut self) -> Result<Arc<Storage>, Failure> {
         match std::mem::replace(&mut self.health, Health::Well) {
             Health::Well => {}
-            Health::Failed { failure, retry_at, mut retired } => {
-                let now = Instant::now();
-                let result =
-                    if now < retry_at { Err(failure) } else { self.reopen(failure, &mut retired) };
-                if let Err(failure) = result {
+            Health::Failed { failure, retry_at, retired } if Instant::now() < retry_at => {
+                self.health = Health::Failed { failure: failure.clone(), retry_at, retired };
+                return Err(failure);
+            }
+            Health::Failed { failure, retry_at: _, mut retired } => {
+                if let Err(failure) = self.reopen(failure, &mut retired) {
                     self.health = Health::Failed {
                         failure: failure.clone(),
-                        retry_at: retry_at.max(now + RETRY_INTERVAL),
+                        retry_at: Instant::now() + RETRY_INTERVAL,
                         retired,
                     };
                     return Err(failure);

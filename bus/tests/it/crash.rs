@@ -25,7 +25,7 @@ fn options() -> Options {
 async fn what_was_acknowledged_survives_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let mut stored = Vec::new();
-    for round in 0..8_u64 {
+    for round in 0..6_u64 {
         let acknowledged = publish_and_kill(dir.path(), round * 1_000_000, 5 + 150 * round);
         let bus = reopen(dir.path()).await;
         let found = read_all(&*bus).await;
