@@ -1,8 +1,8 @@
 //! The server of picket: agent streams, command routing, configuration, and the operator's rpcs.
 //!
-//! Rooms, in the order in which data meets them: [`rpc`] reads requests; [`ingest`] holds the agent streams;
-//! [`registry`] remembers agents; [`command`] routes commands; [`config`] keeps layers and pushes them;
-//! [`query`] reads metrics back. The rules of streams, ids and commands are sans-IO and take the time as a
+//! Rooms, in the order in which data meets them: `rpc` reads requests; `ingest` holds the agent streams;
+//! `registry` remembers agents; `command` routes commands; `config` keeps layers and pushes them;
+//! `query` reads metrics back. The rules of streams, ids and commands are sans-IO and take the time as a
 //! parameter. Storage is behind [`bus::Bus`] and [`bus::DocumentStore`].
 #![forbid(unsafe_code)]
 
