@@ -1,4 +1,4 @@
-//! Bytes: the packed form of records.
+//! Bytes: the packed form of records, and the frames that carry it over byte links.
 //!
 //! Everything here reads untrusted input: no index is taken on trust, and arithmetic is wrapping or saturating by
 //! name. Memory is what the caller lends, and some KiB of models on the stack.
@@ -9,10 +9,12 @@
 )]
 
 mod block;
+mod frame;
 mod range;
 mod series;
 
 pub use block::{BLOCK_ROWS_MAX, pack, unpack};
+pub use frame::{Deframer, Frame, FrameError, encode_frame};
 pub use series::{SERIES_VALUES_MAX, SeriesDecoder, SeriesEncoder};
 
 /// Why bytes could not be written or read.
