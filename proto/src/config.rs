@@ -219,7 +219,11 @@ impl fmt::Display for Document {
 fn parse_fields(text: &str) -> Result<Fields, DocumentError> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let fields = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
+        // The library's word for text that cannot be read as far as a key.
+        let path = match error.path().to_string() {
+            path if path == "?" => ".".to_owned(),
+            path => path,
+        };
         DocumentError::new(path, error.into_inner())
     })?;
     deserializer.end().map_err(|error| DocumentError::new(".", error))?;
@@ -448,6 +452,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_path() {
         check_refused("", ".", "EOF");
+        check_refused("{", ".", "EOF");
+        check_refused(r#"{"interval": 1,"#, ".", "EOF");
         check_refused("\u{feff}{}", ".", "expected value");
         check_refused("[]", ".", "");
         check_refused("{} {}", ".", "trailing");

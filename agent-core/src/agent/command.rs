@@ -163,8 +163,10 @@ pub(crate) struct CommandTable {
 impl CommandTable {
     pub(crate) fn admit(&mut self, now: Instant, id: &CommandId, life: Duration) -> Admission {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == *id) {
-            if let Progress::Answered { delivery, .. } = &mut entry.progress {
-                // Whoever asks again has not seen the answer.
+            // Whoever asks again has not seen the answer, unless it is on its way up this very stream.
+            if let Progress::Answered { delivery: delivery @ Delivery::Acknowledged, .. } =
+                &mut entry.progress
+            {
                 *delivery = Delivery::Due;
             }
             return Admission::Repeat;
@@ -287,8 +289,10 @@ mod tests {
         table.answer(slot, Answer::Stopped(Change::Done));
         let slot = table.poll_due().unwrap();
         assert_eq!(table.get(slot), Some((&id(1), &Answer::Stopped(Change::Done))));
-        assert_eq!(table.poll_due(), None);
         assert_eq!(table.admit(Instant::from_ms(2), &id(1), LIFE), Admission::Repeat);
+        assert_eq!(table.poll_due(), None, "it is on its way");
+        table.acknowledge(&id(1));
+        assert_eq!(table.admit(Instant::from_ms(3), &id(1), LIFE), Admission::Repeat);
         assert!(table.poll_due().is_some());
     }
 

@@ -202,9 +202,12 @@ fn a_command_runs_once_however_often_it_comes() {
     let mut shell = Shell::new(config(|_| ()));
     shell.connect();
     shell.command("stop", Action::Stop);
+    shell.handle(Input::AnswerAcknowledged("stop".parse().unwrap()));
     shell.command("start", Action::Start);
     let outputs = shell.command("stop", Action::Stop);
     assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::Done)]);
+    let outputs = shell.command("start", Action::Start);
+    assert_eq!(shell.answers(&outputs), [], "the first answer is still on its way");
     assert_eq!(shell.agent.status(shell.now()).state, RunState::Running);
 }
 
