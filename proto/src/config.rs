@@ -419,8 +419,8 @@ mod tests {
 
     fn check_refused(text: &str, path: &str, part: &str) {
         let error = Document::parse(text).unwrap_err();
-        assert_eq!(error.path, path, "{text}: {error}");
-        assert!(error.reason.contains(part), "{text}: {error}");
+        assert_eq!(error.path, path, "{text:.80}: {error}");
+        assert!(error.reason.contains(part), "{text:.80}: {error}");
     }
 
     #[test]
@@ -490,7 +490,7 @@ mod tests {
             "it must be",
         );
         check_refused(&format!(r#"{{"x": {}1{}}}"#, "[".repeat(9), "]".repeat(9)), ".", "deeper");
-        check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), ".", "");
+        check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), "x", "");
         check_refused(&format!(r#"{{"x": "{}"}}"#, "x".repeat(65_536)), ".", "65536");
     }
 
