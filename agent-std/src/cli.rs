@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     #[arg(long, env = "GRPC_SERVER_PORT", hide = true)]
     pub(crate) grpc_server_port: Option<u16>,
 
-    /// Configuration file (TOML: agent_id, server, state_dir, and a table [config] with the keys of the
+    /// Configuration file (TOML: agent_id, server, state_dir, and a table "config" with the keys of the
     /// configuration store)
     #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
