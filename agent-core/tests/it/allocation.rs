@@ -1,0 +1,105 @@
+//! No heap allocation between a snapshot and the frame that carries it.
+
+use std::time::Duration;
+
+use agent_core::agent::{Agent, Input, Output, Transmit};
+use agent_core::codec::{Deframer, Frame, encode_frame, pack, unpack};
+use agent_core::config::{Config, Settings};
+use agent_core::id::BootId;
+use agent_core::metric::{Metric, Values};
+use agent_core::plugin::PluginKind;
+use agent_core::record::{Sample, Snapshot};
+use agent_core::time::Instant;
+
+const SAMPLES: u64 = 1_000_000;
+const BOOT: BootId = BootId { counter: 1, nonce: 1 };
+
+fn snapshot(number: u64) -> Snapshot {
+    // Steps of a Weyl sequence: spread over the range, the same on every machine.
+    let noise = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
+    let values = Metric::ALL.into_iter().map(|metric| {
+        let count = i64::try_from(noise).unwrap() * (i64::from(metric.id()) + 1);
+        (metric, if number.is_multiple_of(7) { 0 } else { count })
+    });
+    Snapshot {
+        taken_at: Instant::from_ms(number * 1000),
+        wall_ms: 1_795_387_018_000 + i64::try_from(number).unwrap() * 1000,
+        values: values.collect(),
+    }
+}
+
+/// Takes what the agent sends, writes it as a frame, reads that again, and acknowledges it.
+fn exchange(agent: &mut Agent, now: Instant, buffers: &mut Buffers) -> u64 {
+    let mut records = 0;
+    loop {
+        match agent.poll(now) {
+            Output::Wait(_) => return records,
+            Output::Transmit(transmit) => {
+                if let Transmit::Batch(batch) = transmit {
+                    let rows = agent.records(&batch).map(|(_, sample)| sample);
+                    for sample in rows {
+                        let one = core::iter::once(sample);
+                        let length = pack(batch.first, one, &mut buffers.block).unwrap();
+                        let frame = Frame::Records(&buffers.block[..length]);
+                        let length = encode_frame(&frame, &mut buffers.link).unwrap();
+                        let bytes = &buffers.link[..length];
+                        let deframer = &mut buffers.deframer;
+                        let read = bytes.iter().find_map(|byte| match deframer.push(*byte) {
+                            Some(Ok(Frame::Records(block))) => {
+                                Some(unpack(block, &mut buffers.rows))
+                            }
+                            _ => None,
+                        });
+                        assert_eq!(read, Some(Ok((batch.first, 1))));
+                        assert_eq!(buffers.rows[0], *sample);
+                    }
+                    records += batch.first.count_until(batch.end);
+                    let last = batch.end.number() - 1;
+                    let through = agent_core::id::Sequence::new(last).unwrap();
+                    agent.handle(now, Input::Acknowledged { boot: BOOT, through });
+                }
+                agent.handle(now, Input::Transmitted(transmit));
+            }
+            _ => {}
+        }
+    }
+}
+
+struct Buffers {
+    block: [u8; 2048],
+    link: [u8; 4096],
+    deframer: Deframer<4096>,
+    rows: [Sample; 1],
+}
+
+#[test]
+fn a_million_samples_allocate_nothing() {
+    let config = Config::new(Settings {
+        interval: Duration::from_secs(1),
+        plugins: PluginKind::ALL.into_iter().collect(),
+        window_size: 2,
+        ..Settings::default()
+    });
+    let empty = Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values: Values::EMPTY };
+    let mut buffers = Buffers {
+        block: [0; 2048],
+        link: [0; 4096],
+        deframer: Deframer::new(),
+        rows: [Sample::from(empty)],
+    };
+    let mut agent = Agent::new(Instant::from_ms(0), BOOT, 1, config.unwrap(), None);
+    agent.handle(Instant::from_ms(0), Input::LinkOpened);
+    agent.handle(Instant::from_ms(0), Input::LinkWelcomed { acknowledged: None, heartbeat: None });
+    let mut records = 0;
+    let allocations = allocation_counter::measure(|| {
+        for number in 1..=SAMPLES {
+            let now = Instant::from_ms(number * 1000);
+            agent.handle(now, Input::Snapshot(snapshot(number)));
+            records += exchange(&mut agent, now, &mut buffers);
+        }
+    });
+    assert_eq!(allocations.count_total, 0);
+    let ledger = agent.ledger();
+    assert_eq!((ledger.produced, ledger.delivered), (SAMPLES, records));
+    assert!(SAMPLES / 4 < records, "{records}");
+}
