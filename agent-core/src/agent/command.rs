@@ -6,7 +6,7 @@ use heapless::{String, Vec};
 
 use crate::config::Config;
 use crate::id::{BootId, CommandId};
-use crate::limits::{COMMANDS_MAX, REASON_BYTES_MAX};
+use crate::limits::REASON_BYTES_MAX;
 use crate::time::Instant;
 
 /// A short text for people that travels through the core; cut at a character when it is too long.
@@ -111,7 +111,7 @@ pub enum Change {
     AlreadySo,
 }
 
-/// A place in the [`CommandTable`]; good until the next input.
+/// A place in the table of commands; good until the next input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandSlot(usize);
 
@@ -154,13 +154,13 @@ const GRACE: Duration = Duration::from_secs(60);
 /// The commands of this boot that could still come again, and their answers until they are acknowledged.
 ///
 /// Policy when full: an acknowledged answer past its time gives way; if there is none, the new command is refused
-/// rather than run unrecorded.
+/// rather than run unrecorded. `N` is how many commands it remembers; with 0 every command is refused.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CommandTable {
-    entries: Vec<Entry, COMMANDS_MAX>,
+pub(crate) struct CommandTable<const N: usize> {
+    entries: Vec<Entry, N>,
 }
 
-impl CommandTable {
+impl<const N: usize> CommandTable<N> {
     pub(crate) fn admit(&mut self, now: Instant, id: &CommandId, life: Duration) -> Admission {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == *id) {
             // Whoever asks again has not seen the answer, unless it is on its way up this very stream.
@@ -267,6 +267,9 @@ mod tests {
     use std::format;
 
     use super::*;
+    use crate::limits::COMMANDS_MAX;
+
+    type CommandTable = super::CommandTable<COMMANDS_MAX>;
 
     const LIFE: Duration = Duration::from_secs(30);
 

@@ -22,7 +22,7 @@ use self::sampler::Sampler;
 use crate::config::Config;
 use crate::id::{BootId, CommandId, ConfigRevision, Sequence};
 use crate::ledger::{Ledger, Suppressed};
-use crate::limits::DRAIN_MAX;
+use crate::limits::{COMMANDS_MAX, DRAIN_MAX, RING_RECORDS};
 use crate::metric::MetricSet;
 use crate::plugin::Chain;
 use crate::record::{Sample, Snapshot};
@@ -181,10 +181,14 @@ enum Resume {
     Stopped,
 }
 
-/// See the module's documentation. Its memory is all inside it: about 600 KiB, nearly all of it the ring, of which
+/// See the module's documentation. Its memory is all inside it: about 700 KiB, nearly all of it the ring, of which
 /// only as much is touched as records are held.
+///
+/// `RING` is how many records it holds until they are acknowledged, at least 1, and `COMMANDS` how many commands it
+/// remembers. The defaults suit a host; a device with some KiB of memory names smaller ones, at about 330 bytes for a
+/// record and 300 for a command: `Agent<32, 4>` takes 16 KiB.
 #[derive(Debug)]
-pub struct Agent {
+pub struct Agent<const RING: usize = RING_RECORDS, const COMMANDS: usize = COMMANDS_MAX> {
     boot: BootId,
     started_at: Instant,
     mode: Mode,
@@ -198,12 +202,12 @@ pub struct Agent {
     chain: Chain,
     produced: u64,
     suppressed: Suppressed,
-    outbox: Outbox,
-    commands: CommandTable,
+    outbox: Outbox<RING>,
+    commands: CommandTable<COMMANDS>,
     link: Link,
 }
 
-impl Agent {
+impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
     /// An agent that collects and dials at once.
     ///
     /// `seed` feeds the jitter of the back-off. `restarted` names the command that this boot has to answer.

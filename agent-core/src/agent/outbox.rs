@@ -2,7 +2,7 @@
 
 use crate::id::Sequence;
 use crate::ledger::{LossReason, Lost};
-use crate::limits::{BATCH_RECORDS_MAX, IN_FLIGHT_RECORDS_MAX, RING_RECORDS};
+use crate::limits::{BATCH_RECORDS_MAX, IN_FLIGHT_RECORDS_MAX};
 use crate::record::Sample;
 use crate::ring::Ring;
 
@@ -45,9 +45,10 @@ struct Evicted {
     declared: Option<Sequence>,
 }
 
+/// `RING` is how many records it holds at most.
 #[derive(Clone, Debug)]
-pub(crate) struct Outbox {
-    ring: Ring<Sample, RING_RECORDS>,
+pub(crate) struct Outbox<const RING: usize> {
+    ring: Ring<Sample, RING>,
     // ring.first <= next_unsent <= ring.end: where the current stream goes on.
     next_unsent: Sequence,
     // next_unsent <= sent_end: the first record that no stream has carried.
@@ -58,7 +59,7 @@ pub(crate) struct Outbox {
     refused_acknowledgements: u64,
 }
 
-impl Outbox {
+impl<const RING: usize> Outbox<RING> {
     pub(crate) const fn new() -> Self {
         Self {
             ring: Ring::new(),
@@ -222,23 +223,29 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::RING_RECORDS;
     use crate::metric::Values;
     use crate::record::Snapshot;
     use crate::time::Instant;
 
     const RING: u64 = RING_RECORDS as u64;
 
+    type Outbox = super::Outbox<RING_RECORDS>;
+
     fn sequence(number: u64) -> Sequence {
         Sequence::new(number).unwrap()
     }
 
+    const EMPTY: Sample = Sample {
+        snapshot: Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values: Values::EMPTY },
+        window: None,
+        alerts: Values::EMPTY,
+        repeats: 0,
+    };
+
     fn push(outbox: &mut Outbox, count: u64) {
         for _ in 0..count {
-            outbox.push(Sample::from(Snapshot {
-                taken_at: Instant::from_ms(0),
-                wall_ms: 0,
-                values: Values::EMPTY,
-            }));
+            outbox.push(EMPTY);
         }
     }
 
@@ -315,6 +322,19 @@ mod tests {
         assert_eq!((loss.first, loss.last), (sequence(1), sequence(70)));
         assert_eq!((loss.never_sent, loss.unacknowledged), (6, 64));
         check_books(&outbox);
+    }
+
+    #[test]
+    fn a_ring_smaller_than_a_batch_keeps_the_same_books() {
+        let mut outbox = super::Outbox::<4>::new();
+        for _ in 0..10 {
+            outbox.push(EMPTY);
+        }
+        let batch = outbox.poll_batch(64).unwrap();
+        assert_eq!((batch.first, batch.end), (sequence(7), sequence(11)));
+        outbox.push(EMPTY);
+        outbox.acknowledge(sequence(10));
+        assert_eq!((outbox.delivered(), outbox.lost().total(), outbox.held()), (4, 6, 1));
     }
 
     #[test]
