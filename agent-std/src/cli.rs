@@ -1,8 +1,9 @@
 //! The command line and the environment.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 
@@ -12,7 +13,83 @@ use tracing::level_filters::LevelFilter;
 /// configuration store, and defaults. The server address may also be given as GRPC_SERVER_HOST and
 /// GRPC_SERVER_PORT.
 #[derive(Debug, Parser)]
-#[command(name = "picket-agent", version)]
+#[command(name = "picket-agent", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) tool: Option<Tool>,
+
+    #[command(flatten)]
+    pub(crate) agent: Arguments,
+}
+
+/// What the program does beside being an agent.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tool {
+    /// Record snapshots of this host into a file, for `replay`.
+    Record(Record),
+    /// Show what plugins and the packed form make of a recorded file.
+    Replay(Replay),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Record {
+    /// File to write; one that exists is not overwritten
+    pub(crate) file: PathBuf,
+
+    /// How many snapshots
+    #[arg(long, default_value_t = 600)]
+    pub(crate) snapshots: u32,
+
+    /// Seconds between two snapshots, fractions allowed
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) interval: f64,
+
+    /// What the file says about where it comes from
+    #[arg(long, default_value = "recorded by picket-agent")]
+    pub(crate) source: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Replay {
+    /// File that `record` wrote
+    pub(crate) trace: PathBuf,
+
+    /// Plugins in order: deduplication, threshold_alert, aggregation, filter
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub(crate) plugins: String,
+
+    /// A key of the configuration, such as window_size=10 or deduplication.tolerance.cpu_percent=0.5; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<Setting>,
+
+    /// Form of the output; json is one object per line
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    pub(crate) output: OutputForm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputForm {
+    Table,
+    Json,
+}
+
+/// A key of the configuration with its value.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl FromStr for Setting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE")?;
+        Ok(Self { key: key.to_owned(), value: value.to_owned() })
+    }
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// Name of this agent: 1 to 63 of A-Z a-z 0-9 . _ - [default: the host name]
     #[arg(long, env = "PICKET_AGENT_ID", value_name = "ID")]
@@ -119,18 +196,18 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
-        Arguments::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]
     fn flags_become_a_layer() {
-        let arguments = Arguments::parse_from([
+        let cli = Cli::parse_from([
             "picket-agent",
             "--interval=0.5",
             "--metrics=cpu, disk read",
             "--plugins=",
         ]);
         let expected = r#"{"interval":0.5,"metrics":["cpu","disk read"],"plugins":[]}"#;
-        assert_eq!(arguments.document().to_string(), expected);
+        assert_eq!(cli.agent.document().to_string(), expected);
     }
 }

@@ -10,6 +10,9 @@ mod identity;
 mod layers;
 mod main_loop;
 mod net;
+mod replay;
+mod tool;
+mod trace;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -20,7 +23,7 @@ use clap::Parser as _;
 use proto::config::Document;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::Arguments;
+use crate::cli::{Arguments, Cli};
 use crate::clock::Clock;
 use crate::collector::{CollectorThread, SysinfoCollector};
 use crate::event::EVENTS_MAX;
@@ -35,7 +38,13 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let Cli { tool, agent: arguments } = Cli::parse();
+    if let Some(tool) = tool {
+        return match tool::run(tool) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => report(&error, FAILURE),
+        };
+    }
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -65,7 +65,7 @@ impl CollectorThread {
 }
 
 /// The wall clock in Unix milliseconds; a clock before 1970 counts as 1970.
-fn unix_ms() -> i64 {
+pub(crate) fn unix_ms() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }

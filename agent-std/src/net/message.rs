@@ -37,17 +37,24 @@ pub(crate) fn record_batch(agent: &Agent, batch: &Batch) -> RecordBatch {
 /// The one record of `batch` in the form that every server knows; none if it is no longer held.
 pub(crate) fn plain(id: &AgentId, agent: &Agent, batch: &Batch) -> Option<MetricsRequest> {
     let (sequence, sample) = agent.records(batch).next()?;
-    let alerts = proto::convert::alerts_metadata(&sample.snapshot.values, &sample.alerts);
     Some(MetricsRequest {
         agent_id: id.to_string(),
+        boot: Some(agent.boot().into()),
+        sequence: sequence.number(),
+        ..plain_form(sample)
+    })
+}
+
+/// What `sample` says, in the form that every server knows.
+pub(crate) fn plain_form(sample: &Sample) -> MetricsRequest {
+    let alerts = proto::convert::alerts_metadata(&sample.snapshot.values, &sample.alerts);
+    MetricsRequest {
         timestamp: sample.snapshot.wall_ms.div_euclid(1000),
         metrics: Some((&sample.snapshot.values).into()),
         metadata: alerts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-        boot: Some(agent.boot().into()),
-        sequence: sequence.number(),
         timestamp_ms: sample.snapshot.wall_ms,
-        message: None,
-    })
+        ..MetricsRequest::default()
+    }
 }
 
 fn record(sequence: Sequence, sample: &Sample) -> Record {

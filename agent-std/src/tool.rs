@@ -1,0 +1,82 @@
+//! What the program does beside being an agent: recording a host, and replaying what was recorded.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::thread;
+use std::time::Duration;
+
+use agent_core::metric::MetricSet;
+use anyhow::{Context as _, ensure};
+use proto::config::Document;
+
+use crate::cli::{OutputForm, Record, Replay, Tool};
+use crate::clock::Clock;
+use crate::collector::{Collector as _, SysinfoCollector, unix_ms};
+use crate::replay::{stages, write_table};
+use crate::trace;
+
+/// Runs `tool`. A reader that has seen enough is no error.
+pub(crate) fn run(tool: Tool) -> anyhow::Result<()> {
+    match tool {
+        Tool::Record(record) => run_record(&record),
+        Tool::Replay(replay) => match run_replay(replay) {
+            Err(error) if is_closed_pipe(&error) => Ok(()),
+            result => result,
+        },
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run_record(arguments: &Record) -> anyhow::Result<()> {
+    let interval = Duration::try_from_secs_f64(arguments.interval)
+        .ok()
+        .filter(|interval| Duration::from_millis(100) <= *interval)
+        .context("the interval must be at least 0.1 s")?;
+    let mut collector = SysinfoCollector::new().context("cannot measure this system")?;
+    let path = arguments.file.display();
+    let mut file =
+        File::create_new(&arguments.file).with_context(|| format!("cannot create {path}"))?;
+    trace::write_header(&mut file, &arguments.source)?;
+    let clock = Clock::start();
+    // The first snapshot has no rates, so it is not part of the trace.
+    collector.collect(MetricSet::ALL);
+    for number in 1..=arguments.snapshots {
+        let due = interval * number;
+        let now = Duration::from_millis(clock.now().as_ms());
+        thread::sleep(due.saturating_sub(now));
+        let values = collector.collect(MetricSet::ALL);
+        let taken_at = clock.now();
+        let snapshot = agent_core::record::Snapshot { taken_at, wall_ms: unix_ms(), values };
+        trace::write_row(&mut file, &snapshot).with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(())
+}
+
+fn run_replay(arguments: Replay) -> anyhow::Result<()> {
+    let trace = trace::read(&arguments.trace)?;
+    let mut params = HashMap::from([("plugins".to_owned(), "[]".to_owned())]);
+    if !arguments.plugins.is_empty() {
+        params.insert("plugins".to_owned(), arguments.plugins);
+    }
+    for setting in arguments.set {
+        ensure!(setting.key != "plugins", "the plugins are named with --plugins");
+        params.insert(setting.key, setting.value);
+    }
+    let config = Document::from_params(&params)?.config()?;
+    let stages = stages(&trace, &config);
+    let mut out = io::stdout().lock();
+    match arguments.output {
+        OutputForm::Table => write_table(&mut out, &stages)?,
+        OutputForm::Json => {
+            for stage in &stages {
+                writeln!(out, "{}", serde_json::to_string(stage)?)?;
+            }
+        }
+    }
+    Ok(())
+}
