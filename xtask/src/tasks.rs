@@ -1,6 +1,6 @@
 //! `cargo xtask test` and `cargo xtask codegen`: cargo, with the right arguments.
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ pub fn test(arguments: &[String]) -> anyhow::Result<()> {
         tests.args(["test", "--workspace", "--no-fail-fast", "--"]).args(arguments);
         run(tests)
     });
-    summary.finish()
+    summary.finish(&mut io::stdout())
 }
 
 /// Writes `proto/src/generated` anew from `proto/proto/monitoring.proto`.
@@ -57,8 +57,7 @@ impl Summary {
         self.steps.push((name, started.elapsed(), result));
     }
 
-    fn finish(self) -> anyhow::Result<()> {
-        let mut out = io::stdout();
+    fn finish(self, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "\nsummary")?;
         let mut failed = 0;
         for (name, elapsed, result) in &self.steps {
@@ -88,6 +87,11 @@ mod tests {
         summary.step("good", || Ok(()));
         summary.step("bad", || bail!("no"));
         summary.step("after", || Ok(()));
-        assert_eq!(summary.finish().unwrap_err().to_string(), "1 of 3 steps failed");
+        let mut text = Vec::new();
+        let error = summary.finish(&mut text).unwrap_err();
+        assert_eq!(error.to_string(), "1 of 3 steps failed");
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(text.matches("FAILED").count(), 1, "{text}");
+        assert!(text.contains("bad: no"), "{text}");
     }
 }
