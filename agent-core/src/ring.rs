@@ -70,12 +70,17 @@ impl<T, const N: usize> Ring<T, N> {
     }
 
     /// The items from `from` (inclusive) to `to` (exclusive), as far as they are held, with their sequences.
-    pub fn range(&self, from: Sequence, to: Sequence) -> impl Iterator<Item = (Sequence, &T)> {
+    pub fn range(
+        &self,
+        from: Sequence,
+        to: Sequence,
+    ) -> impl Iterator<Item = (Sequence, &T)> + Clone {
+        let (front, back) = self.items.as_slices();
         let skip = self.first.count_until(from);
         let take = from.max(self.first).count_until(to);
         let sequences = (self.first.number()..).filter_map(Sequence::new);
         sequences
-            .zip(self.items.iter())
+            .zip(front.iter().chain(back))
             .skip(usize::try_from(skip).unwrap_or(usize::MAX))
             .take(usize::try_from(take).unwrap_or(usize::MAX))
     }

@@ -307,8 +307,8 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         self.link.state()
     }
 
-    /// The records of `batch` in sequence order.
-    pub fn records(&self, batch: &Batch) -> impl Iterator<Item = (Sequence, &Sample)> {
+    /// The records of `batch` in sequence order; as often as one likes, which [`crate::codec::pack`] needs.
+    pub fn records(&self, batch: &Batch) -> impl Iterator<Item = (Sequence, &Sample)> + Clone {
         self.outbox.range(batch)
     }
 

@@ -195,7 +195,7 @@ impl<const RING: usize> Outbox<RING> {
         count
     }
 
-    pub(crate) fn range(&self, batch: &Batch) -> impl Iterator<Item = (Sequence, &Sample)> {
+    pub(crate) fn range(&self, batch: &Batch) -> impl Iterator<Item = (Sequence, &Sample)> + Clone {
         self.ring.range(batch.first, batch.end)
     }
 
