@@ -195,7 +195,11 @@ impl Shell {
                     self.sample(index, index);
                 }
             }
-            Operation::StreamOpens => self.handle(Input::LinkOpened),
+            Operation::StreamOpens => {
+                // A new stream has its own transport, which has nothing yet.
+                self.with_transport.clear();
+                self.handle(Input::LinkOpened);
+            }
             Operation::ServerIsPlain => self.handle(Input::LinkPlain),
             Operation::ServerWelcomes { acknowledged, heartbeat_ms } => {
                 self.handle(Input::LinkWelcomed {
