@@ -53,6 +53,15 @@ pub const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 /// How long a peer may take to answer with its response headers before the plain form is spoken to it.
 pub const PLAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// The same, when a peer of this boot has shown before that it knows more. A peer that is gone is found by the
+/// transport's keep-alive before this, so who is silent for so long is alive and has been exchanged for a plain one.
+pub const PLAIN_AFTER_WELCOME: Duration = Duration::from_secs(30);
+
+/// How long the link must have lasted after a record was handed over in the plain form until the record counts as
+/// delivered. A plain peer acknowledges nothing, but in this time the transport's keep-alive (at most 15 s) has shown
+/// that the peer took what was sent.
+pub const PLAIN_CONFIRMED_AFTER: Duration = Duration::from_secs(20);
+
 /// Longest silence of an agent when the server did not ask for another.
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
 

@@ -41,7 +41,7 @@ pub(crate) struct Record {
     pub(crate) snapshots: u32,
 
     /// Seconds between two snapshots, fractions allowed
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = finite)]
     pub(crate) interval: f64,
 
     /// What the file says about where it comes from
@@ -118,7 +118,13 @@ pub(crate) struct Arguments {
     pub(crate) systemd_state_directory: Option<PathBuf>,
 
     /// Seconds between two snapshots, fractions allowed [default: 5]
-    #[arg(long, env = "PICKET_INTERVAL", value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        env = "PICKET_INTERVAL",
+        value_name = "SECONDS",
+        allow_negative_numbers = true,
+        value_parser = finite
+    )]
     pub(crate) interval: Option<f64>,
 
     /// What to collect: cpu, memory, disk_read, disk_write, net_in, net_out [default: all]
@@ -155,6 +161,11 @@ impl From<LogLevel> for LevelFilter {
             LogLevel::Trace => Self::TRACE,
         }
     }
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if seconds.is_finite() { Ok(seconds) } else { Err("it must be a finite number".to_owned()) }
 }
 
 impl Arguments {

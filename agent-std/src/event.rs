@@ -31,6 +31,11 @@ pub(crate) enum LinkEvent {
     Received(Box<Command>),
     /// The transport took a message.
     Transmitted(Transmit),
+    /// The server refused the stream because another live agent has the id.
+    Refused {
+        /// For the log.
+        reason: String,
+    },
     /// The stream ended, or could not be opened.
     Closed {
         /// For the log.

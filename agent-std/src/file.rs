@@ -29,11 +29,11 @@ struct Form {
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{}: {source}", path.display())]
+    #[error("{} is not as it must be", path.display())]
     Syntax { path: PathBuf, source: Box<toml::de::Error> },
-    #[error("{}: config.{source}", path.display())]
+    #[error("{}, table config", path.display())]
     Config { path: PathBuf, source: DocumentError },
     #[error("{}: config.{key}: unknown key; known are {}", path.display(), KEYS.join(", "))]
     UnknownKey { path: PathBuf, key: String },
@@ -62,7 +62,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.toml");
         fs::write(&path, text).unwrap();
-        read(&path).map_err(|error| error.to_string())
+        read(&path).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
     }
 
     #[test]
@@ -82,7 +82,7 @@ mod tests {
         };
         check("agent_name = \"x\"", "agent_name");
         check("agent_id = ", "line 1");
-        check("[config]\ninterval = 0", "config.interval");
+        check("[config]\ninterval = 0", "table config: interval");
         check("[config]\nintervall = 1", "config.intervall: unknown key");
     }
 }

@@ -14,14 +14,14 @@ const RESTARTED_VARIABLE: &str = "PICKET_RESTARTED";
 /// Why this process cannot say who it is.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdentityError {
-    #[error("{id:?} is no agent id: {source}; set another with --agent-id")]
+    #[error("{id:?} is no agent id (set another with --agent-id)")]
     AgentId { id: String, source: AgentIdError },
-    #[error("this host has no name ({0}); name the agent with --agent-id")]
-    NoHostName(sysinfo::Error),
-    #[error("cannot keep the boot counter in {}: {source}; set another directory with --state-dir", path.display())]
+    #[error("this host has no name (name the agent with --agent-id)")]
+    NoHostName(#[source] sysinfo::Error),
+    #[error("cannot keep the boot counter in {} (set another directory with --state-dir)", path.display())]
     State { path: PathBuf, source: io::Error },
-    #[error("the system gives no random numbers: {0}")]
-    Random(getrandom::Error),
+    #[error("the system gives no random numbers")]
+    Random(#[source] getrandom::Error),
 }
 
 /// The agent's name: what was asked for, else the host's name with other characters replaced by `-`.
@@ -85,6 +85,18 @@ pub(crate) fn restarted() -> Option<Restarted> {
 fn parse_restarted(text: &str) -> Option<Restarted> {
     let (command, boot) = text.split_once(' ')?;
     Some(Restarted { command: command.parse().ok()?, previous: boot.parse().ok()? })
+}
+
+/// The path that this program was started from. Links are kept, so that a restart follows one that was turned to
+/// another version since.
+pub(crate) fn program() -> io::Result<PathBuf> {
+    let started_as = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    // A name without a directory was found in PATH, which only the system's own answer tells.
+    if started_as.components().nth(1).is_none() {
+        return env::current_exe();
+    }
+    // Absolute, because the working directory may change.
+    std::path::absolute(started_as)
 }
 
 /// Replaces this process by a fresh one with the same arguments. Returns only if that fails.

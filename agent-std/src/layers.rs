@@ -138,7 +138,8 @@ mod tests {
         std::fs::write(&path, "[config]\ninterval = 4\n").unwrap();
         assert_eq!(interval(&layers.update(&HashMap::new()).unwrap()), Duration::from_secs(4));
         std::fs::write(&path, "[config]\ninterval = -4\n").unwrap();
-        let error = layers.update(&HashMap::new()).unwrap_err().to_string();
+        let error = anyhow::Error::from(layers.update(&HashMap::new()).unwrap_err());
+        let error = format!("{error:#}");
         assert!(error.contains("agent.toml") && error.contains("interval"), "{error}");
     }
 }

@@ -90,8 +90,9 @@ impl Settings {
             .server()
             .or(file.server)
             .unwrap_or_else(|| format!("localhost:{}", proto::DEFAULT_PORT));
-        let endpoint = net::endpoint(&server)
-            .with_context(|| format!("{server:?} is no server address; give --server HOST:PORT"))?;
+        let endpoint = net::endpoint(&server).with_context(|| {
+            format!("{server:?} is no server address (give --server HOST:PORT)")
+        })?;
         let state_dir =
             arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
         let layers = Layers::new(flags, arguments.config, file.config);
@@ -102,8 +103,7 @@ impl Settings {
 
 fn run(settings: Settings) -> anyhow::Result<()> {
     let Settings { id, server, endpoint, state_dir, layers, config } = settings;
-    // Before anything replaces the file at this path: a restart runs what stands there then.
-    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let program = identity::program().context("cannot find the path of this program")?;
     let boot = identity::next_boot(state_dir.as_deref())?;
     let restarted = identity::restarted();
     let version = env!("CARGO_PKG_VERSION");

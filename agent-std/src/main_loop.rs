@@ -176,6 +176,11 @@ impl MainLoop {
             LinkEvent::Answered(Some(welcome)) => self.on_welcome(agent, now, &welcome),
             LinkEvent::Received(command) => self.on_message(agent, now, *command),
             LinkEvent::Transmitted(transmit) => agent.handle(now, Input::Transmitted(transmit)),
+            LinkEvent::Refused { reason } => {
+                agent.handle(now, Input::LinkClosed);
+                let server = &self.server;
+                tracing::error!(server, reason, "refused; give one of the two another --agent-id");
+            }
             LinkEvent::Closed { reason } => {
                 agent.handle(now, Input::LinkClosed);
                 let retry_ms = match agent.link() {
@@ -297,7 +302,10 @@ impl MainLoop {
             self.request(Request::Close);
             let deadline = std::time::Instant::now() + CLOSE_MAX;
             while let Ok(event) = self.events.recv_deadline(deadline) {
-                if matches!(event, Event::Link { event: LinkEvent::Closed { .. }, .. }) {
+                if matches!(
+                    event,
+                    Event::Link { event: LinkEvent::Closed { .. } | LinkEvent::Refused { .. }, .. }
+                ) {
                     break;
                 }
             }
@@ -330,6 +338,10 @@ fn split(
             let config = candidate.config.clone();
             (Some(candidate), Ok(config))
         }
-        Err(error) => (None, Err(Reason::from(error.to_string().as_str()))),
+        Err(error) => {
+            // With its causes, which name the place.
+            let text = format!("{:#}", anyhow::Error::from(error));
+            (None, Err(Reason::from(text.as_str())))
+        }
     }
 }

@@ -157,7 +157,7 @@ impl Document {
             let Value::Object(nested) = nested else {
                 continue;
             };
-            merge_patch(&mut object, &nested);
+            insert_deep(&mut object, nested);
         }
         Self::from_value(Value::Object(object))
     }
@@ -342,6 +342,18 @@ fn path_of(error: ConfigError) -> String {
     }
 }
 
+/// Adds `above` to `below`, objects key by key; unlike a merge patch it keeps `null`, which takes a key away later.
+fn insert_deep(below: &mut Map<String, Value>, above: Map<String, Value>) {
+    for (key, value) in above {
+        match (below.get_mut(&key), value) {
+            (Some(Value::Object(below)), Value::Object(above)) => insert_deep(below, above),
+            (_, value) => {
+                below.insert(key, value);
+            }
+        }
+    }
+}
+
 /// RFC 7386, section 2, for two objects; its recursion ends because documents have a depth limit.
 fn merge_patch(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
     for (key, value) in patch {
@@ -522,6 +534,9 @@ mod tests {
             document.unwrap().to_json(),
             r#"{"interval":2,"metrics":["cpu","disk read"],"plugins":["filter"],"thresholds":{"cpu_percent":70,"net_in_mb":7}}"#
         );
+        let document = Document::from_params(&params(&[("interval", "null")])).unwrap();
+        let below = Document::parse(r#"{"interval": 1, "window_size": 2}"#).unwrap();
+        assert_eq!(Document::merge(&below, &document).to_json(), r#"{"window_size":2}"#);
         let error = Document::from_params(&params(&[("shell", "rm")])).unwrap_err();
         assert_eq!(error.path, "shell");
         let error = Document::from_params(&params(&[("interval", "soon")])).unwrap_err();

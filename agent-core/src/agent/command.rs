@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use heapless::{String, Vec};
+use heapless::{Deque, String, Vec};
 
 use crate::config::Config;
 use crate::id::{BootId, CommandId};
@@ -59,6 +59,14 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether running it twice does the same as running it once.
+    pub(crate) const fn repetition(&self) -> Repetition {
+        match self {
+            Self::Status | Self::Unknown => Repetition::Harmless,
+            Self::Stop | Self::Start | Self::UpdateConfig(_) | Self::Restart => Repetition::Harmful,
+        }
+    }
+
     /// The name of the command.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -111,9 +119,16 @@ pub enum Change {
     AlreadySo,
 }
 
-/// A place in the table of commands; good until the next input.
+/// Where an answer stands; good until the next input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommandSlot(usize);
+pub struct CommandSlot(Place);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Entry(usize),
+    /// The refusal that was given out last.
+    Refusal,
+}
 
 /// What to do with a command that has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,14 +137,24 @@ pub(crate) enum Admission {
     Run(CommandSlot),
     /// It is running, or its answer is on its way again: do nothing.
     Repeat,
-    /// Nothing can be remembered now, so it must not run.
+    /// Nothing can be remembered now, so it must not run; the table answers it.
     Busy,
+}
+
+/// Whether running a command twice does the same as running it once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repetition {
+    /// It does: once its answer is acknowledged it need not be remembered.
+    Harmless,
+    /// It does not.
+    Harmful,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     id: CommandId,
     progress: Progress,
+    repetition: Repetition,
     // After this no server sends the command again.
     forget_after: Instant,
 }
@@ -151,6 +176,9 @@ enum Delivery {
 /// How long after the end of its life a command may still come again over another path.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// Refusals that can wait for the transport.
+const REFUSALS_MAX: usize = 8;
+
 /// The commands of this boot that could still come again, and their answers until they are acknowledged.
 ///
 /// Policy when full: an acknowledged answer past its time gives way; if there is none, the new command is refused
@@ -158,10 +186,18 @@ const GRACE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CommandTable<const N: usize> {
     entries: Vec<Entry, N>,
+    refusals: Deque<CommandId, REFUSALS_MAX>,
+    refused: Option<CommandId>,
 }
 
 impl<const N: usize> CommandTable<N> {
-    pub(crate) fn admit(&mut self, now: Instant, id: &CommandId, life: Duration) -> Admission {
+    pub(crate) fn admit(
+        &mut self,
+        now: Instant,
+        id: &CommandId,
+        repetition: Repetition,
+        life: Duration,
+    ) -> Admission {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == *id) {
             // Whoever asks again has not seen the answer, unless it is on its way up this very stream.
             if let Progress::Answered { delivery: delivery @ Delivery::Acknowledged, .. } =
@@ -172,21 +208,24 @@ impl<const N: usize> CommandTable<N> {
             return Admission::Repeat;
         }
         let forget_after = now + life + GRACE;
-        let entry = Entry { id: id.clone(), progress: Progress::Running, forget_after };
+        let entry = Entry { id: id.clone(), progress: Progress::Running, repetition, forget_after };
         if self.entries.is_full() {
             let Some(index) = self.entries.iter().position(|entry| entry.is_forgettable(now))
             else {
+                self.refusals.push_back(id.clone()).ok();
                 return Admission::Busy;
             };
             self.entries.swap_remove(index);
         }
         // There is room: either there was, or one entry has just left.
         self.entries.push(entry).ok();
-        Admission::Run(CommandSlot(self.entries.len() - 1))
+        Admission::Run(CommandSlot(Place::Entry(self.entries.len() - 1)))
     }
 
     pub(crate) fn answer(&mut self, slot: CommandSlot, answer: Answer) {
-        if let Some(entry) = self.entries.get_mut(slot.0) {
+        if let Place::Entry(index) = slot.0
+            && let Some(entry) = self.entries.get_mut(index)
+        {
             entry.progress = Progress::Answered { answer, delivery: Delivery::Due };
         }
     }
@@ -195,7 +234,7 @@ impl<const N: usize> CommandTable<N> {
     pub(crate) fn answer_running(&mut self, answer: Answer) {
         let running = |entry: &Entry| matches!(entry.progress, Progress::Running);
         if let Some(index) = self.entries.iter().position(running) {
-            self.answer(CommandSlot(index), answer);
+            self.answer(CommandSlot(Place::Entry(index)), answer);
         }
     }
 
@@ -206,25 +245,29 @@ impl<const N: usize> CommandTable<N> {
 
     /// The next answer to put on the stream, which then counts as sent.
     pub(crate) fn poll_due(&mut self) -> Option<CommandSlot> {
-        let due = self.entries.iter_mut().enumerate().find_map(|(index, entry)| {
-            match &mut entry.progress {
-                Progress::Answered { delivery: delivery @ Delivery::Due, .. } => {
-                    Some((index, delivery))
-                }
-                _ => None,
-            }
-        });
-        due.map(|(index, delivery)| {
-            *delivery = Delivery::Sent;
-            CommandSlot(index)
-        })
+        if let Some(refused) = self.refusals.pop_front() {
+            self.refused = Some(refused);
+            return Some(CommandSlot(Place::Refusal));
+        }
+        let (index, delivery) =
+            self.entries.iter_mut().enumerate().find_map(|(index, entry)| {
+                let delivery = entry.delivery_mut()?;
+                (*delivery == Delivery::Due).then_some((index, delivery))
+            })?;
+        *delivery = Delivery::Sent;
+        Some(CommandSlot(Place::Entry(index)))
     }
 
     pub(crate) fn get(&self, slot: CommandSlot) -> Option<(&CommandId, &Answer)> {
-        self.entries.get(slot.0).and_then(|entry| match &entry.progress {
-            Progress::Answered { answer, .. } => Some((&entry.id, answer)),
-            Progress::Running => None,
-        })
+        match slot.0 {
+            Place::Refusal => self.refused.as_ref().map(|id| (id, &Answer::Busy)),
+            Place::Entry(index) => {
+                self.entries.get(index).and_then(|entry| match &entry.progress {
+                    Progress::Answered { answer, .. } => Some((&entry.id, answer)),
+                    Progress::Running => None,
+                })
+            }
+        }
     }
 
     pub(crate) fn acknowledge(&mut self, id: &CommandId) {
@@ -255,10 +298,18 @@ impl<const N: usize> CommandTable<N> {
 }
 
 impl Entry {
+    /// How far its answer has come; none while it runs.
+    const fn delivery_mut(&mut self) -> Option<&mut Delivery> {
+        match &mut self.progress {
+            Progress::Answered { delivery, .. } => Some(delivery),
+            Progress::Running => None,
+        }
+    }
+
     fn is_forgettable(&self, now: Instant) -> bool {
         let acknowledged =
             matches!(self.progress, Progress::Answered { delivery: Delivery::Acknowledged, .. });
-        acknowledged && self.forget_after < now
+        acknowledged && (self.repetition == Repetition::Harmless || self.forget_after < now)
     }
 }
 
@@ -278,7 +329,7 @@ mod tests {
     }
 
     fn run(table: &mut CommandTable, at_ms: u64, number: usize) -> CommandSlot {
-        match table.admit(Instant::from_ms(at_ms), &id(number), LIFE) {
+        match table.admit(Instant::from_ms(at_ms), &id(number), Repetition::Harmful, LIFE) {
             Admission::Run(slot) => slot,
             other => panic!("{other:?}"),
         }
@@ -288,14 +339,23 @@ mod tests {
     fn a_command_runs_once_and_its_answer_is_given_again() {
         let mut table = CommandTable::default();
         let slot = run(&mut table, 0, 1);
-        assert_eq!(table.admit(Instant::from_ms(1), &id(1), LIFE), Admission::Repeat);
+        assert_eq!(
+            table.admit(Instant::from_ms(1), &id(1), Repetition::Harmful, LIFE),
+            Admission::Repeat
+        );
         table.answer(slot, Answer::Stopped(Change::Done));
         let slot = table.poll_due().unwrap();
         assert_eq!(table.get(slot), Some((&id(1), &Answer::Stopped(Change::Done))));
-        assert_eq!(table.admit(Instant::from_ms(2), &id(1), LIFE), Admission::Repeat);
+        assert_eq!(
+            table.admit(Instant::from_ms(2), &id(1), Repetition::Harmful, LIFE),
+            Admission::Repeat
+        );
         assert_eq!(table.poll_due(), None, "it is on its way");
         table.acknowledge(&id(1));
-        assert_eq!(table.admit(Instant::from_ms(3), &id(1), LIFE), Admission::Repeat);
+        assert_eq!(
+            table.admit(Instant::from_ms(3), &id(1), Repetition::Harmful, LIFE),
+            Admission::Repeat
+        );
         assert!(table.poll_due().is_some());
     }
 
@@ -323,8 +383,26 @@ mod tests {
             table.acknowledge(&id(number));
         }
         let soon = Instant::from_ms(90_000);
-        assert_eq!(table.admit(soon, &id(999), LIFE), Admission::Busy);
+        assert_eq!(table.admit(soon, &id(999), Repetition::Harmful, LIFE), Admission::Busy);
+        let refusal = table.poll_due().unwrap();
+        assert_eq!(table.get(refusal), Some((&id(999), &Answer::Busy)));
+        assert_eq!(table.poll_due(), None);
         run(&mut table, 90_001, 999);
+    }
+
+    #[test]
+    fn harmless_commands_make_room_once_their_answers_are_acknowledged() {
+        let mut table = CommandTable::default();
+        for number in 0..1000 {
+            let life = Duration::from_secs(86_400);
+            let at = Instant::from_ms(0);
+            let Admission::Run(slot) = table.admit(at, &id(number), Repetition::Harmless, life)
+            else {
+                panic!("{number}");
+            };
+            table.answer(slot, Answer::Status);
+            table.acknowledge(&id(number));
+        }
     }
 
     #[test]

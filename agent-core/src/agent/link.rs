@@ -3,7 +3,8 @@
 use core::time::Duration;
 
 use crate::limits::{
-    BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET_AFTER, HEARTBEAT_DEFAULT, PLAIN_AFTER, TRANSMIT_SLOTS,
+    BACKOFF_MAX, BACKOFF_MIN, BACKOFF_RESET_AFTER, HEARTBEAT_DEFAULT, PLAIN_AFTER,
+    PLAIN_AFTER_WELCOME, TRANSMIT_SLOTS,
 };
 use crate::random::SplitMix64;
 use crate::time::Instant;
@@ -30,6 +31,8 @@ pub enum LinkState {
     },
     /// The server knows only the fixed facts.
     Plain,
+    /// A byte link on which nobody answers.
+    OneWay,
     /// The server takes batches and acknowledges them.
     Full {
         /// When a status is due. Waking late lets the server doubt that the agent lives.
@@ -44,6 +47,8 @@ pub(crate) struct Link {
     heartbeat: Duration,
     // Messages handed to the shell that the transport has not taken: slots_used <= TRANSMIT_SLOTS.
     slots_used: u8,
+    // Whether a peer of this boot has welcomed the agent.
+    welcomed: bool,
     attempt: u32,
     sessions: u64,
     random: SplitMix64,
@@ -57,6 +62,7 @@ impl Link {
             opened_at: now,
             heartbeat: HEARTBEAT_DEFAULT,
             slots_used: 0,
+            welcomed: false,
             attempt: 0,
             sessions: 0,
             random: SplitMix64::new(seed),
@@ -84,7 +90,13 @@ impl Link {
     pub(crate) fn handle_opened(&mut self, now: Instant) {
         self.opened_at = now;
         self.slots_used = 0;
-        self.state = LinkState::Undecided { plain_at: now + PLAIN_AFTER };
+        let patience = if self.welcomed { PLAIN_AFTER_WELCOME } else { PLAIN_AFTER };
+        self.state = LinkState::Undecided { plain_at: now + patience };
+    }
+
+    pub(crate) const fn handle_one_way(&mut self) {
+        self.slots_used = 0;
+        self.state = LinkState::OneWay;
     }
 
     pub(crate) fn handle_plain(&mut self) {
@@ -99,6 +111,7 @@ impl Link {
             return false;
         }
         self.heartbeat = heartbeat.unwrap_or(HEARTBEAT_DEFAULT).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
+        self.welcomed = true;
         // The first status goes out at once, so that the server knows the agent's state.
         self.state = LinkState::Full { heartbeat_at: now };
         true
@@ -166,7 +179,9 @@ impl Link {
             LinkState::Undecided { plain_at } => Some(plain_at),
             // Without a free slot nothing can be sent; the shell will say when one is free.
             LinkState::Full { heartbeat_at } if self.has_slot() => Some(heartbeat_at),
-            LinkState::Full { .. } | LinkState::Dialling | LinkState::Plain => None,
+            LinkState::Full { .. } | LinkState::Dialling | LinkState::Plain | LinkState::OneWay => {
+                None
+            }
         }
     }
 }
@@ -206,6 +221,19 @@ mod tests {
         assert_eq!(link.attempt, 11);
         link.handle_opened(Instant::from_ms(60_000));
         assert!(retry_delay(&mut link, 120_000) <= 500);
+    }
+
+    #[test]
+    fn silence_says_little_once_a_peer_has_welcomed() {
+        let mut link = Link::new(Instant::from_ms(0), 1);
+        link.handle_opened(Instant::from_ms(0));
+        assert!(link.handle_welcome(Instant::from_ms(0), None));
+        link.handle_closed(Instant::from_ms(0));
+        link.handle_opened(Instant::from_ms(1000));
+        link.advance(Instant::from_ms(30_999));
+        assert_eq!(link.state(), LinkState::Undecided { plain_at: Instant::from_ms(31_000) });
+        link.advance(Instant::from_ms(31_000));
+        assert_eq!(link.state(), LinkState::Plain);
     }
 
     #[test]

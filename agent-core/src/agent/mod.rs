@@ -15,14 +15,16 @@ pub use command::{Action, Answer, Change, Command, CommandSlot, Reason};
 pub use link::LinkState;
 pub use outbox::{Batch, Loss};
 
-use self::command::{Admission, CommandTable};
+use self::command::{Admission, CommandTable, Repetition};
 use self::link::Link;
 use self::outbox::Outbox;
 use self::sampler::Sampler;
 use crate::config::Config;
 use crate::id::{BootId, CommandId, ConfigRevision, Sequence};
 use crate::ledger::{Ledger, Suppressed};
-use crate::limits::{COMMANDS_MAX, DRAIN_MAX, RING_RECORDS};
+use crate::limits::{
+    COMMAND_TTL_MAX, COMMANDS_MAX, DRAIN_MAX, PLAIN_CONFIRMED_AFTER, RING_RECORDS,
+};
 use crate::metric::MetricSet;
 use crate::plugin::Chain;
 use crate::record::{Sample, Snapshot};
@@ -41,6 +43,8 @@ pub enum Input {
     LinkOpened,
     /// The server answered without a welcome: it knows only the fixed facts.
     LinkPlain,
+    /// A byte link is open, on which nobody answers: a record counts as delivered when the transport took it.
+    LinkOneWay,
     /// The server answered with a welcome.
     LinkWelcomed {
         /// The highest sequence of this boot that the server knows to be durable.
@@ -165,6 +169,22 @@ enum Ending {
     Restart,
 }
 
+/// Records that a plain peer was handed. They are confirmed in turns: all of one turn when its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HandedOver {
+    // Those of the turn that runs: confirms <= through.
+    confirms: Sequence,
+    confirmed_at: Instant,
+    // Those of the next turn as well.
+    through: Sequence,
+}
+
+impl HandedOver {
+    fn new(now: Instant, through: Sequence) -> Self {
+        Self { confirms: through, confirmed_at: now + PLAIN_CONFIRMED_AFTER, through }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Running,
@@ -203,6 +223,8 @@ pub struct Agent<const RING: usize = RING_RECORDS, const COMMANDS: usize = COMMA
     produced: u64,
     suppressed: Suppressed,
     outbox: Outbox<RING>,
+    handed_over: Option<HandedOver>,
+    farewell_said: bool,
     commands: CommandTable<COMMANDS>,
     link: Link,
 }
@@ -221,7 +243,7 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         let mut commands = CommandTable::default();
         if let Some(Restarted { command, previous }) = restarted
             && let Admission::Run(slot) =
-                commands.admit(now, &command, crate::limits::COMMAND_TTL_MAX)
+                commands.admit(now, &command, Repetition::Harmful, COMMAND_TTL_MAX)
         {
             commands.answer(slot, Answer::Restarted { previous });
         }
@@ -239,6 +261,8 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             produced: 0,
             suppressed: Suppressed::default(),
             outbox: Outbox::new(),
+            handed_over: None,
+            farewell_said: false,
             commands,
             link: Link::new(now, seed),
         }
@@ -252,11 +276,12 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             Input::SnapshotFailed => self.sampler.handle_done(),
             Input::LinkOpened => self.link.handle_opened(now),
             Input::LinkPlain => self.link.handle_plain(),
+            Input::LinkOneWay => self.on_one_way(),
             Input::LinkWelcomed { acknowledged, heartbeat } => {
                 self.on_welcome(now, acknowledged, heartbeat);
             }
             Input::LinkClosed => self.on_link_closed(now),
-            Input::Transmitted(transmit) => self.on_transmitted(transmit),
+            Input::Transmitted(transmit) => self.on_transmitted(now, transmit),
             Input::Acknowledged { boot, through } => {
                 if boot == self.boot {
                     self.outbox.acknowledge(through);
@@ -275,6 +300,7 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
     /// What to do next at `now`. The shell asks until the answer is [`Output::Wait`].
     pub fn poll(&mut self, now: Instant) -> Output {
         self.link.advance(now);
+        self.confirm_handed_over(now);
         if let Some(output) = self.poll_ending(now) {
             return output;
         }
@@ -383,6 +409,7 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             self.outbox.acknowledge(through);
         }
         // Whatever the plain form carried before the welcome is acknowledged from now on as well.
+        self.handed_over = None;
         self.outbox.rewind();
         self.commands.resend();
         self.config_report_due = self.config_report.is_some();
@@ -390,18 +417,42 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
 
     fn on_link_closed(&mut self, now: Instant) {
         self.link.handle_closed(now);
+        self.handed_over = None;
         self.outbox.rewind();
         self.commands.resend();
         self.config_report_due = self.config_report.is_some();
     }
 
-    fn on_transmitted(&mut self, transmit: Transmit) {
+    fn on_one_way(&mut self) {
+        self.link.handle_one_way();
+        self.outbox.rewind();
+    }
+
+    fn on_transmitted(&mut self, now: Instant, transmit: Transmit) {
         self.link.free_slot();
-        // Only a stream that stayed plain releases by handing over: a full one acknowledges.
-        if let Transmit::Plain(batch) = transmit
-            && self.link.state() == LinkState::Plain
+        let Transmit::Plain(batch) = transmit else { return };
+        match self.link.state() {
+            LinkState::OneWay => self.outbox.release_unconfirmed(batch.first),
+            LinkState::Plain => match &mut self.handed_over {
+                Some(handed_over) => handed_over.through = batch.first,
+                None => self.handed_over = Some(HandedOver::new(now, batch.first)),
+            },
+            // A stream that was welcomed in between acknowledges what it carried.
+            LinkState::Down { .. }
+            | LinkState::Dialling
+            | LinkState::Undecided { .. }
+            | LinkState::Full { .. } => {}
+        }
+    }
+
+    /// What a plain peer has had for long enough counts as delivered.
+    fn confirm_handed_over(&mut self, now: Instant) {
+        if let Some(handed_over) = self.handed_over
+            && handed_over.confirmed_at <= now
         {
-            self.outbox.release_unconfirmed(batch.first);
+            self.outbox.release_unconfirmed(handed_over.confirms);
+            self.handed_over = (handed_over.confirms < handed_over.through)
+                .then(|| HandedOver::new(now, handed_over.through));
         }
     }
 
@@ -439,11 +490,9 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         let Command { id, action, time_to_live } = command;
         let slot = match &id {
             None => None,
-            Some(id) => match self.commands.admit(now, id, time_to_live) {
+            Some(id) => match self.commands.admit(now, id, action.repetition(), time_to_live) {
                 Admission::Run(slot) => Some(slot),
-                Admission::Repeat => return,
-                // Nothing is recorded, so nothing can be answered: the server reports the command as unknown.
-                Admission::Busy => return,
+                Admission::Repeat | Admission::Busy => return,
             },
         };
         if let Some(answer) = self.run(now, action, time_to_live)
@@ -501,10 +550,9 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
     fn on_shutdown(&mut self, now: Instant) {
         match &mut self.mode {
             Mode::Running | Mode::Stopped => self.begin_drain(now, Ending::Exit),
-            Mode::Draining { until, ending, .. } => {
-                *until = now;
-                *ending = Ending::Exit;
-            }
+            // Asked to end while it drains for a restart: it ends instead. Asked a second time: at once.
+            Mode::Draining { ending: ending @ Ending::Restart, .. } => *ending = Ending::Exit,
+            Mode::Draining { until, ending: Ending::Exit, .. } => *until = now,
             Mode::Ended { .. } => {}
         }
     }
@@ -513,6 +561,7 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         let resume = if self.mode == Mode::Stopped { Resume::Stopped } else { Resume::Running };
         self.flush_chain();
         self.mode = Mode::Draining { ending, until: now + DRAIN_MAX, resume };
+        self.farewell_said = false;
         // The server learns that this agent is about to leave.
         self.link.hasten_heartbeat(now);
     }
@@ -532,16 +581,42 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         let Mode::Draining { ending, until, resume } = self.mode else {
             return matches!(self.mode, Mode::Ended { .. }).then_some(Output::Wait(None));
         };
-        let drained = self.outbox.held() == 0 && !self.commands.has_unacknowledged();
-        if !drained && now < until {
+        if !self.is_drained() && now < until {
             return None;
         }
+        if self.is_drained() {
+            self.outbox.release_handed_over();
+        }
         self.outbox.abandon();
+        // The last word: the books as they are closed.
+        if !self.farewell_said && self.can_say_farewell() {
+            self.farewell_said = true;
+            self.link.take_slot();
+            return Some(Output::Transmit(Transmit::Status));
+        }
         self.mode = Mode::Ended { resume };
         Some(match ending {
             Ending::Exit => Output::Exit,
             Ending::Restart => Output::Restart,
         })
+    }
+
+    /// Whether everything that the peer can be given was given and confirmed as far as it confirms.
+    fn is_drained(&self) -> bool {
+        match self.link.state() {
+            // Nobody answers: what the transport took is all that can be known, and answers have no form.
+            LinkState::Plain | LinkState::OneWay => self.outbox.is_handed_over(),
+            LinkState::Down { .. }
+            | LinkState::Dialling
+            | LinkState::Undecided { .. }
+            | LinkState::Full { .. } => {
+                self.outbox.held() == 0 && !self.commands.has_unacknowledged()
+            }
+        }
+    }
+
+    fn can_say_farewell(&self) -> bool {
+        matches!(self.link.state(), LinkState::Full { .. }) && self.link.has_slot()
     }
 
     /// The next message: answers and reports before records, so that a backlog does not delay them.
@@ -551,7 +626,7 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         }
         match self.link.state() {
             LinkState::Down { .. } | LinkState::Dialling | LinkState::Undecided { .. } => None,
-            LinkState::Plain => self.outbox.poll_plain().map(Transmit::Plain),
+            LinkState::Plain | LinkState::OneWay => self.outbox.poll_plain().map(Transmit::Plain),
             LinkState::Full { .. } => {
                 if let Some(slot) = self.commands.poll_due() {
                     return Some(Transmit::Answer(slot));
@@ -574,7 +649,8 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             Mode::Draining { until, .. } => Some(until),
             Mode::Running | Mode::Stopped | Mode::Ended { .. } => None,
         };
-        [sample, drained, self.link.deadline()].into_iter().flatten().min()
+        let confirmed = self.handed_over.map(|handed_over| handed_over.confirmed_at);
+        [sample, drained, confirmed, self.link.deadline()].into_iter().flatten().min()
     }
 }
 

@@ -182,6 +182,18 @@ impl<const RING: usize> Outbox<RING> {
         self.evicted = None;
     }
 
+    /// Whether the transport took everything that is held.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.ring.end() <= self.next_unsent
+    }
+
+    /// Counts everything that the transport took as delivered.
+    pub(crate) fn release_handed_over(&mut self) {
+        if let Some(through) = Sequence::new(self.next_unsent.number() - 1) {
+            self.release_unconfirmed(through);
+        }
+    }
+
     /// Gives up what is still held. Returns how many records that were.
     pub(crate) fn abandon(&mut self) -> u64 {
         let Some(last) = Sequence::new(self.ring.end().number() - 1) else {

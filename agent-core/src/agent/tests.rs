@@ -159,7 +159,7 @@ fn a_new_stream_begins_with_the_lowest_unacknowledged_record() {
 }
 
 #[test]
-fn a_plain_server_gets_single_records_that_count_when_the_transport_takes_them() {
+fn a_plain_server_gets_single_records_that_count_when_the_link_outlives_them() {
     let mut shell = Shell::new(config(|_| ()));
     shell.drain();
     shell.snapshot(1);
@@ -173,7 +173,88 @@ fn a_plain_server_gets_single_records_that_count_when_the_transport_takes_them()
     assert_eq!(outputs[..2], [plain(1), plain(2)]);
     assert_eq!(shell.agent.ledger().delivered, 0);
     shell.take(outputs);
+    assert_eq!(shell.agent.ledger().delivered, 0);
+    shell.advance(19_999);
+    assert_eq!(shell.agent.ledger().delivered, 0);
+    shell.advance(1);
+    // The second was handed over while the first one's time ran; its own time begins now.
+    assert_eq!(shell.agent.ledger().delivered, 1);
+    shell.advance(20_000);
     assert_eq!(shell.agent.ledger().delivered, 2);
+}
+
+#[test]
+fn a_peer_that_took_records_and_then_proved_dead_costs_none() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.drain();
+    shell.snapshot(1);
+    shell.snapshot(2);
+    shell.handle(Input::LinkOpened);
+    let outputs = shell.advance(SECOND);
+    shell.take(outputs);
+    // The keep-alive finds it out before the records count.
+    shell.advance(15 * SECOND);
+    shell.handle(Input::LinkClosed);
+    assert_eq!(batches(&shell.connect()), [(1, 3)]);
+}
+
+#[test]
+fn on_a_one_way_link_a_record_counts_when_it_is_handed_over() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.snapshot(1);
+    let outputs = shell.handle(Input::LinkOneWay);
+    shell.take(outputs);
+    assert_eq!(shell.agent.ledger().delivered, 1);
+}
+
+#[test]
+fn a_plain_server_is_not_waited_for_at_the_end() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.drain();
+    shell.snapshot(1);
+    shell.handle(Input::LinkOpened);
+    let outputs = shell.handle(Input::LinkPlain);
+    shell.take(outputs);
+    shell.command("answered-to-nobody", Action::Status);
+    assert_eq!(shell.handle(Input::Shutdown), [Output::Exit]);
+    let ledger = shell.agent.ledger();
+    assert_eq!((ledger.delivered, ledger.lost.total()), (1, 0));
+}
+
+#[test]
+fn the_last_word_is_the_closed_books() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    shell.snapshot(1);
+    let outputs = shell.handle(Input::Shutdown);
+    assert!(!outputs.contains(&Output::Exit));
+    shell.agent.handle(shell.now(), acknowledged(1));
+    assert_eq!(shell.agent.poll(shell.now()), Output::Transmit(Transmit::Status));
+    let ledger = shell.agent.ledger();
+    assert_eq!((ledger.delivered, ledger.held), (1, 0));
+    assert_eq!(shell.agent.poll(shell.now()), Output::Exit);
+}
+
+#[test]
+fn status_can_be_asked_for_ever_and_other_commands_are_refused_aloud() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    for number in 0..200 {
+        let id = std::format!("s{number}");
+        let outputs = shell.command(&id, Action::Status);
+        assert_eq!(shell.answers(&outputs), [Answer::Status]);
+        shell.handle(Input::AnswerAcknowledged(id.parse().unwrap()));
+    }
+    let mut answers = Vec::new();
+    for number in 0..=COMMANDS_MAX {
+        let id = std::format!("c{number}");
+        let outputs = shell.command(&id, Action::Start);
+        answers.extend(shell.answers(&outputs));
+        shell.handle(Input::AnswerAcknowledged(id.parse().unwrap()));
+    }
+    let (last, others) = answers.split_last().unwrap();
+    assert_eq!(*last, Answer::Busy);
+    assert!(others.iter().all(|answer| *answer == Answer::Started(Change::AlreadySo)));
 }
 
 #[test]
@@ -229,7 +310,8 @@ fn a_restart_drains_first_and_the_new_boot_answers() {
     shell.connect();
     let outputs = shell.command("r", Action::Restart);
     assert!(!outputs.contains(&Output::Restart), "a record is still unacknowledged");
-    assert_eq!(shell.handle(acknowledged(1)), [Output::Restart]);
+    let last = [Output::Transmit(Transmit::Status), Output::Restart];
+    assert_eq!(shell.handle(acknowledged(1)), last);
     let command = shell.agent.restart_command().unwrap().clone();
     assert_eq!(command.as_str(), "r");
 

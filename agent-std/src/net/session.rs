@@ -36,13 +36,14 @@ pub(super) async fn run(
         next = match request {
             Request::Dial(hello) => {
                 let reporter = Reporter { session: hello.session, events: events.clone() };
-                let (reason, redial) = match carry(endpoint, *hello, &mut requests, &reporter).await
-                {
-                    End::Lost(reason) => (reason, None),
-                    End::Closed => ("closed by the agent".to_owned(), None),
-                    End::Replaced(request) => ("replaced".to_owned(), Some(request)),
+                let end = carry(endpoint, *hello, &mut requests, &reporter).await;
+                let (event, redial) = match end {
+                    End::Lost(reason) => (LinkEvent::Closed { reason }, None),
+                    End::Refused(reason) => (LinkEvent::Refused { reason }, None),
+                    End::Closed => (closed("closed by the agent"), None),
+                    End::Replaced(request) => (closed("replaced"), Some(request)),
                 };
-                reporter.report(LinkEvent::Closed { reason });
+                reporter.report(event);
                 match redial {
                     Some(request) => Some(request),
                     None => requests.recv().await,
@@ -68,9 +69,14 @@ impl Reporter {
     }
 }
 
+fn closed(reason: &str) -> LinkEvent {
+    LinkEvent::Closed { reason: reason.to_owned() }
+}
+
 /// How a stream ended.
 enum End {
     Lost(String),
+    Refused(String),
     Closed,
     Replaced(Request),
 }
@@ -110,12 +116,12 @@ async fn carry(
                     }
                     inbound = Some(stream);
                 }
-                Err(status) => return End::Lost(describe_status(&status)),
+                Err(status) => return End::from(&status),
             },
             message = receive(&mut inbound) => match message {
                 Ok(Some(command)) => reporter.report(LinkEvent::Received(Box::new(command))),
                 Ok(None) => return End::Lost("the server ended the stream".to_owned()),
-                Err(status) => return End::Lost(describe_status(&status)),
+                Err(status) => return End::from(&status),
             },
             request = requests.recv() => match request {
                 Some(Request::Send(message, transmit)) => {
@@ -161,7 +167,20 @@ fn welcome(metadata: &MetadataMap) -> Result<Option<Welcome>, String> {
     Ok(Some(welcome))
 }
 
+impl From<&Status> for End {
+    fn from(status: &Status) -> Self {
+        match status.code() {
+            Code::AlreadyExists => Self::Refused(status.message().to_owned()),
+            _ => Self::Lost(describe_status(status)),
+        }
+    }
+}
+
 fn describe_status(status: &Status) -> String {
+    if std::error::Error::source(status).is_some() {
+        // Made here, not by the server: the connection broke, and the cause says how.
+        return format!("the connection broke: {}", describe(status));
+    }
     match status.code() {
         Code::Unimplemented => {
             "the server does not know StreamMetrics; is it a picket-server?".to_owned()

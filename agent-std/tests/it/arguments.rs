@@ -19,7 +19,10 @@ fn wrong_arguments_are_named_with_what_is_allowed() {
     check_refused(&["--interval", "soon"], "invalid");
     check_refused(&["--metrics", "cpu,gpu"], "known are cpu, memory");
     check_refused(&["--plugins", "filter,filter"], "listed twice");
-    check_refused(&["--server", "no where"], "--server HOST:PORT");
+    check_refused(&["--interval", "nan"], "finite");
+    for address in ["no where:1", "localhost", ":50051", "http://localhost:50051", "h:0", "::1:5"] {
+        check_refused(&["--server", address], "--server HOST:PORT");
+    }
     check_refused(&["--no-such-flag"], "--no-such-flag");
 }
 
@@ -29,7 +32,7 @@ fn a_file_that_cannot_be_used_is_named_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.toml");
     fs::write(&path, "[config]\nplugins = [\"filter\", \"spy\"]\n").unwrap();
-    check_refused(&["--config", path.to_str().unwrap()], "config.plugins[1]");
+    check_refused(&["--config", path.to_str().unwrap()], "table config: plugins[1]");
 }
 
 #[test]
