@@ -63,12 +63,17 @@ impl Stage {
 
     /// Whether both are of one kind and have the same settings, whatever state they are in.
     fn is_configured_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Deduplication(a), Self::Deduplication(b)) => a.settings() == b.settings(),
-            (Self::ThresholdAlert(a), Self::ThresholdAlert(b)) => a.limits() == b.limits(),
-            (Self::Aggregation(a), Self::Aggregation(b)) => a.window_size() == b.window_size(),
-            (Self::Filter(a), Self::Filter(b)) => a.settings() == b.settings(),
-            _ => false,
+        match self {
+            Self::Deduplication(a) => {
+                matches!(other, Self::Deduplication(b) if a.settings() == b.settings())
+            }
+            Self::ThresholdAlert(a) => {
+                matches!(other, Self::ThresholdAlert(b) if a.limits() == b.limits())
+            }
+            Self::Aggregation(a) => {
+                matches!(other, Self::Aggregation(b) if a.window_size() == b.window_size())
+            }
+            Self::Filter(a) => matches!(other, Self::Filter(b) if a.settings() == b.settings()),
         }
     }
 }
