@@ -75,10 +75,7 @@ fn round_trip(snapshots: u32, cpu: i64) -> Result<usize, Failure> {
     records += transfer(&Frame::Hello { agent: agent_id, boot: BOOT }, &mut deframer)?;
     loop {
         match agent.poll(now) {
-            Output::Dial => {
-                agent.handle(now, Input::LinkOpened);
-                agent.handle(now, Input::LinkPlain);
-            }
+            Output::Dial => agent.handle(now, Input::LinkOneWay),
             Output::Collect(metrics) => {
                 let counts = metrics.iter().map(|metric| (metric, count(metric, cpu, left)));
                 let values = Values::from_iter(counts);

@@ -146,10 +146,7 @@ impl<W: Wire> Device<'_, W> {
             Output::Dial if self.now < self.wire_up_at => {
                 self.agent.handle(self.now, Input::LinkClosed);
             }
-            Output::Dial => {
-                self.agent.handle(self.now, Input::LinkOpened);
-                self.agent.handle(self.now, Input::LinkPlain);
-            }
+            Output::Dial => self.agent.handle(self.now, Input::LinkOneWay),
             Output::Collect(metrics) => self.collect(metrics)?,
             Output::Transmit(transmit) => {
                 if let Transmit::Plain(batch) = transmit {
