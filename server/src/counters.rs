@@ -11,8 +11,10 @@ use crate::rejection::Reason;
 pub(crate) enum Counter {
     /// Metrics records that the bus has made durable.
     RecordsStored,
-    /// Records that agents declared lost.
+    /// Records that agents declared lost, and those that are missing without a word.
     RecordsLost,
+    /// Of the lost, those that no agent declared.
+    RecordsUnexplained,
     /// Streams of agents that were taken.
     SessionsOpened,
     /// Streams of agents that ended, for whatever reason.
@@ -36,9 +38,10 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::RecordsStored,
         Self::RecordsLost,
+        Self::RecordsUnexplained,
         Self::SessionsOpened,
         Self::SessionsClosed,
         Self::SessionsSuperseded,
@@ -55,6 +58,7 @@ impl Counter {
         match self {
             Self::RecordsStored => "records.stored",
             Self::RecordsLost => "records.lost",
+            Self::RecordsUnexplained => "records.unexplained",
             Self::SessionsOpened => "sessions.opened",
             Self::SessionsClosed => "sessions.closed",
             Self::SessionsSuperseded => "sessions.superseded",

@@ -40,6 +40,10 @@ pub(crate) const CONTEST: Duration = Duration::from_secs(2);
 /// At most one report of a duplicate id in this time for each id, and one heartbeat on the bus.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How long the Welcome waits for the last record of an agent that is new to this run of the server. It is an
+/// index lookup; without it the agent sends again what is stored, and readers drop the repeats.
+pub(crate) const WELCOME_HISTORY_MAX: Duration = Duration::from_millis(300);
+
 /// Agents that are remembered. One takes 1 to 2 KiB.
 pub(crate) const AGENTS_MAX: usize = 100_000;
 

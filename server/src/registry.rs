@@ -63,6 +63,8 @@ struct Agent {
     status: Option<Box<AgentStatus>>,
     /// Highest sequence of `boot` that is durable; 0 for none.
     acknowledged: u64,
+    /// Highest sequence of `boot` that an earlier run of the server recorded as lost; 0 for none.
+    recorded_lost: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +100,10 @@ impl Registry {
                 if let Some(report) = &record.config {
                     agent.report(report);
                 }
+            }
+            StatusEvent::Loss if record.boot.map(BootId::from) == agent.boot => {
+                let last = record.losses.iter().map(|loss| loss.last).max();
+                agent.recorded_lost = agent.recorded_lost.max(last.unwrap_or(0));
             }
             StatusEvent::Disconnected
             | StatusEvent::Loss
@@ -168,6 +174,14 @@ impl Registry {
         agent.filter(|agent| agent.boot == Some(boot)).map_or(0, |agent| agent.acknowledged)
     }
 
+    /// Highest sequence of exactly this boot that is known to be durable or recorded as lost; 0 for none.
+    ///
+    /// Not for an agent to hear: a loss may reach above records that it still holds.
+    pub(crate) fn accounted(&self, id: &AgentId, boot: BootId) -> u64 {
+        let agent = self.agents.get(id).filter(|agent| agent.boot == Some(boot));
+        agent.map_or(0, |agent| agent.acknowledged.max(agent.recorded_lost))
+    }
+
     /// Unix milliseconds of the last message of `id`; none if it was never seen.
     pub(crate) fn last_seen_ms(&self, id: &AgentId) -> Option<i64> {
         self.agents.get(id).map(|agent| agent.last_seen_ms)
@@ -225,6 +239,7 @@ impl Agent {
         if self.boot != boot {
             self.boot = boot;
             self.acknowledged = 0;
+            self.recorded_lost = 0;
             self.status = None;
         }
         self.version.clone_from(&hello.version);
@@ -365,6 +380,23 @@ mod tests {
         assert_eq!(info.config_error, "interval: 0 is below 0.1");
         assert_eq!(registry.connected_count(), 0);
         assert!(registry.list(&[id("b")]).is_empty());
+    }
+
+    #[test]
+    fn losses_of_an_earlier_run_are_accounted_for_and_not_acknowledged() {
+        let mut registry = Registry::new(2);
+        let record = |event: StatusEvent| StatusRecord {
+            event: event.into(),
+            boot: Some(BOOT.into()),
+            hello: Some(hello(BOOT)),
+            losses: vec![proto::Loss { first: 5, last: 9, ..proto::Loss::default() }],
+            ..StatusRecord::default()
+        };
+        registry.fold(&id("a"), record(StatusEvent::Connected));
+        registry.fold(&id("a"), record(StatusEvent::Loss));
+        assert_eq!(registry.accounted(&id("a"), BOOT), 9);
+        assert_eq!(registry.acknowledged(&id("a"), BOOT), 0);
+        assert_eq!(registry.accounted(&id("a"), BootId { counter: 2, nonce: 8 }), 0);
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub(crate) fn snapshot(
 pub(crate) struct Batch {
     pub(crate) records: Vec<MetricsRecord>,
     pub(crate) losses: Vec<Loss>,
+    /// The sequence after which the batch begins: it accounts for every one above, up to `last`.
+    pub(crate) after: u64,
     /// The highest sequence that the batch accounts for.
     pub(crate) last: u64,
 }
@@ -93,7 +95,8 @@ impl Batch {
 }
 
 /// Checks a batch that comes after `received`, the highest sequence this stream has accounted for; none when
-/// it is the first, which may begin anywhere because other streams came before it.
+/// it is the first, which may begin anywhere because other streams came before it; whether
+/// they account for what is below `after` is for the caller to know.
 pub(crate) fn batch(
     agent: &AgentId,
     boot: BootId,
@@ -117,7 +120,7 @@ pub(crate) fn batch(
     for record in &batch.records {
         check_record(record)?;
     }
-    let last = account(received, &batch.records, &batch.losses)?;
+    let (after, last) = account(received, &batch.records, &batch.losses)?;
     let records = batch
         .records
         .into_iter()
@@ -128,12 +131,16 @@ pub(crate) fn batch(
             record: Some(record),
         })
         .collect();
-    Ok(Batch { records, losses: batch.losses, last })
+    Ok(Batch { records, losses: batch.losses, after, last })
 }
 
 /// Checks that records and losses together account for every sequence after `received`, in order, and answers
-/// with the highest.
-fn account(received: Option<u64>, records: &[Record], losses: &[Loss]) -> Result<u64, Rejection> {
+/// with the sequence it counted from and the highest.
+fn account(
+    received: Option<u64>,
+    records: &[Record],
+    losses: &[Loss],
+) -> Result<(u64, u64), Rejection> {
     let refuse = |text: String| Err(Rejection::new(Reason::Sequence, text));
     let mut losses: Vec<&Loss> = losses.iter().collect();
     losses.sort_by_key(|loss| loss.first);
@@ -148,9 +155,10 @@ fn account(received: Option<u64>, records: &[Record], losses: &[Loss]) -> Result
     // A loss may reach below `received`: what was sent and never acknowledged is declared lost when the ring
     // overwrites it, though it may have arrived.
     let start = received.or_else(|| first_record.into_iter().chain(first_loss).min());
-    let Some(mut accounted) = start else {
+    let Some(start) = start else {
         return refuse("batch has neither records nor losses".to_owned());
     };
+    let mut accounted = start;
 
     let mut losses = losses.into_iter().peekable();
     let mut previous = received;
@@ -187,7 +195,7 @@ fn account(received: Option<u64>, records: &[Record], losses: &[Loss]) -> Result
         }
         accounted = accounted.max(loss.last);
     }
-    Ok(accounted)
+    Ok((start, accounted))
 }
 
 fn check_record(record: &Record) -> Result<(), Rejection> {

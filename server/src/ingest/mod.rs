@@ -1,10 +1,12 @@
 //! Agent streams: from the first header to the end.
 //!
 //! [`session`] has the rules of one stream, [`claims`] those between two with one id, [`intake`] those of the
-//! messages; none of them knows a clock or a socket. [`task`] drives them.
+//! messages; none of them knows a clock or a socket. [`task`] drives them, and [`history`] says where a stream
+//! goes on.
 
 mod claims;
 mod handle;
+mod history;
 mod intake;
 mod outbox;
 mod session;
@@ -12,5 +14,6 @@ mod task;
 
 pub(crate) use claims::{Claims, SessionKey};
 pub(crate) use handle::{Directive, SessionHandle};
+pub(crate) use history::last_stored;
 pub(crate) use intake::Introduction;
 pub(crate) use task::{Stream, run};

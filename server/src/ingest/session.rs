@@ -4,6 +4,7 @@
 //! stream. At most one publish is under way, and nothing more is read meanwhile: that is the back-pressure.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use agent_core::id::{AgentId, BootId, CommandId};
 use agent_core::time::Instant;
@@ -12,7 +13,7 @@ use prost::Message as _;
 use proto::agent_message::Body;
 use proto::{
     AgentStatus, Command, CommandOutcome, CommandResponse, ConfigOutcome, ConfigPush, ConfigReport,
-    Hello, MetricsRequest, RecordBatch, StatusEvent, StatusRecord,
+    Hello, Loss, LossReason, MetricsRequest, RecordBatch, StatusEvent, StatusRecord,
 };
 
 use crate::clock::Now;
@@ -29,6 +30,8 @@ pub(crate) enum Fact {
     Stored { count: u64 },
     /// So many records were declared lost, and that is durable.
     Lost { count: u64 },
+    /// So many records never arrived and were not declared lost, and that is durable.
+    Unexplained { count: u64 },
     /// Everything of the boot up to this sequence is durable.
     Acknowledged { boot: BootId, sequence: u64 },
     /// What the agent says of itself.
@@ -60,7 +63,7 @@ enum Storing {
 enum Completion {
     Nothing,
     Snapshot,
-    Batch { stored: u64, lost: u64, last: u64 },
+    Batch { stored: u64, lost: u64, unexplained: u64, last: u64 },
     Answer { command_id: String },
 }
 
@@ -88,6 +91,8 @@ pub(crate) struct Session {
     server_id: String,
     /// Highest sequence accounted for on this stream; none before the first batch.
     received: Option<u64>,
+    /// Highest sequence of the boot accounted for before the first batch of this stream; 0 for none.
+    resumed: u64,
     config: ConfigHeld,
     /// The last heartbeat that went to the bus.
     heartbeat: Option<Heartbeat>,
@@ -111,6 +116,7 @@ impl Session {
             boot,
             server_id: server_id.to_owned(),
             received: None,
+            resumed: 0,
             config: ConfigHeld::Brought(hello.as_ref().map_or(0, |hello| hello.config_revision)),
             heartbeat: None,
             storing: Storing::Idle,
@@ -120,6 +126,15 @@ impl Session {
         let connected = session.connected(now, hello, peer);
         session.storing = Storing::Ready(vec![connected], Completion::Nothing);
         session
+    }
+
+    /// Everything of the boot up to `sequence` was accounted for before this stream.
+    pub(crate) fn handle_resumed(&mut self, sequence: u64) {
+        self.resumed = self.resumed.max(sequence);
+    }
+
+    pub(crate) const fn boot(&self) -> Option<BootId> {
+        self.boot
     }
 
     pub(crate) const fn dialect(&self) -> Dialect {
@@ -172,12 +187,15 @@ impl Session {
         match completion {
             Completion::Nothing => {}
             Completion::Snapshot => self.facts.push_back(Fact::Stored { count: 1 }),
-            Completion::Batch { stored, lost, last } => {
+            Completion::Batch { stored, lost, unexplained, last } => {
                 let Some(boot) = self.boot else { return };
                 self.outbox.acknowledge(boot, last);
                 self.facts.push_back(Fact::Stored { count: stored });
                 if lost > 0 {
                     self.facts.push_back(Fact::Lost { count: lost });
+                }
+                if unexplained > 0 {
+                    self.facts.push_back(Fact::Unexplained { count: unexplained });
                 }
                 self.facts.push_back(Fact::Acknowledged { boot, sequence: last });
             }
@@ -288,6 +306,10 @@ impl Session {
             return Err(agent_core::id::AgentIdError::Empty.into());
         }
         self.check_agent(&request.agent_id)?;
+        if self.boot.is_some() && request.boot.map(BootId::from) == self.boot {
+            // An agent that waited in vain for the Welcome goes on with batches once it is there.
+            self.handle_resumed(request.sequence);
+        }
         let record = intake::snapshot(&self.agent, request, now.unix_ms)?;
         let record = self.record(Payload::Metrics(record));
         self.storing = Storing::Ready(vec![record], Completion::Snapshot);
@@ -296,9 +318,19 @@ impl Session {
 
     fn take_batch(&mut self, now: Now, boot: BootId, batch: RecordBatch) -> Result<(), Rejection> {
         let batch = intake::batch(&self.agent, boot, self.received, batch)?;
-        self.received = Some(batch.last);
+        let is_first = self.received.replace(batch.last).is_none();
+        // A later batch follows the one before it, or it would have been refused.
+        let missing =
+            (is_first && self.resumed < batch.after).then(|| self.resumed + 1..=batch.after);
+        let unexplained = missing.as_ref().map(|missing| self.unexplained(now, missing));
+        let unexplained_count = missing.map_or(0, |missing| missing.end() - missing.start() + 1);
         let stored = u64::try_from(batch.records.len()).unwrap_or(u64::MAX);
-        let completion = Completion::Batch { stored, lost: batch.lost_count(), last: batch.last };
+        let completion = Completion::Batch {
+            stored,
+            lost: batch.lost_count(),
+            unexplained: unexplained_count,
+            last: batch.last,
+        };
         let losses = (!batch.losses.is_empty()).then(|| {
             self.status_record(
                 now,
@@ -310,9 +342,29 @@ impl Session {
             )
         });
         let metrics = batch.records.into_iter().map(Payload::Metrics);
-        let records = metrics.map(|payload| self.record(payload)).chain(losses);
+        let records = metrics.map(|payload| self.record(payload)).chain(unexplained).chain(losses);
         self.storing = Storing::Ready(records.collect(), completion);
         Ok(())
+    }
+
+    /// The record of a gap that the agent says nothing about.
+    fn unexplained(&self, now: Now, missing: &RangeInclusive<u64>) -> Record {
+        let loss = Loss {
+            first: *missing.start(),
+            last: *missing.end(),
+            reason: LossReason::Unspecified.into(),
+            never_sent: 0,
+            unacknowledged: 0,
+        };
+        self.status_record(
+            now,
+            StatusRecord {
+                event: StatusEvent::Loss.into(),
+                losses: vec![loss],
+                detail: "never arrived here and was not declared by the agent".to_owned(),
+                ..StatusRecord::default()
+            },
+        )
     }
 
     fn take_status(&mut self, now: Now, status: AgentStatus) -> Result<(), Rejection> {
@@ -425,7 +477,7 @@ mod tests {
     use std::time::Duration;
 
     use proto::server_message;
-    use proto::{AgentMessage, Ledger, Loss, NamedCount, RunState, SystemMetrics};
+    use proto::{AgentMessage, Ledger, NamedCount, RunState, SystemMetrics};
 
     const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 
@@ -539,6 +591,49 @@ mod tests {
         assert_eq!(store(&mut session), [StatusEvent::Loss]);
         assert_eq!(acknowledged(&mut session), Some(5));
         assert!(facts(&mut session).contains(&Fact::Lost { count: 3 }));
+    }
+
+    /// The gap that the first batch of a stream leaves, when everything up to `resumed` was there before.
+    fn check_gap(resumed: u64, first: MetricsRequest, expected: Option<(u64, u64)>) {
+        let mut session = full();
+        session.handle_resumed(resumed);
+        session.handle_message(at(1), first).unwrap();
+        let records = session.poll_publish().unwrap();
+        session.handle_stored();
+        let gaps = records.into_iter().filter_map(|record| match record.payload {
+            Payload::Status(status) if !status.detail.is_empty() => Some(status.losses),
+            _ => None,
+        });
+        let gaps: Vec<_> = gaps.flatten().map(|loss| (loss.first, loss.last)).collect();
+        assert_eq!(gaps, Vec::from_iter(expected));
+        let count = expected.map(|(first, last)| Fact::Unexplained { count: last - first + 1 });
+        let told = facts(&mut session);
+        let told = told.into_iter().find(|fact| matches!(fact, Fact::Unexplained { .. }));
+        assert_eq!(told, count);
+    }
+
+    #[test]
+    fn a_gap_before_the_first_batch_is_never_silent() {
+        let loss = |first, last| vec![Loss { first, last, ..Loss::default() }];
+        check_gap(0, batch(&[1, 2], Vec::new()), None);
+        check_gap(0, batch(&[1_000_000_000], Vec::new()), Some((1, 999_999_999)));
+        check_gap(0, batch(&[5], loss(1, 4)), None);
+        check_gap(0, batch(&[5], loss(3, 4)), Some((1, 2)));
+        check_gap(0, batch(&[], loss(3, 4)), Some((1, 2)));
+        check_gap(9, batch(&[10], Vec::new()), None);
+        check_gap(9, batch(&[4], Vec::new()), None);
+        check_gap(9, batch(&[12], Vec::new()), Some((10, 11)));
+        check_gap(9, batch(&[12], loss(10, 11)), None);
+    }
+
+    #[test]
+    fn snapshots_before_the_welcome_leave_no_gap() {
+        let mut session = full();
+        let early = MetricsRequest { boot: Some(BOOT.into()), sequence: 3, ..snapshot("a") };
+        session.handle_message(at(1), early).unwrap();
+        store(&mut session);
+        session.handle_message(at(1), batch(&[4], Vec::new())).unwrap();
+        assert_eq!(store(&mut session), []);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::id::AgentId;
+use agent_core::id::{AgentId, BootId};
 use bus::{PublishError, Record};
 use proto::command::CommandType;
 use proto::{Command, ConfigPush, MetricsRequest, StatusEvent, StatusRecord};
@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use crate::counters::Counter;
 use crate::ingest::claims::{Claimant, SessionKey, Verdict};
 use crate::ingest::handle::{Directive, SessionHandle, SessionPort, session_handle};
+use crate::ingest::history::last_stored;
 use crate::ingest::intake::Introduction;
 use crate::ingest::session::{Fact, Opening, Session};
 use crate::limits::{CONTEST, STUCK_AFTER};
@@ -28,6 +29,9 @@ const CLAIM_ATTEMPTS: u32 = 4;
 
 /// How long the configuration store may take before a stream goes on without it.
 const CONFIG_READ_MAX: Duration = Duration::from_secs(2);
+
+/// How long the bus may take to say where the agent's records end.
+const HISTORY_READ_MAX: Duration = Duration::from_secs(2);
 
 /// How long the last messages of a stream, and the record of its end, may take.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
@@ -178,6 +182,10 @@ async fn serve(
     shared.counters.add(Counter::SessionsOpened, 1);
     info!(agent = %seat.agent, peer = stream.peer, "agent connected");
 
+    if let Some(boot) = session.boot() {
+        session.handle_resumed(resume(shared, &seat.agent, boot).await);
+    }
+
     let dialect = session.dialect();
     shared.commands.connected(&seat.agent, key, dialect).await;
     if let Some(push) = effective_config(shared, &seat.agent).await {
@@ -201,6 +209,15 @@ async fn serve(
         Err(_) => warn!(agent = %seat.agent, "cannot record the disconnect: the bus is slow"),
     }
     end
+}
+
+/// Up to where the boot is accounted for. To be asked once the stream before has ended, which may have been
+/// storing still when this one was welcomed.
+async fn resume(shared: &Shared, agent: &AgentId, boot: BootId) -> u64 {
+    let stored = last_stored(&*shared.bus, agent, boot, HISTORY_READ_MAX).await;
+    let mut registry = shared.registry();
+    registry.acknowledge(agent, boot, stored);
+    registry.accounted(agent, boot)
 }
 
 /// Makes the stream the holder of its agent's id.
@@ -469,6 +486,11 @@ fn learn(seat: &Seat<'_>, session: &mut Session, port: &SessionPort) {
         match fact {
             Fact::Stored { count } => shared.counters.add(Counter::RecordsStored, count),
             Fact::Lost { count } => shared.counters.add(Counter::RecordsLost, count),
+            Fact::Unexplained { count } => {
+                warn!(agent = %seat.agent, "{count} records never arrived here and were not declared lost");
+                shared.counters.add(Counter::RecordsLost, count);
+                shared.counters.add(Counter::RecordsUnexplained, count);
+            }
             Fact::Acknowledged { boot, sequence } => {
                 shared.registry().acknowledge(&seat.agent, boot, sequence);
             }

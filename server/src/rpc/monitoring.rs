@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::command::{self, Order, Reply};
 use crate::ids::fresh_command_id;
 use crate::ingest::{self, Introduction};
-use crate::limits::{HEARTBEAT, MESSAGE_BYTES_MAX, OUTBOUND_MESSAGES};
+use crate::limits::{HEARTBEAT, MESSAGE_BYTES_MAX, OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX};
 use crate::rejection::{Reason, Rejection};
 use crate::rpc::{refuse, stopping, unavailable};
 use crate::shared::Shared;
@@ -33,16 +33,25 @@ impl Monitoring {
         Self { shared }
     }
 
-    fn welcome(&self, introduction: &Introduction) -> Welcome {
-        let registry = self.shared.registry();
+    async fn welcome(&self, introduction: &Introduction) -> Welcome {
         Welcome {
             server_id: self.shared.server_id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            acknowledged: registry.acknowledged(&introduction.agent, introduction.boot),
+            acknowledged: self.acknowledged(introduction).await,
             batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
             message_bytes_max: saturated(MESSAGE_BYTES_MAX),
             heartbeat_ms: saturated(HEARTBEAT.as_millis()),
         }
+    }
+
+    /// What the agent need not send again: from memory, or after a restart of the server from the bus.
+    async fn acknowledged(&self, introduction: &Introduction) -> u64 {
+        let Introduction { agent, boot, .. } = introduction;
+        let known = self.shared.registry().acknowledged(agent, *boot);
+        if known > 0 {
+            return known;
+        }
+        ingest::last_stored(&*self.shared.bus, agent, *boot, WELCOME_HISTORY_MAX).await
     }
 
     /// Hands `order` to the router and the bus, and waits for its answer.
@@ -105,7 +114,10 @@ impl MonitoringService for Monitoring {
         let guard = shared.stopping.guard().ok_or_else(stopping)?;
         let introduction =
             introduction(request.metadata()).map_err(|rejection| refuse(shared, rejection))?;
-        let welcome = introduction.as_ref().map(|known| self.welcome(known));
+        let welcome = match &introduction {
+            Some(known) => Some(self.welcome(known).await),
+            None => None,
+        };
         let peer = request.remote_addr();
         // A few messages, so that the session need not wake for each; a full one means a peer that takes
         // nothing, and the session waits.

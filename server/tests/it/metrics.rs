@@ -109,6 +109,43 @@ async fn losses_are_announced_and_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_gap_that_nobody_declared_is_stored_counted_and_reported_once() {
+    let server = Server::start();
+    let mut agent = server.agent("edge-01").await;
+    agent.send_records([1_000_000_000]).await;
+    agent.acknowledged(1_000_000_000).await;
+    assert_eq!(server.counter("records.unexplained").await, 999_999_999);
+    assert_eq!(server.counter("records.lost").await, 999_999_999);
+    assert_eq!(server.counter("records.stored").await, 1);
+
+    let mut again = server.open(Some(hello("edge-01", BOOT, 2))).await.unwrap();
+    again.send_records([1_000_000_001]).await;
+    again.acknowledged(1_000_000_001).await;
+    assert_eq!(server.counter("records.unexplained").await, 999_999_999);
+}
+
+#[tokio::test]
+async fn a_boot_goes_on_where_it_was_after_a_restart_of_the_server() {
+    let server = Server::start();
+    let mut agent = server.agent("edge-01").await;
+    agent.send_records(1..=10).await;
+    agent.acknowledged(10).await;
+    let server = Server::start_in(server.kill());
+    let mut agent = server.open(Some(hello("edge-01", BOOT, 2))).await.unwrap();
+    assert_eq!(agent.welcome.as_ref().unwrap().acknowledged, 10);
+    agent.send_records([11]).await;
+    agent.acknowledged(11).await;
+    assert_eq!(server.counter("records.unexplained").await, 0);
+    drop(agent);
+
+    let server = Server::start_in(server.kill());
+    let mut agent = server.open(Some(hello("edge-01", BOOT, 3))).await.unwrap();
+    agent.send_records([14]).await;
+    agent.acknowledged(14).await;
+    assert_eq!(server.counter("records.unexplained").await, 2);
+}
+
+#[tokio::test]
 async fn acknowledged_records_survive_a_kill() {
     let server = Server::start();
     let mut agent = server.agent("edge-01").await;

@@ -1,0 +1,50 @@
+//! Where the records of an agent end on the bus.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use agent_core::id::{AgentId, BootId};
+use bus::{Bus, BusError, Delivery, Payload, Selection, Start, Topic};
+use tracing::warn;
+
+/// The sequence of the agent's last record on the bus if it is of exactly `boot`, else 0; also 0, with a
+/// warning, when the bus does not say within `patience`.
+pub(crate) async fn last_stored(
+    bus: &dyn Bus,
+    agent: &AgentId,
+    boot: BootId,
+    patience: Duration,
+) -> u64 {
+    match tokio::time::timeout(patience, read(bus, agent, boot)).await {
+        Ok(Ok(sequence)) => sequence,
+        Ok(Err(error)) => {
+            warn!(%agent, "cannot read where its records end: {error}");
+            0
+        }
+        Err(_) => {
+            warn!(%agent, "cannot read where its records end: the bus is slow");
+            0
+        }
+    }
+}
+
+async fn read(bus: &dyn Bus, agent: &AgentId, boot: BootId) -> Result<u64, BusError> {
+    let selection = Selection::Keys(BTreeSet::from([agent.clone()]));
+    let mut last = bus.subscribe(Topic::MonitoringData, Start::Last(1), selection).await?;
+    let mut sequence = 0;
+    loop {
+        match last.next().await? {
+            Delivery::Entries(entries) => {
+                for entry in entries {
+                    if let Payload::Metrics(metrics) = entry.payload {
+                        let of_boot = metrics.boot.map(BootId::from) == Some(boot);
+                        let record = metrics.record.filter(|_| of_boot);
+                        sequence = record.map_or(0, |record| record.sequence);
+                    }
+                }
+            }
+            Delivery::Skipped { .. } => {}
+            Delivery::CaughtUp => return Ok(sequence),
+        }
+    }
+}
