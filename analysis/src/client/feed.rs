@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agent_core::random::SplitMix64;
+use bus::Topic;
 use proto::subscribe_metrics_request::Start;
 use proto::{MetricsBatch, SubscribeMetricsRequest};
 use tokio::sync::mpsc;
@@ -27,8 +28,17 @@ pub(crate) enum Event {
     Batch(MetricsBatch),
     /// The server is away; the feed tries to reach it again until it is dropped.
     Away { reason: String },
-    /// The server is back, and the feed goes on after the last record.
-    Back,
+    /// The server is back, and the feed goes on.
+    Back(Resumption),
+}
+
+/// Where a feed goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resumption {
+    /// After the last record.
+    AfterLast,
+    /// At the oldest record: the server has fewer than it had, so they are others.
+    Oldest,
 }
 
 /// Metrics as they come, over as many connections as it takes.
@@ -96,11 +106,12 @@ impl Reader {
             if self.events.send(Ok(Event::Away { reason })).await.is_err() {
                 return;
             }
-            stream = match self.reopen().await {
-                Ok(stream) => stream,
+            let resumption;
+            (stream, resumption) = match self.reopen().await {
+                Ok(reopened) => reopened,
                 Err(error) => return self.fail(error).await,
             };
-            if self.events.send(Ok(Event::Back)).await.is_err() {
+            if self.events.send(Ok(Event::Back(resumption))).await.is_err() {
                 return;
             }
         }
@@ -140,7 +151,7 @@ impl Reader {
     }
 
     /// Tries until the server answers. Fails only when it answers that it will not serve the request.
-    async fn reopen(&mut self) -> Result<Streaming<MetricsBatch>, Error> {
+    async fn reopen(&mut self) -> Result<(Streaming<MetricsBatch>, Resumption), Error> {
         if self.request.start.is_none() {
             // Nothing came yet, so there is no offset to go on from. What was stored since the first
             // connection is missing; by the server's clock that is more or less since then.
@@ -151,13 +162,36 @@ impl Reader {
             sleep(backoff.next()).await;
             let attempt = async {
                 self.client = Client::connect(self.client.server.clone()).await?;
-                self.client.subscribe(self.request.clone()).await
+                let resumption = self.resume().await?;
+                let stream = self.client.subscribe(self.request.clone()).await;
+                stream.map(|stream| (stream, resumption))
             };
             match attempt.await {
                 Err(error) if error.is_transient() && !self.events.is_closed() => {}
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Begins at the oldest record when the server's records end before the last one that was read, which is
+    /// so once its data directory was replaced: the wait for our offset would pass over all that comes before.
+    async fn resume(&mut self) -> Result<Resumption, Error> {
+        let Some(Start::Offset(offset)) = self.request.start else {
+            return Ok(Resumption::AfterLast);
+        };
+        let status = match self.client.server_status().await {
+            Ok(status) => status,
+            Err(error) if error.is_transient() => return Err(error),
+            // A server that does not tell can still serve the records.
+            Err(_) => return Ok(Resumption::AfterLast),
+        };
+        let topic = Topic::MonitoringData.name();
+        let extent = status.topics.iter().find(|extent| extent.name == topic);
+        if extent.is_none_or(|extent| offset <= extent.next_offset) {
+            return Ok(Resumption::AfterLast);
+        }
+        self.request.start = Some(Start::Offset(0));
+        Ok(Resumption::Oldest)
     }
 
     async fn fail(&self, error: Error) {

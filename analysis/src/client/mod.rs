@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 pub(crate) use self::address::ServerAddress;
-pub(crate) use self::feed::{Event, Feed};
+pub(crate) use self::feed::{Event, Feed, Resumption};
 
 /// For the connection to stand. A server in reach needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

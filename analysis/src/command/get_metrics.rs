@@ -7,7 +7,7 @@ use ratatui::crossterm::terminal;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cli::{self, Output};
-use crate::client::{Event, Feed};
+use crate::client::{Event, Feed, Resumption};
 use crate::command::intake::Intake;
 use crate::command::{Error, Session, now_ms};
 use crate::exit::Exit;
@@ -69,7 +69,7 @@ pub(super) async fn run(
                 rows.flush()?;
             }
             Some(Event::Away { reason }) => view::notice(&away(session, &reason)),
-            Some(Event::Back) => view::notice(BACK),
+            Some(Event::Back(resumption)) => view::notice(back(resumption)),
             None => break,
         }
     }
@@ -90,7 +90,12 @@ pub(super) fn away(session: &Session, reason: &str) -> String {
 }
 
 /// What is said when it is back.
-pub(super) const BACK: &str = "the server is back; going on after the last record";
+pub(super) const fn back(resumption: Resumption) -> &'static str {
+    match resumption {
+        Resumption::AfterLast => "the server is back; going on after the last record",
+        Resumption::Oldest => "the server's records start anew; reading from the oldest",
+    }
+}
 
 /// Rows of one screenful, when there is a screen.
 fn page_rows(session: &Session) -> Option<usize> {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::{self, Output};
 use crate::client::{Event, Feed};
-use crate::command::get_metrics::{BACK, away};
+use crate::command::get_metrics::{away, back};
 use crate::command::intake::Intake;
 use crate::command::{Error, Session, now_ms};
 use crate::exit::Exit;
@@ -123,11 +123,11 @@ impl Watch {
                 }
             }
             Event::Away { reason } => self.remark(away(session, &reason)),
-            Event::Back => {
+            Event::Back(resumption) => {
                 if self.screen.is_some() {
                     self.board.set_remark(None);
                 } else {
-                    view::notice(BACK);
+                    view::notice(back(resumption));
                 }
             }
         }

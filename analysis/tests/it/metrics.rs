@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
 
 use proto::subscribe_metrics_request::Start;
+use proto::{ServerStatus, TopicStatus};
 use tonic::Status;
 
 use crate::picket::{self, Run, command, piped, run};
@@ -218,6 +219,31 @@ TIME                 AGENT           CPU%  NOTE
     );
     let script = server.script.lock().unwrap();
     assert_eq!(script.subscribed[1].start, Some(Start::Offset(21)));
+}
+
+#[test]
+fn following_begins_anew_with_a_server_whose_records_do() {
+    let first = feed_of(
+        vec![batch(vec![entry("a", 1), entry("a", 2)])],
+        Ending::Fail(Status::unavailable("going down")),
+    );
+    let second = feed_of(vec![batch(vec![entry("a", 2), entry("a", 3)])], Ending::Silence);
+    let check = |next_offset, start| {
+        let extent =
+            TopicStatus { name: "monitoring-data".into(), next_offset, ..TopicStatus::default() };
+        let status = ServerStatus { topics: vec![extent], ..ServerStatus::default() };
+        let feeds = [first.clone(), second.clone()];
+        let server = Server::start(Script { status, ..script_of(feeds) });
+        let run = run(&server.name(), "get-metrics --follow --limit 3 --metric cpu -o csv");
+        assert_eq!(run.stdout.lines().count(), 4, "{run:#?}");
+        let anew = "picket: the server's records start anew; reading from the oldest\n";
+        assert_eq!(run.stderr.contains(anew), start == 0, "{run:#?}");
+        let script = server.script.lock().unwrap();
+        assert_eq!(script.subscribed[1].start, Some(Start::Offset(start)));
+    };
+    check(20, 0);
+    check(21, 21);
+    check(99, 21);
 }
 
 #[test]

@@ -35,14 +35,14 @@ pub(crate) struct Script {
 }
 
 /// What one subscription brings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Feed {
     pub(crate) batches: Vec<MetricsBatch>,
     pub(crate) ending: Ending,
 }
 
 /// What comes after the batches of a feed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Ending {
     End,
     Fail(Status),
