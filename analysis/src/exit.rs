@@ -52,7 +52,9 @@ impl Exit {
                 client::Error::Rejected { .. } => Self::Rejected,
                 client::Error::TimedOut { .. } => Self::TimedOut,
                 client::Error::NotFound { .. } => Self::NotFound,
-                client::Error::Unsupported { .. } | client::Error::Failed { .. } => Self::Failed,
+                client::Error::Unavailable { .. }
+                | client::Error::Unsupported { .. }
+                | client::Error::Failed { .. } => Self::Failed,
             },
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Self::Ok,
             Error::Output(_) | Error::Runtime(_) => Self::Failed,

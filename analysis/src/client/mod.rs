@@ -137,6 +137,8 @@ impl Client {
             message => message.to_owned(),
         };
         match status.code() {
+            // Without a cause of this side, the server answered, and says that it cannot serve.
+            Code::Unavailable if status.source().is_none() => Error::Unavailable { message },
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Aborted => Error::Lost {
                 server: self.server.clone(),
                 reason: status.source().map_or(message, root_cause),
@@ -174,6 +176,8 @@ pub(crate) enum Error {
     Unreachable { server: ServerAddress, reason: String },
     #[error("lost the server at {server}: {reason}; try again when it is back")]
     Lost { server: ServerAddress, reason: String },
+    #[error("the server cannot do it now: {message}; {}", remedy(message))]
+    Unavailable { message: String },
     #[error("the server refuses: {message}")]
     Rejected { message: String },
     #[error("no answer within {after:?}; try again, or allow more time")]
@@ -190,7 +194,10 @@ impl Error {
     /// Whether the same request may succeed on a new connection.
     const fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::TimedOut { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Lost { .. }
+            | Self::Unavailable { .. }
+            | Self::TimedOut { .. } => true,
             Self::Rejected { .. }
             | Self::NotFound { .. }
             | Self::Unsupported { .. }
@@ -202,8 +209,19 @@ impl Error {
     fn into_reason(self) -> String {
         match self {
             Self::Unreachable { reason, .. } | Self::Lost { reason, .. } => reason,
+            Self::Unavailable { message } => message,
             other => other.to_string(),
         }
+    }
+}
+
+/// What helps a server that answers and cannot serve.
+fn remedy(message: &str) -> &'static str {
+    // The text of the operating system is all that the wire carries of the cause.
+    if message.to_ascii_lowercase().contains("no space left") {
+        "free space in the server's data directory"
+    } else {
+        "try again later, or see the server's log"
     }
 }
 

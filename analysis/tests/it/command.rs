@@ -47,7 +47,7 @@ fn errors_of_the_rpc_have_their_codes() {
     check(Status::not_found("who"), 6);
     check(Status::internal("oops"), 1);
     check(Status::unimplemented(""), 1);
-    check(Status::unavailable("bus"), 3);
+    check(Status::unavailable("bus"), 1);
 }
 
 #[test]

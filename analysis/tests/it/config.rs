@@ -93,6 +93,18 @@ fn set_sends_a_file_or_standard_input() {
 }
 
 #[test]
+fn a_server_without_space_is_not_a_lost_one() {
+    let full = "the configuration store cannot be used now: No space left on device (os error 28)";
+    let server = changing(Err(Status::unavailable(full)));
+    let run = run_with_input(&server.name(), "config set web-1", "{}");
+    run.check(1, "");
+    let expected = format!(
+        "picket: the server cannot do it now: {full}; free space in the server's data directory\n"
+    );
+    assert_eq!(run.stderr, expected);
+}
+
+#[test]
 fn refusals_end_with_4() {
     let agent_refuses = changing(Ok(change(ConfigOutcome::Rejected)));
     run_with_input(&agent_refuses.name(), "config set web-1 -o json", "{}").check(
