@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use proto::config::{Document, KEYS};
 use proto::{ConfigOutcome, SetConfigRequest, SetConfigResponse};
 use serde_json::{Map, Value, json};
 
@@ -25,18 +26,37 @@ pub(super) async fn run(
                 document: input::read(&file)?,
                 expected_revision,
             };
+            let unknown = unknown_keys(&request.document);
             let client = connect(session).await?;
             let response = client.set_config(request).await?;
+            if let Some(unknown) = unknown {
+                view::notice(&unknown);
+            }
             write_change(session, &layer, &response, out)?;
             Ok(exit(&response))
         }
         Config::Unset { layer } => {
             let client = connect(session).await?;
+            // A document that cannot be read any more can still be removed.
+            let held = client.config(layer.as_str().to_owned()).await;
+            if held.is_ok_and(|held| held.revision == 0) {
+                return Err(Error::NotFound(format!("{} has no document", layer.as_str())));
+            }
             let response = client.delete_config(layer.as_str().to_owned()).await?;
             write_change(session, &layer, &response, out)?;
             Ok(exit(&response))
         }
     }
+}
+
+/// What to say of keys that are stored and have no effect; nothing of a document that the server will refuse.
+fn unknown_keys(document: &str) -> Option<String> {
+    let document = Document::parse(document).ok()?;
+    let unknown: Vec<&str> = document.unknown_keys().collect();
+    (!unknown.is_empty()).then(|| {
+        let (unknown, known) = (unknown.join(", "), KEYS.join(", "));
+        format!("unknown keys have no effect: {unknown}; known are {known}")
+    })
 }
 
 async fn get(session: &Session, layer: &Layer, out: &mut dyn Write) -> Result<Exit, Error> {
@@ -154,6 +174,16 @@ mod tests {
     use proto::ConfigReport;
 
     use super::*;
+
+    #[test]
+    fn unknown_keys_are_named_with_the_known_ones() {
+        let text = unknown_keys(r#"{"intervall": 1, "interval": 2}"#).unwrap();
+        let (unknown, known) = text.split_once("; known are ").unwrap();
+        assert_eq!(unknown, "unknown keys have no effect: intervall");
+        assert!(known.starts_with("interval, metrics, "), "{known}");
+        assert_eq!(unknown_keys(r#"{"interval": 2}"#), None);
+        assert_eq!(unknown_keys("[]"), None);
+    }
 
     #[test]
     fn a_change_says_whom_it_reached() {

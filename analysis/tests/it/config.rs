@@ -93,6 +93,22 @@ fn set_sends_a_file_or_standard_input() {
 }
 
 #[test]
+fn unset_of_what_is_not_there_ends_with_6() {
+    let server = holding(GetConfigResponse::default());
+    let run = run(&server.name(), "config unset web-1");
+    run.check(6, "");
+    assert_eq!(run.stderr, "picket: web-1 has no document\n");
+}
+
+#[test]
+fn unknown_keys_are_told_and_stored() {
+    let server = changing(Ok(change(ConfigOutcome::Applied)));
+    let run = run_with_input(&server.name(), "config set web-1", r#"{"intervall": 1}"#);
+    run.check(0, "web-1: revision 8, applied\n");
+    assert!(run.stderr.contains("unknown keys have no effect: intervall; known"), "{run:#?}");
+}
+
+#[test]
 fn a_server_without_space_is_not_a_lost_one() {
     let full = "the configuration store cannot be used now: No space left on device (os error 28)";
     let server = changing(Err(Status::unavailable(full)));
@@ -114,7 +130,11 @@ fn refusals_end_with_4() {
     );
 
     let conflict = Status::failed_precondition("the document is at revision 9, not 7");
-    let server_refuses = changing(Err(conflict));
+    let server_refuses = Server::start(Script {
+        config: Some(Ok(document())),
+        change: Some(Err(conflict)),
+        ..Script::default()
+    });
     let run = run(&server_refuses.name(), "config unset web-1");
     run.check(4, "");
     assert_eq!(run.stderr, "picket: the server refuses: the document is at revision 9, not 7\n");
