@@ -21,6 +21,8 @@ pub(crate) enum Counter {
     SessionsClosed,
     /// Streams that were replaced by a newer one of the same agent.
     SessionsSuperseded,
+    /// Of them, those of plain streams that replaced each other more often than reconnects explain.
+    SessionsPlainReplaced,
     /// Publishes that the bus refused.
     PublishFailed,
     /// Commands taken from callers of `SendCommand`.
@@ -38,13 +40,14 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::RecordsStored,
         Self::RecordsLost,
         Self::RecordsUnexplained,
         Self::SessionsOpened,
         Self::SessionsClosed,
         Self::SessionsSuperseded,
+        Self::SessionsPlainReplaced,
         Self::PublishFailed,
         Self::CommandsAccepted,
         Self::CommandsDelivered,
@@ -62,6 +65,7 @@ impl Counter {
             Self::SessionsOpened => "sessions.opened",
             Self::SessionsClosed => "sessions.closed",
             Self::SessionsSuperseded => "sessions.superseded",
+            Self::SessionsPlainReplaced => "sessions.plain_replaced",
             Self::PublishFailed => "bus.publish_failed",
             Self::CommandsAccepted => "commands.accepted",
             Self::CommandsDelivered => "commands.delivered",

@@ -44,6 +44,12 @@ pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// index lookup; without it the agent sends again what is stored, and readers drop the repeats.
 pub(crate) const WELCOME_HISTORY_MAX: Duration = Duration::from_millis(300);
 
+/// How often plain streams with one id may replace each other within [`PLAIN_REPLACED_WINDOW`] before they are
+/// taken for two live clients. One that reconnects replaces its own dead stream once.
+pub(crate) const PLAIN_REPLACED_MAX: usize = 3;
+/// See [`PLAIN_REPLACED_MAX`].
+pub(crate) const PLAIN_REPLACED_WINDOW: Duration = Duration::from_secs(30);
+
 /// Agents that are remembered. One takes 1 to 2 KiB.
 pub(crate) const AGENTS_MAX: usize = 100_000;
 

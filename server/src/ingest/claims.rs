@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use agent_core::id::{AgentId, BootId};
 use agent_core::time::Instant;
 
-use crate::limits::REPORT_INTERVAL;
+use crate::limits::{PLAIN_REPLACED_MAX, PLAIN_REPLACED_WINDOW, REPORT_INTERVAL};
 
 /// Names a stream within this run of the server. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,7 +45,15 @@ struct Holder<H> {
     key: SessionKey,
     claimant: Claimant,
     handle: H,
+    rivalry: Rivalry,
+}
+
+/// What is remembered of quarrels about one id, for as long as plain streams pass it to each other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rivalry {
     duplicate_reported: Option<Instant>,
+    /// When plain streams last replaced each other, the oldest first.
+    plain_replaced: [Option<Instant>; PLAIN_REPLACED_MAX],
 }
 
 /// The holder of each id. One entry per live stream.
@@ -85,7 +93,8 @@ impl<H: Clone> Claims<H> {
         let incumbent = holder.handle.clone();
         match (holder.claimant, claimant) {
             (Claimant::Plain, Claimant::Plain) => {
-                self.hold(id, key, claimant, handle);
+                let rivalry = holder.rivalry;
+                self.holders.insert(id.clone(), Holder { key, claimant, handle, rivalry });
                 Verdict::Succeeded(incumbent)
             }
             (
@@ -135,16 +144,28 @@ impl<H: Clone> Claims<H> {
         pairs.map(|(id, h)| (id.clone(), h.handle.clone())).collect()
     }
 
+    /// A plain stream has replaced another one. Answers whether that happens too often for one client that
+    /// reconnects: more than [`PLAIN_REPLACED_MAX`] times in [`PLAIN_REPLACED_WINDOW`].
+    pub(crate) fn plain_replaced(&mut self, id: &AgentId, now: Instant) -> bool {
+        let Some(holder) = self.holders.get_mut(id) else {
+            return false;
+        };
+        let times = &mut holder.rivalry.plain_replaced;
+        times.rotate_left(1);
+        let oldest = times[PLAIN_REPLACED_MAX - 1].replace(now);
+        oldest.is_some_and(|at| now - at < PLAIN_REPLACED_WINDOW)
+    }
+
     /// Whether a duplicate of `id` should be reported now: once in [`REPORT_INTERVAL`].
     pub(crate) fn duplicate_is_news(&mut self, id: &AgentId, now: Instant) -> bool {
         let Some(holder) = self.holders.get_mut(id) else {
             return false;
         };
         let recent = |at: Instant| now - at < REPORT_INTERVAL;
-        if holder.duplicate_reported.is_some_and(recent) {
+        if holder.rivalry.duplicate_reported.is_some_and(recent) {
             return false;
         }
-        holder.duplicate_reported = Some(now);
+        holder.rivalry.duplicate_reported = Some(now);
         true
     }
 
@@ -155,7 +176,7 @@ impl<H: Clone> Claims<H> {
         claimant: Claimant,
         handle: H,
     ) -> Option<Holder<H>> {
-        let holder = Holder { key, claimant, handle, duplicate_reported: None };
+        let holder = Holder { key, claimant, handle, rivalry: Rivalry::default() };
         self.holders.insert(id.clone(), holder)
     }
 }
@@ -218,6 +239,22 @@ mod tests {
         assert_eq!(claims.holder(&id), Some(2));
         claims.release(&id, second);
         assert_eq!(claims.holder(&id), None);
+    }
+
+    #[test]
+    fn plain_streams_that_keep_replacing_each_other_are_noticed() {
+        let id = "a".parse().unwrap();
+        let mut claims = Claims::new();
+        let mut replaced = |seconds| {
+            let key = claims.next_key();
+            claims.claim(&id, key, Claimant::Plain, 1);
+            let now = Instant::from_ms(0) + Duration::from_secs(seconds);
+            (claims.plain_replaced(&id, now), claims.duplicate_is_news(&id, now))
+        };
+        let often = [0, 10, 20, 29, 59].map(|seconds| replaced(seconds).0);
+        assert_eq!(often, [false, false, false, true, false]);
+        assert!(!replaced(59).1, "reported 59 s ago");
+        assert!(replaced(60).1);
     }
 
     #[test]

@@ -237,6 +237,9 @@ async fn claim(
             Verdict::Granted => return Ok(()),
             Verdict::Succeeded(incumbent) => {
                 succeed(shared, &incumbent).await;
+                if claimant == Claimant::Plain {
+                    notice_rivals(shared, agent, &incumbent, &handle.peer).await;
+                }
                 return Ok(());
             }
             Verdict::Outdated(incumbent) => {
@@ -247,8 +250,9 @@ async fn claim(
             Verdict::Contested(incumbent) => incumbent,
         };
         if incumbent.is_alive().await {
-            report_duplicate(shared, agent, &incumbent, &handle.peer).await;
             let peer = &incumbent.peer;
+            let detail = format!("{peer} holds the id, {} was refused", handle.peer);
+            report_duplicate(shared, agent, &handle.peer, detail).await;
             let text = format!("another live agent holds the id {agent}, connected from {peer}");
             return Err(Rejection::new(Reason::DuplicateId, text));
         }
@@ -271,23 +275,37 @@ async fn succeed(shared: &Shared, incumbent: &SessionHandle) {
     tokio::time::timeout(CONTEST, incumbent.ended()).await.ok();
 }
 
-async fn report_duplicate(
+/// Tells of plain clients that take an id from each other in turn: neither can be refused, for a plain client
+/// that reconnects looks the same.
+async fn notice_rivals(
     shared: &Shared,
     agent: &AgentId,
     incumbent: &SessionHandle,
     newcomer: &str,
 ) {
     let now = shared.clock.now();
+    if !shared.claims().plain_replaced(agent, now.monotonic) {
+        return;
+    }
+    shared.counters.add(Counter::SessionsPlainReplaced, 1);
+    let detail =
+        format!("plain clients replace each other: {newcomer} took the id from {}", incumbent.peer);
+    report_duplicate(shared, agent, newcomer, detail).await;
+}
+
+/// Puts it on the bus and in the log that two live agents use one id, once in a while.
+async fn report_duplicate(shared: &Shared, agent: &AgentId, newcomer: &str, detail: String) {
+    let now = shared.clock.now();
     if !shared.claims().duplicate_is_news(agent, now.monotonic) {
         return;
     }
-    warn!(%agent, "two live agents with one id: {} keeps it, {newcomer} is refused", incumbent.peer);
+    warn!(%agent, "two live agents with one id: {detail}");
     let record = StatusRecord {
         agent_id: agent.to_string(),
         event: StatusEvent::DuplicateId.into(),
         timestamp_ms: now.unix_ms,
         server_id: shared.server_id.clone(),
-        detail: format!("{} holds the id, {newcomer} was refused", incumbent.peer),
+        detail,
         peer: newcomer.to_owned(),
         ..StatusRecord::default()
     };

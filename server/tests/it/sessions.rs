@@ -97,6 +97,23 @@ async fn the_newest_of_two_plain_clients_stays() {
 }
 
 #[tokio::test]
+async fn plain_clients_that_keep_replacing_each_other_are_counted() {
+    let server = Server::start();
+    let mut streams = Vec::new();
+    for _ in 0..6 {
+        let stream = server.open(None).await.unwrap();
+        stream.send(plain("edge-01", 1.0)).await;
+        let stored = u64::try_from(streams.len() + 1).unwrap();
+        while server.counter("records.stored").await < stored {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        streams.push(stream);
+    }
+    assert_eq!(server.counter("sessions.superseded").await, 5);
+    assert_eq!(server.counter("sessions.plain_replaced").await, 2);
+}
+
+#[tokio::test]
 async fn a_client_that_is_done_is_answered_to_the_end() {
     let server = Server::start();
     let mut agent = server.agent("edge-01").await;
