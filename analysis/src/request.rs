@@ -111,22 +111,39 @@ impl FromStr for Param {
 /// What `get-metrics` asks for.
 ///
 /// The limit is not among it: the server would count repeats, so the tool counts what it shows.
-pub(crate) fn metrics(args: &cli::GetMetrics, now_ms: i64) -> SubscribeMetricsRequest {
+pub(crate) fn metrics(
+    args: &cli::GetMetrics,
+    now_ms: i64,
+) -> Result<SubscribeMetricsRequest, SpanError> {
+    let until_ms = args.until.map(|point| point.resolve(now_ms));
+    let since_ms = args.since.map(|point| point.resolve(now_ms));
+    if let (Some(since_ms), Some(until_ms)) = (since_ms, until_ms)
+        && until_ms < since_ms
+    {
+        return Err(SpanError);
+    }
     let ends_by_itself = args.no_follow || args.limit.is_some() || args.until.is_some();
     let follow = args.follow || !ends_by_itself;
-    let start = match args.since {
-        Some(point) => Some(Start::SinceMs(point.resolve(now_ms))),
+    let start = match since_ms {
+        Some(since_ms) => Some(Start::SinceMs(since_ms)),
         None if follow => None,
         None => Some(Start::Last(args.limit.unwrap_or(LAST_DEFAULT))),
     };
-    SubscribeMetricsRequest {
+    Ok(SubscribeMetricsRequest {
         agents: names(&args.agents),
         start,
         follow,
         limit: 0,
-        until_ms: args.until.map_or(0, |point| point.resolve(now_ms)),
-    }
+        until_ms: until_ms.unwrap_or(0),
+    })
 }
+
+/// The end comes before the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "--until is before --since; durations count back from now, so --since takes the longer one"
+)]
+pub(crate) struct SpanError;
 
 /// What `monitor` asks for: everything from now on.
 pub(crate) fn live(agents: &[AgentId]) -> SubscribeMetricsRequest {
@@ -188,7 +205,7 @@ mod tests {
 
     const NOW_MS: i64 = 1_700_000_000_000;
 
-    fn request(line: &str) -> SubscribeMetricsRequest {
+    fn asked(line: &str) -> Result<SubscribeMetricsRequest, SpanError> {
         let cli = cli::Cli::try_parse_from(line.split_whitespace()).unwrap();
         let cli::Command::GetMetrics(args) = cli.command else {
             panic!("another command");
@@ -197,7 +214,7 @@ mod tests {
     }
 
     fn check(line: &str, start: Option<Start>, follow: bool, until_ms: i64) {
-        let request = request(line);
+        let request = asked(line).unwrap();
         assert_eq!(
             (request.start, request.follow, request.until_ms),
             (start, follow, until_ms),
@@ -226,6 +243,12 @@ mod tests {
         check("picket get-metrics --no-follow", Some(Start::Last(20)), false, 0);
         check("picket get-metrics --limit 5", Some(Start::Last(5)), false, 0);
         check("picket get-metrics --limit 5 --follow", None, true, 0);
+    }
+
+    #[test]
+    fn the_end_must_not_come_before_the_beginning() {
+        assert_eq!(asked("picket get-metrics --since 1m --until 1h"), Err(SpanError));
+        assert!(asked("picket get-metrics --since 1h --until 1h").is_ok());
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub(super) async fn run(
     out: &mut dyn Write,
 ) -> Result<Exit, Error> {
     let now_ms = now_ms();
-    let request = request::metrics(args, now_ms);
+    let request =
+        request::metrics(args, now_ms).map_err(|error| Error::Usage(error.to_string()))?;
     let follow = request.follow;
     let end = match request.until_ms {
         until_ms if until_ms != 0 && follow => {

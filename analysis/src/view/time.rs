@@ -4,11 +4,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 /// Unix milliseconds as date and time of day of the zone, to the second; always 19 characters from year 0.
+///
+/// What lies beyond the calendar is shown as its last moment, as in JSON: the calendar ends a day before the
+/// year 9999 does, so that every zone has a date for each time.
 pub(crate) fn local(unix_ms: i64, zone: &TimeZone) -> String {
-    Timestamp::from_millisecond(unix_ms).map_or_else(
-        |_| unix_ms.to_string(),
-        |time| time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
-    )
+    let bound = if unix_ms < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    let time = Timestamp::from_millisecond(unix_ms).unwrap_or(bound);
+    time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// A duration in its two largest units, such as `3h 20m`. Below a second it is `0s`, below nothing too.
@@ -69,6 +71,7 @@ mod tests {
     fn times_are_of_the_zone() {
         let zone = TimeZone::fixed(jiff::tz::offset(2));
         assert_eq!(local(1_700_000_000_123, &zone), "2023-11-15 00:13:20");
-        assert_eq!(local(i64::MAX, &zone), i64::MAX.to_string());
+        assert_eq!(local(253_402_300_799_999, &zone), "9999-12-31 00:00:00");
+        assert_eq!(local(i64::MAX, &TimeZone::UTC), "9999-12-30 22:00:00");
     }
 }

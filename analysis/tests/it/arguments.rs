@@ -81,6 +81,13 @@ fn a_server_that_never_answers_is_given_up() {
 }
 
 #[test]
+fn an_end_before_the_beginning_ends_with_2() {
+    let run = run("127.0.0.1:1", "get-metrics --since 1m --until 1h");
+    run.check(2, "");
+    assert!(run.stderr.starts_with("picket: --until is before --since; "), "{run:#?}");
+}
+
+#[test]
 fn help_is_enough() {
     let root = run("", "--help");
     assert_eq!(root.code, 0);
