@@ -97,6 +97,7 @@ impl Change<'_> {
         text: &str,
         expected: Option<Revision>,
     ) -> Result<Revision, ConfigError> {
+        check_is_object(text)?;
         let document = Document::parse(text).map_err(refused)?;
         let merged = match key {
             // The agents' own layers may clash with it; each agent says so when it gets the result.
@@ -121,6 +122,14 @@ impl Change<'_> {
             Some(_) => Ok(documents.put(key.as_str(), None, None).await?.revision),
         }
     }
+}
+
+/// What is no object at all is told in plainer words than the parser has.
+fn check_is_object(text: &str) -> Result<(), Rejection> {
+    if text.trim_start().starts_with('{') {
+        return Ok(());
+    }
+    Err(Rejection::new(Reason::Config, ".: the document must be a JSON object"))
 }
 
 fn refused(error: DocumentError) -> ConfigError {

@@ -161,3 +161,14 @@ async fn bad_documents_are_refused_and_nothing_changes() {
         assert_eq!(refused.code(), Code::InvalidArgument, "{key:?}");
     }
 }
+
+#[tokio::test]
+async fn a_document_that_is_no_object_is_told_so() {
+    let server = Server::start();
+    let mut operator = server.operator().await;
+    for text in ["[]", "", "1"] {
+        let refused = set(&mut operator, "edge-01", text, None).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert_eq!(refused.message(), ".: the document must be a JSON object", "{text:?}");
+    }
+}
