@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::address::ServerAddress;
 use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 
@@ -97,13 +99,7 @@ pub(crate) struct Arguments {
 
     /// Address of the server [default: localhost:50051]
     #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
-    pub(crate) server: Option<String>,
-
-    #[arg(long, env = "GRPC_SERVER_HOST", hide = true)]
-    pub(crate) grpc_server_host: Option<String>,
-
-    #[arg(long, env = "GRPC_SERVER_PORT", hide = true)]
-    pub(crate) grpc_server_port: Option<u16>,
+    pub(crate) server: Option<ServerAddress>,
 
     /// Configuration file (TOML: agent_id, server, state_dir, and a table "config" with the keys of the
     /// configuration store)
@@ -187,16 +183,15 @@ impl Arguments {
         Value::Object(object)
     }
 
-    /// The server that flags or variables name.
-    pub(crate) fn server(&self) -> Option<String> {
-        if self.server.is_some() {
-            return self.server.clone();
+    /// The server that flags or variables name; none when they say nothing.
+    pub(crate) fn server(&self) -> anyhow::Result<Option<ServerAddress>> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let (host, port) = (variable("GRPC_SERVER_HOST"), variable("GRPC_SERVER_PORT"));
+        if self.server.is_none() && host.is_none() && port.is_none() {
+            return Ok(None);
         }
-        if self.grpc_server_host.is_none() && self.grpc_server_port.is_none() {
-            return None;
-        }
-        let host = self.grpc_server_host.as_deref().unwrap_or("localhost");
-        Some(format!("{host}:{}", self.grpc_server_port.unwrap_or(proto::DEFAULT_PORT)))
+        let address = ServerAddress::choose(self.server.clone(), host.as_deref(), port.as_deref());
+        address.map(Some).context("GRPC_SERVER_HOST and GRPC_SERVER_PORT name no server")
     }
 }
 

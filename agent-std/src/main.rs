@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use agent_core::agent::Agent;
 use anyhow::Context as _;
 use clap::Parser as _;
+use proto::address::ServerAddress;
 use proto::config::Document;
 use tracing::level_filters::LevelFilter;
 
@@ -70,7 +71,7 @@ fn report(error: &anyhow::Error, code: u8) -> ExitCode {
 /// Everything that was asked for, checked.
 struct Settings {
     id: agent_core::id::AgentId,
-    server: String,
+    server: ServerAddress,
     endpoint: tonic::transport::Endpoint,
     state_dir: Option<std::path::PathBuf>,
     layers: Layers,
@@ -86,13 +87,16 @@ impl Settings {
         let flags = Document::from_value(arguments.document())
             .context("flags or PICKET_ variables cannot be used")?;
         let id = identity::agent_id(arguments.agent_id.as_deref().or(file.agent_id.as_deref()))?;
-        let server = arguments
-            .server()
-            .or(file.server)
-            .unwrap_or_else(|| format!("localhost:{}", proto::DEFAULT_PORT));
-        let endpoint = net::endpoint(&server).with_context(|| {
-            format!("{server:?} is no server address (give --server HOST:PORT)")
-        })?;
+        let in_file = file.server.as_deref().map(|server| {
+            let parsed = server.parse::<ServerAddress>();
+            parsed.with_context(|| format!("server {server:?} of the file is no HOST:PORT"))
+        });
+        let server = match (arguments.server()?, in_file) {
+            (Some(server), _) => server,
+            (None, Some(server)) => server?,
+            (None, None) => ServerAddress::default(),
+        };
+        let endpoint = net::endpoint(&server).context("the server's address makes no URI")?;
         let state_dir =
             arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
         let layers = Layers::new(flags, arguments.config, file.config);
@@ -107,7 +111,7 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     let boot = identity::next_boot(state_dir.as_deref())?;
     let restarted = identity::restarted();
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(%id, %boot, version, server, "picket-agent starts");
+    tracing::info!(%id, %boot, version, %server, "picket-agent starts");
 
     let clock = Clock::start();
     let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
@@ -118,6 +122,7 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     let seed = identity::random()?;
     // It stays where it is made: moving it would touch all the memory of its ring.
     let mut agent = Agent::new(clock.now(), boot, seed, config, restarted);
+    let server = server.to_string();
     let main_loop =
         MainLoop { id, server, program, clock, events, collector, uplink, layers, was_open: false };
     main_loop.run(&mut agent);

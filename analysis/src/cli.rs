@@ -37,7 +37,13 @@ Examples:
 )]
 pub(crate) struct Cli {
     /// The server to talk to [default: localhost:50051, or GRPC_SERVER_HOST and GRPC_SERVER_PORT]
-    #[arg(long, global = true, value_name = "HOST:PORT", help_heading = GLOBAL)]
+    #[arg(
+        long,
+        global = true,
+        env = "PICKET_SERVER",
+        value_name = "HOST:PORT",
+        help_heading = GLOBAL
+    )]
     pub(crate) server: Option<ServerAddress>,
 
     /// The form of the output

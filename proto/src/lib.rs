@@ -4,6 +4,7 @@
 //! No behaviour lives here: only forms, and the conversions between them and the types of `agent-core`.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod config;
 pub mod convert;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use agent_core::agent::Transmit;
 use agent_core::limits::TRANSMIT_SLOTS;
 use crossbeam_channel::Sender;
+use proto::address::ServerAddress;
 use proto::{Hello, MetricsRequest};
 use tokio::sync::mpsc;
 use tonic::transport::Endpoint;
@@ -63,36 +64,13 @@ impl Uplink {
     }
 }
 
-/// Why a text is no address of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum AddressError {
-    #[error("it has no port")]
-    NoPort,
-    #[error("its port must be 1 to 65535")]
-    Port,
-    #[error("its host must be a name, an IPv4 address, or an IPv6 address in brackets")]
-    Host,
-}
-
-/// The way to the server at `address` (`HOST:PORT`).
+/// The way to the server.
 ///
 /// # Errors
 ///
-/// When it is not of this form.
-pub(crate) fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
-    let (host, port) = address.rsplit_once(':').ok_or(AddressError::NoPort)?;
-    if port.parse::<u16>().ok().is_none_or(|port| port == 0) {
-        return Err(AddressError::Port);
-    }
-    if host.is_empty()
-        || host.contains(['/', '@'])
-        || (host.contains(':') && !host.starts_with('['))
-    {
-        return Err(AddressError::Host);
-    }
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    Ok(endpoint
-        .map_err(|_| AddressError::Host)?
+/// When the address cannot be part of a URI.
+pub(crate) fn endpoint(server: &ServerAddress) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{server}"))?
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true)
         // A server that vanished without a word is found after 15 s.

@@ -20,8 +20,8 @@ fn wrong_arguments_are_named_with_what_is_allowed() {
     check_refused(&["--metrics", "cpu,gpu"], "known are cpu, memory");
     check_refused(&["--plugins", "filter,filter"], "listed twice");
     check_refused(&["--interval", "nan"], "finite");
-    for address in ["no where:1", "localhost", ":50051", "http://localhost:50051", "h:0", "::1:5"] {
-        check_refused(&["--server", address], "--server HOST:PORT");
+    for address in ["no where:1", ":50051", "http://localhost:50051", "h:0", "::1:5"] {
+        check_refused(&["--server", address], "--server <HOST:PORT>");
     }
     check_refused(&["--no-such-flag"], "--no-such-flag");
 }

@@ -1,6 +1,5 @@
 //! The connection to the server, and what each way of failing means.
 
-mod address;
 mod feed;
 
 use std::error::Error as StdError;
@@ -17,8 +16,8 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-pub(crate) use self::address::ServerAddress;
 pub(crate) use self::feed::{Event, Feed, Resumption};
+pub(crate) use proto::address::ServerAddress;
 
 /// For the connection to stand. A server in reach needs milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -860,7 +860,7 @@ pub enum StatusEvent {
     ConfigApplied = 4,
     ConfigRejected = 5,
     Loss = 6,
-    /// a second live agent tried to use the id and was refused
+    /// two live agents use the id; see `detail` for what became of them
     DuplicateId = 7,
 }
 impl StatusEvent {

@@ -3,18 +3,22 @@
 use std::fmt;
 use std::str::FromStr;
 
-use proto::DEFAULT_PORT;
+use crate::DEFAULT_PORT;
 
 /// `HOST:PORT`, or a host alone with the default port. An IPv6 address stands in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ServerAddress {
+pub struct ServerAddress {
     host: String,
     port: u16,
 }
 
 impl ServerAddress {
     /// The flag, or else what the two variables say, or else `localhost:50051`.
-    pub(crate) fn choose(
+    ///
+    /// # Errors
+    ///
+    /// When the variables make no address.
+    pub fn choose(
         flag: Option<Self>,
         host_variable: Option<&str>,
         port_variable: Option<&str>,
@@ -49,6 +53,13 @@ impl ServerAddress {
     }
 }
 
+impl Default for ServerAddress {
+    /// `localhost:50051`.
+    fn default() -> Self {
+        Self { host: "localhost".to_owned(), port: DEFAULT_PORT }
+    }
+}
+
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
@@ -70,9 +81,11 @@ impl FromStr for ServerAddress {
 
 /// Why a text is no address of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum AddressError {
+pub enum AddressError {
+    /// The host cannot be one.
     #[error("the host is no host name, IPv4 address or IPv6 address in brackets")]
     Host,
+    /// The port cannot be one.
     #[error("the port is no number from 1 to 65535")]
     Port,
 }
