@@ -85,8 +85,8 @@ fn agent_refuses_a_bad_configuration_file() {
     };
     check("agent_id = ", &["line 1"]);
     check("colour = \"red\"", &["colour"]);
-    check("[config]\ninterval = -1", &["config.interval"]);
-    check("[config]\nplugins = [\"nonsense\"]", &["config.plugins[0]", "nonsense"]);
+    check("[config]\ninterval = -1", &["config", "interval"]);
+    check("[config]\nplugins = [\"nonsense\"]", &["config", "plugins[0]", "nonsense"]);
     agent(&["--agent-id", "a", "--config", "/does/not/exist.toml"])
         .assert_refused(USAGE, &["/does/not/exist.toml"]);
 }
