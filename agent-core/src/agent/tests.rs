@@ -191,9 +191,13 @@ fn a_peer_that_took_records_and_then_proved_dead_costs_none() {
     shell.snapshot(2);
     shell.handle(Input::LinkOpened);
     let outputs = shell.advance(SECOND);
-    shell.take(outputs);
+    shell.take(outputs.clone());
     // The keep-alive finds it out before the records count.
     shell.advance(15 * SECOND);
+    shell.handle(Input::LinkClosed);
+    shell.handle(Input::LinkOpened);
+    let again = shell.handle(Input::LinkPlain);
+    assert_eq!(again[..2], outputs[..2], "a plain server gets them again");
     shell.handle(Input::LinkClosed);
     assert_eq!(batches(&shell.connect()), [(1, 3)]);
 }
@@ -287,6 +291,7 @@ fn a_command_runs_once_however_often_it_comes() {
     shell.command("start", Action::Start);
     let outputs = shell.command("stop", Action::Stop);
     assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::Done)]);
+    assert_eq!(shell.agent.status(shell.now()).state, RunState::Running, "it ran again");
     let outputs = shell.command("start", Action::Start);
     assert_eq!(shell.answers(&outputs), [], "the first answer is still on its way");
     assert_eq!(shell.agent.status(shell.now()).state, RunState::Running);
