@@ -203,6 +203,20 @@ fn a_peer_that_took_records_and_then_proved_dead_costs_none() {
 }
 
 #[test]
+fn what_the_plain_form_carried_before_a_late_welcome_is_sent_again() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.drain();
+    shell.snapshot(1);
+    shell.handle(Input::LinkOpened);
+    let outputs = shell.advance(SECOND);
+    shell.take(outputs);
+    let welcomed = Input::LinkWelcomed { acknowledged: None, heartbeat: None };
+    assert_eq!(batches(&shell.handle(welcomed)), [(1, 2)]);
+    shell.handle(acknowledged(1));
+    assert_eq!(shell.agent.ledger().delivered, 1);
+}
+
+#[test]
 fn on_a_one_way_link_a_record_counts_when_it_is_handed_over() {
     let mut shell = Shell::new(config(|_| ()));
     shell.snapshot(1);
