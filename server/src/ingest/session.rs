@@ -418,6 +418,10 @@ impl Session {
             CommandOutcome::Unspecified => response.set_outcome(CommandOutcome::Failed),
             outcome => response.success = outcome == CommandOutcome::Succeeded,
         }
+        if let Some(status) = &response.status {
+            // The answer to STATUS is newer than the last heartbeat.
+            self.facts.push_back(Fact::Status(Box::new(status.clone())));
+        }
         let record = self.record(Payload::Response(response));
         let command_id = command_id.to_string();
         self.storing = Storing::Ready(vec![record], Completion::Answer { command_id });
@@ -664,12 +668,15 @@ mod tests {
     #[test]
     fn an_answer_is_acknowledged_once_it_is_stored() {
         let mut session = full();
+        let status = AgentStatus { samples_late: 7, ..AgentStatus::default() };
         let response = CommandResponse {
             success: true,
             command_id: "c1".into(),
+            status: Some(status.clone()),
             ..CommandResponse::default()
         };
         session.handle_message(at(1), message(Body::Response(response))).unwrap();
+        assert_eq!(session.poll_fact(), Some(Fact::Status(Box::new(status))));
         let records = session.poll_publish().unwrap();
         let Payload::Response(stored) = &records[0].payload else {
             panic!("an answer is stored");
