@@ -72,13 +72,9 @@ impl Layers {
 
     /// The keys of the server's document that the host decides itself, sorted.
     pub(crate) fn overridden(&self) -> Vec<String> {
-        let local = Document::merge(&self.file, &self.flags);
-        let mut keys = self
-            .remote
-            .keys()
-            .filter(|key| local.keys().any(|own| own == *key))
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
+        let is_local =
+            |key: &&str| self.file.keys().chain(self.flags.keys()).any(|own| own == *key);
+        let mut keys = self.remote.keys().filter(is_local).map(str::to_owned).collect::<Vec<_>>();
         keys.sort_unstable();
         keys
     }

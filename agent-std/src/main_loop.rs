@@ -111,7 +111,6 @@ impl MainLoop {
     }
 
     fn transmit(&self, agent: &mut Agent, now: Instant, transmit: Transmit) {
-        let overridden = self.layers.overridden();
         let body = match transmit {
             Transmit::Batch(batch) => {
                 if let Some(loss) = &batch.loss {
@@ -125,12 +124,17 @@ impl MainLoop {
                 return self.request(Request::Send(Box::new(record), transmit));
             }
             Transmit::Answer(slot) => {
+                let overridden = self.layers.overridden();
                 message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)
             }
             Transmit::ConfigReport => agent
                 .config_report()
-                .map(|report| Body::Config(message::config_report(report, &overridden))),
-            Transmit::Status => Some(Body::Status(message::status(agent, now, &overridden))),
+                .map(|report| message::config_report(report, &self.layers.overridden()))
+                .map(Body::Config),
+            Transmit::Status => {
+                let overridden = self.layers.overridden();
+                Some(Body::Status(message::status(agent, now, &overridden)))
+            }
         };
         match body {
             Some(body) => {
