@@ -33,6 +33,7 @@ pub(crate) fn command(server: &str, line: &str) -> Command {
     command
         .args(line.split_whitespace())
         .env("TZ", "UTC")
+        .env_remove("PICKET_SERVER")
         .env_remove("GRPC_SERVER_PORT")
         .env_remove("GRPC_SERVER_HOST")
         .stdin(Stdio::null());
