@@ -156,7 +156,14 @@ what to try next, in three terminals:
 #[derive(Debug)]
 struct Directory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing would not do: a process that another thread is just starting has a copy of the handle.
+        self.lock.unlock().ok();
+    }
 }
 
 impl Directory {
@@ -180,7 +187,7 @@ impl Directory {
             fs::remove_dir_all(&path)
                 .with_context(|| format!("cannot empty {}", path.display()))?;
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     fn path(&self) -> &Path {

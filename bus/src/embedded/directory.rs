@@ -76,8 +76,14 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct Directory {
     dir: PathBuf,
-    // Closing the file gives the lock up.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing would not do: a process that another thread is just starting has a copy of the handle.
+        self.lock.unlock().ok();
+    }
 }
 
 impl Directory {
@@ -95,7 +101,7 @@ impl Directory {
             TryLockError::WouldBlock => OpenError::InUse { dir: dir.to_owned() },
             TryLockError::Error(source) => unusable(source),
         })?;
-        let directory = Self { dir: dir.to_owned(), _lock: lock };
+        let directory = Self { dir: dir.to_owned(), lock };
         directory.check_format()?;
         Ok(directory)
     }
