@@ -1,26 +1,49 @@
 //! The books of one boot: what became of every snapshot.
 
-use crate::plugin::PluginKind;
+use crate::plugin::{DropReason, PluginKind};
 
-/// Snapshots that a plugin kept from being sent, on purpose: dropped, or merged into a window.
+/// What one plugin did. Always: received = forwarded + merged + dropped + what it holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Suppressed([u64; PluginKind::COUNT]);
+pub struct PluginCounters {
+    /// Samples that came to it.
+    pub received: u64,
+    /// Samples that went on.
+    pub forwarded: u64,
+    /// Samples that became part of one that went on.
+    pub merged: u64,
+    /// Samples that it dropped on purpose, by reason.
+    pub dropped: [u64; DropReason::COUNT],
+}
 
-impl Suppressed {
-    /// Counts `snapshots` for `plugin`.
-    pub const fn add(&mut self, plugin: PluginKind, snapshots: u64) {
-        let count = &mut self.0[plugin as usize];
-        *count = count.saturating_add(snapshots);
+impl PluginCounters {
+    /// How many it dropped for `reason`.
+    pub const fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
     }
 
-    /// How many `plugin` suppressed.
-    pub const fn by(&self, plugin: PluginKind) -> u64 {
-        self.0[plugin as usize]
+    /// Snapshots that it kept from being sent on purpose: dropped, or merged into a window.
+    pub fn suppressed(&self) -> u64 {
+        self.merged + self.dropped.iter().sum::<u64>()
+    }
+}
+
+/// What each plugin did in this boot, whether it is in the chain now or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PluginBooks([PluginCounters; PluginKind::COUNT]);
+
+impl PluginBooks {
+    /// What `plugin` did.
+    pub const fn of(&self, plugin: PluginKind) -> &PluginCounters {
+        &self.0[plugin.index()]
     }
 
-    /// How many all plugins together suppressed.
-    pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+    pub(crate) const fn of_mut(&mut self, plugin: PluginKind) -> &mut PluginCounters {
+        &mut self.0[plugin.index()]
+    }
+
+    /// Snapshots that all plugins together kept from being sent.
+    pub fn suppressed(&self) -> u64 {
+        self.0.iter().map(PluginCounters::suppressed).sum()
     }
 }
 
@@ -82,8 +105,8 @@ impl Lost {
 pub struct Ledger {
     /// Snapshots that entered the chain.
     pub produced: u64,
-    /// Snapshots that plugins kept from being sent.
-    pub suppressed: Suppressed,
+    /// What each plugin did with them.
+    pub plugins: PluginBooks,
     /// Snapshots in an open window.
     pub in_plugins: u64,
     /// Samples that left the chain and got a sequence.
@@ -94,12 +117,29 @@ pub struct Ledger {
     pub lost: Lost,
     /// Records in the ring.
     pub held: u64,
+    /// Alerts, which are counted apart.
+    pub alerts: AlertBooks,
+}
+
+/// What became of every alert of this boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AlertBooks {
+    /// Alerts that began or ended, and got a sequence.
+    pub recorded: u64,
+    /// Acknowledged as durable, or handed to a peer that does not acknowledge.
+    pub delivered: u64,
+    /// Those that will never arrive.
+    pub lost: Lost,
+    /// Those in their ring.
+    pub held: u64,
 }
 
 impl Ledger {
-    /// The conservation equation: every snapshot is somewhere, and only there.
+    /// The conservation equation: every snapshot and every alert is somewhere, and only there.
     pub fn balances(&self) -> bool {
-        self.produced == self.suppressed.total() + self.in_plugins + self.recorded
+        let AlertBooks { recorded, delivered, lost, held } = &self.alerts;
+        self.produced == self.plugins.suppressed() + self.in_plugins + self.recorded
             && self.recorded == self.delivered + self.lost.total() + self.held
+            && *recorded == delivered + lost.total() + held
     }
 }

@@ -11,14 +11,34 @@ pub const COMMAND_ID_BYTES_MAX: usize = 64;
 /// Bytes of a reason that travels from the shell through the core into an answer.
 pub const REASON_BYTES_MAX: usize = 200;
 
-/// Records held until they are acknowledged: 2 h 50 min at the default interval of 5 s.
-pub const RING_RECORDS: usize = 2048;
+/// Bytes of records held until they are acknowledged. A record of the eight fixed metrics takes about 50, so that is
+/// about 5,000 of them: 7 h at the default interval of 5 s.
+pub const RING_BYTES: usize = 256 * 1024;
 
-/// Plugins in the chain: each kind at most once, and room for the user's own.
-pub const PLUGINS_MAX: usize = 8;
+/// Bytes of alerts held until they are acknowledged, apart from the records, so that those can never displace one.
+/// An alert takes about 35, so that is more than 100 of them.
+pub const ALERT_RING_BYTES: usize = 4096;
+
+/// Bytes of one record in the ring: a window of every metric, each at an end of its range.
+pub const RECORD_BYTES_MAX: usize = 1400;
+
+/// The user's own kinds of plugin in one program.
+pub const OWN_PLUGINS_MAX: usize = 4;
+
+/// Plugins in the chain: each kind at most once.
+pub const PLUGINS_MAX: usize = 4 + OWN_PLUGINS_MAX;
+
+/// Numbers that configure one of the user's own plugins.
+pub const OWN_PARAMETERS_MAX: usize = 4;
+
+/// Comparisons in the condition of the filter plugin.
+pub const CONDITION_TERMS_MAX: usize = 8;
 
 /// Records in one batch. A batch of records with windows and alerts stays below 32 KiB encoded.
 pub const BATCH_RECORDS_MAX: u64 = 64;
+
+/// Alerts in one batch.
+pub const BATCH_ALERTS_MAX: u64 = 32;
 
 /// Records on their way without an acknowledgement. Two batches keep a link busy while one is made durable.
 pub const IN_FLIGHT_RECORDS_MAX: u64 = 4 * BATCH_RECORDS_MAX;
@@ -37,6 +57,12 @@ pub const INTERVAL_MAX: Duration = Duration::from_secs(86_400);
 
 /// Snapshots in an aggregation window at most.
 pub const WINDOW_SNAPSHOTS_MAX: u16 = 3600;
+
+/// Length of an aggregation window at most.
+pub const WINDOW_DURATION_MAX: Duration = Duration::from_secs(86_400);
+
+/// Longest time that a value must be wrong before its alert is raised.
+pub const ALERT_FOR_MAX: Duration = Duration::from_secs(86_400);
 
 /// Longest silence of the deduplication plugin at most.
 pub const MAX_SILENCE_MAX: Duration = Duration::from_secs(86_400);
@@ -76,7 +102,6 @@ pub const COMMAND_TTL_MAX: Duration = Duration::from_secs(86_400);
 
 const _: () = {
     assert!(BATCH_RECORDS_MAX <= IN_FLIGHT_RECORDS_MAX);
-    assert!(IN_FLIGHT_RECORDS_MAX < RING_RECORDS as u64, "what is in flight stays in the ring");
     assert!(BACKOFF_MIN.as_millis() < BACKOFF_MAX.as_millis());
     assert!(INTERVAL_MIN.as_millis() < INTERVAL_MAX.as_millis());
 };

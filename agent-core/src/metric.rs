@@ -3,8 +3,14 @@
 use core::fmt;
 use core::str::FromStr;
 
-/// Counts of a percent metric in one percent.
-const PERCENT: i64 = 100;
+use serde::de::{Error as _, SeqAccess, Unexpected, Visitor};
+use serde::ser::SerializeTuple as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Counts of a metric with two decimals in one unit.
+const HUNDREDTHS: i64 = 100;
+/// Counts of a metric with three decimals in one unit.
+const THOUSANDTHS: i64 = 1000;
 /// Counts of a byte metric in one MB (1,048,576 B).
 const MEGABYTE: i64 = 1_048_576;
 
@@ -12,6 +18,9 @@ const MEGABYTE: i64 = 1_048_576;
 ///
 /// Inside the core a value is an `i64` count of the metric's resolution (see [`Metric::counts_per_unit`]), so
 /// that equality is exact and no floating point unit is needed.
+///
+/// To add one: a variant and a row in the table below it, and in a collector the place where it is read. Plugins, codec,
+/// configuration and tools take it from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Metric {
@@ -31,23 +40,129 @@ pub enum Metric {
     NetIn = 6,
     /// Rate sent on network interfaces, loopback excluded. Unit MB/s, counted in bytes per second.
     NetOut = 7,
+    /// Load average of the last minute. Unit runnable tasks, counted in hundredths.
+    Load1 = 8,
+    /// Load average of the last 5 minutes. Unit runnable tasks, counted in hundredths.
+    Load5 = 9,
+    /// Load average of the last 15 minutes. Unit runnable tasks, counted in hundredths.
+    Load15 = 10,
+    /// Swap space in use. Unit MB, counted in bytes.
+    SwapUsed = 11,
+    /// Swap space. Unit MB, counted in bytes.
+    SwapTotal = 12,
+    /// Used share of the root file system. Unit percent, counted in hundredths, 0 to 10,000.
+    DiskPercent = 13,
+    /// Space in use on the root file system. Unit MB, counted in bytes.
+    DiskUsed = 14,
+    /// Size of the root file system. Unit MB, counted in bytes.
+    DiskTotal = 15,
+    /// Temperature of the hottest sensor. Unit degrees Celsius, counted in thousandths.
+    Temperature = 16,
+    /// Time since the host started. Unit seconds, counted in milliseconds.
+    Uptime = 17,
+    /// Resident memory of the agent itself. Unit MB, counted in bytes.
+    AgentMemory = 18,
+    /// Time on a processor of the agent itself. Unit percent of one core, counted in hundredths.
+    AgentCpu = 19,
+    /// How full the agent's ring of unacknowledged records is. Unit percent, counted in hundredths. The agent adds it
+    /// to a snapshot by itself.
+    AgentBuffer = 20,
 }
+
+impl Serialize for Metric {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(self.id())
+    }
+}
+
+impl<'de> Deserialize<'de> for Metric {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let id = u8::deserialize(deserializer)?;
+        Self::from_id(u32::from(id)).ok_or_else(|| {
+            D::Error::invalid_value(Unexpected::Unsigned(u64::from(id)), &"the id of a metric")
+        })
+    }
+}
+
+/// What is to know of a metric.
+struct Descriptor {
+    metric: Metric,
+    name: &'static str,
+    unit: &'static str,
+    counts_per_unit: i64,
+    kind: MetricKind,
+}
+
+/// How a metric is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// What it was at the moment.
+    Gauge,
+    /// A rate over the time since the snapshot before; the first snapshot cannot have it.
+    Rate,
+}
+
+const fn row(
+    metric: Metric,
+    name: &'static str,
+    unit: &'static str,
+    counts_per_unit: i64,
+    kind: MetricKind,
+) -> Descriptor {
+    Descriptor { metric, name, unit, counts_per_unit, kind }
+}
+
+/// The table of metrics, in the order of their ids.
+const REGISTRY: [Descriptor; 21] = {
+    use Metric as M;
+    use MetricKind::{Gauge, Rate};
+    [
+        row(M::CpuPercent, "cpu_percent", "%", HUNDREDTHS, Gauge),
+        row(M::MemoryPercent, "memory_percent", "%", HUNDREDTHS, Gauge),
+        row(M::MemoryUsed, "memory_used_mb", "MB", MEGABYTE, Gauge),
+        row(M::MemoryTotal, "memory_total_mb", "MB", MEGABYTE, Gauge),
+        row(M::DiskRead, "disk_read_mb", "MB/s", MEGABYTE, Rate),
+        row(M::DiskWrite, "disk_write_mb", "MB/s", MEGABYTE, Rate),
+        row(M::NetIn, "net_in_mb", "MB/s", MEGABYTE, Rate),
+        row(M::NetOut, "net_out_mb", "MB/s", MEGABYTE, Rate),
+        row(M::Load1, "load1", "", HUNDREDTHS, Gauge),
+        row(M::Load5, "load5", "", HUNDREDTHS, Gauge),
+        row(M::Load15, "load15", "", HUNDREDTHS, Gauge),
+        row(M::SwapUsed, "swap_used_mb", "MB", MEGABYTE, Gauge),
+        row(M::SwapTotal, "swap_total_mb", "MB", MEGABYTE, Gauge),
+        row(M::DiskPercent, "disk_percent", "%", HUNDREDTHS, Gauge),
+        row(M::DiskUsed, "disk_used_mb", "MB", MEGABYTE, Gauge),
+        row(M::DiskTotal, "disk_total_mb", "MB", MEGABYTE, Gauge),
+        row(M::Temperature, "temperature_celsius", "°C", THOUSANDTHS, Gauge),
+        row(M::Uptime, "uptime_seconds", "s", THOUSANDTHS, Gauge),
+        row(M::AgentMemory, "agent_memory_mb", "MB", MEGABYTE, Gauge),
+        row(M::AgentCpu, "agent_cpu_percent", "%", HUNDREDTHS, Rate),
+        row(M::AgentBuffer, "agent_buffer_percent", "%", HUNDREDTHS, Gauge),
+    ]
+};
+
+const _: () = {
+    let mut index = 0;
+    while index < REGISTRY.len() {
+        assert!(REGISTRY[index].metric.index() == index, "a metric's row stands at its id");
+        index += 1;
+    }
+};
 
 impl Metric {
     /// How many there are.
-    pub const COUNT: usize = Self::ALL.len();
+    pub const COUNT: usize = REGISTRY.len();
 
     /// All metrics in the order of their ids.
-    pub const ALL: [Self; 8] = [
-        Self::CpuPercent,
-        Self::MemoryPercent,
-        Self::MemoryUsed,
-        Self::MemoryTotal,
-        Self::DiskRead,
-        Self::DiskWrite,
-        Self::NetIn,
-        Self::NetOut,
-    ];
+    pub const ALL: [Self; Self::COUNT] = {
+        let mut all = [Self::CpuPercent; Self::COUNT];
+        let mut index = 0;
+        while index < Self::COUNT {
+            all[index] = REGISTRY[index].metric;
+            index += 1;
+        }
+        all
+    };
 
     /// The metric with this id on the wire.
     pub fn from_id(id: u32) -> Option<Self> {
@@ -66,43 +181,22 @@ impl Metric {
 
     /// The name in JSON and protobuf.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::CpuPercent => "cpu_percent",
-            Self::MemoryPercent => "memory_percent",
-            Self::MemoryUsed => "memory_used_mb",
-            Self::MemoryTotal => "memory_total_mb",
-            Self::DiskRead => "disk_read_mb",
-            Self::DiskWrite => "disk_write_mb",
-            Self::NetIn => "net_in_mb",
-            Self::NetOut => "net_out_mb",
-        }
+        REGISTRY[self.index()].name
     }
 
-    /// The unit of the metric outside the core.
+    /// The unit of the metric outside the core; empty for a plain number.
     pub const fn unit(self) -> &'static str {
-        match self {
-            Self::CpuPercent | Self::MemoryPercent => "%",
-            Self::MemoryUsed | Self::MemoryTotal => "MB",
-            Self::DiskRead | Self::DiskWrite | Self::NetIn | Self::NetOut => "MB/s",
-        }
+        REGISTRY[self.index()].unit
     }
 
     /// How many counts make one unit: value in units = count / `counts_per_unit`.
     pub const fn counts_per_unit(self) -> i64 {
-        match self {
-            Self::CpuPercent | Self::MemoryPercent => PERCENT,
-            Self::MemoryUsed
-            | Self::MemoryTotal
-            | Self::DiskRead
-            | Self::DiskWrite
-            | Self::NetIn
-            | Self::NetOut => MEGABYTE,
-        }
+        REGISTRY[self.index()].counts_per_unit
     }
 
-    /// Whether it is a rate over an interval, so that the first snapshot cannot have it.
-    pub const fn is_rate(self) -> bool {
-        matches!(self, Self::DiskRead | Self::DiskWrite | Self::NetIn | Self::NetOut)
+    /// How it is measured.
+    pub const fn kind(self) -> MetricKind {
+        REGISTRY[self.index()].kind
     }
 }
 
@@ -112,11 +206,11 @@ impl fmt::Display for Metric {
     }
 }
 
-/// The count of [`Metric::MemoryPercent`] for `used` bytes of `total`, rounded to the nearest; none without a total.
+/// The share of `used` in `total` in hundredths of a percent, rounded to the nearest; none without a total.
 ///
-/// Collectors compute it here and nowhere else, so that the codec can predict it.
-pub fn memory_percent(used: i64, total: i64) -> Option<i64> {
-    let scaled = i128::from(used) * i128::from(100 * PERCENT) + i128::from(total) / 2;
+/// Collectors compute percent metrics here and nowhere else, so that the codec can predict them.
+pub fn percent_of(used: i64, total: i64) -> Option<i64> {
+    let scaled = i128::from(used) * i128::from(100 * HUNDREDTHS) + i128::from(total) / 2;
     i64::try_from(scaled.checked_div(i128::from(total))?).ok()
 }
 
@@ -134,16 +228,24 @@ impl FromStr for Metric {
 }
 
 /// A set of metrics; bit i stands for the metric with id i.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct MetricSet(u64);
 
 const _: () = assert!(Metric::COUNT <= 64, "a MetricSet has 64 bits");
+
+impl<'de> Deserialize<'de> for MetricSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        u64::deserialize(deserializer).map(Self::from_bits_truncate)
+    }
+}
 
 impl MetricSet {
     /// No metric.
     pub const EMPTY: Self = Self(0);
     /// Every metric.
     pub const ALL: Self = Self((1 << Metric::COUNT) - 1);
+    /// The eight of the fixed wire forms, which every reader knows. Collected by default.
+    pub const FIXED: Self = Self(0xff);
 
     /// The set with these bits; bits that stand for no metric are dropped.
     pub const fn from_bits_truncate(bits: u64) -> Self {
@@ -180,6 +282,12 @@ impl MetricSet {
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What is in this and not in `other`.
+    #[must_use]
+    pub const fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether it has none.
@@ -272,6 +380,47 @@ impl fmt::Debug for Values {
     }
 }
 
+/// The bits of the set, then one count per metric in the order of ids.
+impl Serialize for Values {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let counts = self.iter();
+        let mut tuple = serializer.serialize_tuple(1 + self.present.iter().count())?;
+        tuple.serialize_element(&self.present)?;
+        for (_, count) in counts {
+            tuple.serialize_element(&count)?;
+        }
+        tuple.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Values {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counts;
+
+        impl<'de> Visitor<'de> for Counts {
+            type Value = Values;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a set of metrics and one count for each")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Values, A::Error> {
+                let present: MetricSet =
+                    parts.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+                let mut values = Values::EMPTY;
+                for (index, metric) in present.iter().enumerate() {
+                    let count = parts.next_element()?;
+                    let count = count.ok_or_else(|| A::Error::invalid_length(1 + index, &self))?;
+                    values.set(metric, count);
+                }
+                Ok(values)
+            }
+        }
+
+        deserializer.deserialize_tuple(1 + Metric::COUNT, Counts)
+    }
+}
+
 /// A group of metrics that is collected together: what the `metrics` list of the configuration switches on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MetricSwitch {
@@ -287,12 +436,38 @@ pub enum MetricSwitch {
     NetIn,
     /// `net_out`
     NetOut,
+    /// `load`: load averages.
+    Load,
+    /// `swap`
+    Swap,
+    /// `disk_usage`: of the root file system.
+    DiskUsage,
+    /// `temperature`
+    Temperature,
+    /// `uptime`
+    Uptime,
+    /// `agent`: what the agent itself costs.
+    Agent,
+    /// `standard`: all of the above.
+    Standard,
 }
 
 impl MetricSwitch {
-    /// All switches, in the usual order.
-    pub const ALL: [Self; 6] =
-        [Self::Cpu, Self::Memory, Self::DiskRead, Self::DiskWrite, Self::NetIn, Self::NetOut];
+    /// All switches but the profile, in the usual order.
+    pub const SINGLE: [Self; 12] = [
+        Self::Cpu,
+        Self::Memory,
+        Self::DiskRead,
+        Self::DiskWrite,
+        Self::NetIn,
+        Self::NetOut,
+        Self::Load,
+        Self::Swap,
+        Self::DiskUsage,
+        Self::Temperature,
+        Self::Uptime,
+        Self::Agent,
+    ];
 
     /// The name in configuration; on input a blank counts as an underscore.
     pub const fn name(self) -> &'static str {
@@ -303,6 +478,13 @@ impl MetricSwitch {
             Self::DiskWrite => "disk_write",
             Self::NetIn => "net_in",
             Self::NetOut => "net_out",
+            Self::Load => "load",
+            Self::Swap => "swap",
+            Self::DiskUsage => "disk_usage",
+            Self::Temperature => "temperature",
+            Self::Uptime => "uptime",
+            Self::Agent => "agent",
+            Self::Standard => "standard",
         }
     }
 
@@ -315,13 +497,20 @@ impl MetricSwitch {
             Self::DiskWrite => &[Metric::DiskWrite],
             Self::NetIn => &[Metric::NetIn],
             Self::NetOut => &[Metric::NetOut],
+            Self::Load => &[Metric::Load1, Metric::Load5, Metric::Load15],
+            Self::Swap => &[Metric::SwapUsed, Metric::SwapTotal],
+            Self::DiskUsage => &[Metric::DiskPercent, Metric::DiskUsed, Metric::DiskTotal],
+            Self::Temperature => &[Metric::Temperature],
+            Self::Uptime => &[Metric::Uptime],
+            Self::Agent => &[Metric::AgentMemory, Metric::AgentCpu, Metric::AgentBuffer],
+            Self::Standard => &Metric::ALL,
         };
         metrics.iter().copied().collect()
     }
 
     /// The switches that are on when `metrics` are collected.
     pub fn all_in(metrics: MetricSet) -> impl Iterator<Item = Self> {
-        Self::ALL
+        Self::SINGLE
             .into_iter()
             .filter(move |switch| !switch.metrics().intersection(metrics).is_empty())
     }
@@ -339,7 +528,7 @@ impl FromStr for MetricSwitch {
                     .zip(name.bytes())
                     .all(|(ours, theirs)| ours == theirs || (ours == b'_' && theirs == b' '))
         };
-        Self::ALL.into_iter().find(matches).ok_or(UnknownMetric)
+        Self::SINGLE.into_iter().chain([Self::Standard]).find(matches).ok_or(UnknownMetric)
     }
 }
 
@@ -354,7 +543,7 @@ mod tests {
             assert_eq!(Metric::from_id(u32::from(metric.id())), Some(metric));
             assert_eq!(metric.name().parse(), Ok(metric));
         }
-        assert_eq!(Metric::from_id(8), None);
+        assert_eq!(Metric::from_id(21), None);
         assert_eq!("cpu".parse::<Metric>(), Err(UnknownMetric));
     }
 
@@ -377,13 +566,15 @@ mod tests {
         assert_eq!("disk-read".parse::<MetricSwitch>(), Err(UnknownMetric));
         assert_eq!("".parse::<MetricSwitch>(), Err(UnknownMetric));
         let covered =
-            MetricSwitch::ALL.into_iter().fold(MetricSet::EMPTY, |set, s| set.union(s.metrics()));
+            MetricSwitch::SINGLE.into_iter().fold(MetricSet::EMPTY, |set, s| set.union(s.metrics()));
         assert_eq!(covered, MetricSet::ALL);
+        assert_eq!("standard".parse::<MetricSwitch>().map(MetricSwitch::metrics), Ok(covered));
     }
 
     #[test]
     fn unknown_bits_are_dropped() {
         assert_eq!(MetricSet::from_bits_truncate(u64::MAX), MetricSet::ALL);
-        assert_eq!(MetricSet::ALL.len(), 8);
+        assert_eq!(MetricSet::ALL.len(), 21);
+        assert_eq!(MetricSet::FIXED.len(), 8);
     }
 }

@@ -6,7 +6,9 @@ use core::time::Duration;
 /// A point on the shell's monotonic clock: milliseconds since an origin of its choice, usually process start.
 ///
 /// It never falls. It says nothing about the date; records carry a wall-clock time of their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Instant {
     ms: u64,
 }

@@ -21,13 +21,16 @@ use self::outbox::Outbox;
 use self::sampler::Sampler;
 use crate::config::Config;
 use crate::id::{BootId, CommandId, ConfigRevision, Sequence};
-use crate::ledger::{Ledger, Suppressed};
+use crate::ledger::{AlertBooks, Ledger, PluginBooks};
 use crate::limits::{
-    COMMAND_TTL_MAX, COMMANDS_MAX, DRAIN_MAX, PLAIN_CONFIRMED_AFTER, RING_RECORDS,
+    ALERT_RING_BYTES, BATCH_ALERTS_MAX, BATCH_RECORDS_MAX, COMMAND_TTL_MAX, COMMANDS_MAX,
+    DRAIN_MAX, PLAIN_CONFIRMED_AFTER, RING_BYTES,
 };
-use crate::metric::MetricSet;
-use crate::plugin::Chain;
-use crate::record::{Sample, Snapshot};
+use crate::metric::{Metric, MetricSet};
+use crate::plugin::own::{NoPlugins, OwnPlugins};
+use crate::plugin::{Chain, Outlet};
+use crate::record::{Alert, Sample, Snapshot};
+use crate::ring::Range;
 use crate::time::Instant;
 
 /// Everything that can happen to an agent.
@@ -58,6 +61,13 @@ pub enum Input {
     Transmitted(Transmit),
     /// The server made everything of a boot up to a sequence durable.
     Acknowledged {
+        /// Which boot; one that is not this boot is ignored.
+        boot: BootId,
+        /// The last sequence covered.
+        through: Sequence,
+    },
+    /// The server made the alerts of a boot up to a sequence of their own durable.
+    AlertsAcknowledged {
         /// Which boot; one that is not this boot is ignored.
         boot: BootId,
         /// The last sequence covered.
@@ -106,6 +116,8 @@ pub enum Transmit {
     Batch(Batch),
     /// One record in the plain form.
     Plain(Batch),
+    /// The alerts of [`Agent::alerts`], and a loss of alerts.
+    Alerts(Batch),
     /// The answer of [`Agent::answer`].
     Answer(CommandSlot),
     /// The report of [`Agent::config_report`].
@@ -201,14 +213,51 @@ enum Resume {
     Stopped,
 }
 
-/// See the module's documentation. Its memory is all inside it: about 700 KiB, nearly all of it the ring, of which
+/// The two outboxes: alerts have room of their own, so that no amount of samples can displace one.
+#[derive(Debug)]
+struct Outgoing<const RING: usize> {
+    samples: Outbox<Sample, RING>,
+    alerts: Outbox<Alert, ALERT_RING_BYTES>,
+}
+
+impl<const RING: usize> Outgoing<RING> {
+    const fn new() -> Self {
+        Self { samples: Outbox::new(), alerts: Outbox::new() }
+    }
+
+    fn rewind(&mut self) {
+        self.samples.rewind();
+        self.alerts.rewind();
+    }
+
+    fn abandon(&mut self) {
+        self.samples.abandon();
+        self.alerts.abandon();
+    }
+}
+
+impl<const RING: usize> Outlet for Outgoing<RING> {
+    fn sample(&mut self, sample: Sample) {
+        self.samples.push(&sample);
+    }
+
+    fn alert(&mut self, alert: Alert) {
+        self.alerts.push(&alert);
+    }
+}
+
+/// See the module's documentation. Its memory is all inside it: about 300 KiB, nearly all of it the ring, of which
 /// only as much is touched as records are held.
 ///
-/// `RING` is how many records it holds until they are acknowledged, at least 1, and `COMMANDS` how many commands it
-/// remembers. The defaults suit a host; a device with some KiB of memory names smaller ones, at about 330 bytes for a
-/// record and 300 for a command: `Agent<32, 4>` takes 16 KiB.
+/// `RING` is how many bytes of records it holds until they are acknowledged, `COMMANDS` how many commands it
+/// remembers, and `O` the program's own plugins, if it has any. The defaults suit a host; a device with some KiB of
+/// memory names smaller ones, at about 50 bytes for a record and 300 for a command.
 #[derive(Debug)]
-pub struct Agent<const RING: usize = RING_RECORDS, const COMMANDS: usize = COMMANDS_MAX> {
+pub struct Agent<
+    const RING: usize = RING_BYTES,
+    const COMMANDS: usize = COMMANDS_MAX,
+    O: OwnPlugins = NoPlugins,
+> {
     boot: BootId,
     started_at: Instant,
     mode: Mode,
@@ -219,17 +268,17 @@ pub struct Agent<const RING: usize = RING_RECORDS, const COMMANDS: usize = COMMA
     config_report: Option<ConfigReport>,
     config_report_due: bool,
     sampler: Sampler,
-    chain: Chain,
+    chain: Chain<O>,
     produced: u64,
-    suppressed: Suppressed,
-    outbox: Outbox<RING>,
+    plugins: PluginBooks,
+    outgoing: Outgoing<RING>,
     handed_over: Option<HandedOver>,
     farewell_said: bool,
     commands: CommandTable<COMMANDS>,
     link: Link,
 }
 
-impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
+impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMANDS, O> {
     /// An agent that collects and dials at once.
     ///
     /// `seed` feeds the jitter of the back-off. `restarted` names the command that this boot has to answer.
@@ -259,8 +308,8 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             config_report: None,
             config_report_due: false,
             produced: 0,
-            suppressed: Suppressed::default(),
-            outbox: Outbox::new(),
+            plugins: PluginBooks::default(),
+            outgoing: Outgoing::new(),
             handed_over: None,
             farewell_said: false,
             commands,
@@ -284,7 +333,12 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             Input::Transmitted(transmit) => self.on_transmitted(now, transmit),
             Input::Acknowledged { boot, through } => {
                 if boot == self.boot {
-                    self.outbox.acknowledge(through);
+                    self.outgoing.samples.acknowledge(through);
+                }
+            }
+            Input::AlertsAcknowledged { boot, through } => {
+                if boot == self.boot {
+                    self.outgoing.alerts.acknowledge(through);
                 }
             }
             Input::AnswerAcknowledged(id) => self.commands.acknowledge(&id),
@@ -333,9 +387,14 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         self.link.state()
     }
 
-    /// The records of `batch` in sequence order; as often as one likes, which [`crate::codec::pack`] needs.
-    pub fn records(&self, batch: &Batch) -> impl Iterator<Item = (Sequence, &Sample)> + Clone {
-        self.outbox.range(batch)
+    /// The records of `batch` in sequence order.
+    pub fn records(&self, batch: &Batch) -> Range<'_, Sample, RING> {
+        self.outgoing.samples.range(batch)
+    }
+
+    /// The alerts of the `batch` of [`Transmit::Alerts`] in sequence order.
+    pub fn alerts(&self, batch: &Batch) -> Range<'_, Alert, ALERT_RING_BYTES> {
+        self.outgoing.alerts.range(batch)
     }
 
     /// The answer that [`Transmit::Answer`] is about.
@@ -355,14 +414,21 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
 
     /// The books of this boot.
     pub fn ledger(&self) -> Ledger {
+        let Outgoing { samples, alerts } = &self.outgoing;
         Ledger {
             produced: self.produced,
-            suppressed: self.suppressed,
+            plugins: self.plugins,
             in_plugins: self.chain.held(),
-            recorded: self.outbox.recorded(),
-            delivered: self.outbox.delivered(),
-            lost: self.outbox.lost(),
-            held: self.outbox.held(),
+            recorded: samples.recorded(),
+            delivered: samples.delivered(),
+            lost: samples.lost(),
+            held: samples.held(),
+            alerts: AlertBooks {
+                recorded: alerts.recorded(),
+                delivered: alerts.delivered(),
+                lost: alerts.lost(),
+                held: alerts.held(),
+            },
         }
     }
 
@@ -379,20 +445,22 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             config_revision: self.config_revision,
             samples_late: self.sampler.late(),
             sessions: self.link.sessions(),
-            refused_acknowledgements: self.outbox.refused_acknowledgements(),
+            refused_acknowledgements: self.outgoing.samples.refused_acknowledgements()
+                + self.outgoing.alerts.refused_acknowledgements(),
         }
     }
 
-    fn on_snapshot(&mut self, snapshot: Snapshot) {
+    fn on_snapshot(&mut self, mut snapshot: Snapshot) {
         self.sampler.handle_done();
         // One that was asked for before a STOP comes too late to count.
         if self.mode != Mode::Running {
             return;
         }
         self.produced = self.produced.saturating_add(1);
-        if let Some(sample) = self.chain.process(Sample::from(snapshot), &mut self.suppressed) {
-            self.outbox.push(sample);
+        if self.config.settings().metrics.contains(Metric::AgentBuffer) {
+            snapshot.values.set(Metric::AgentBuffer, self.outgoing.samples.fill());
         }
+        self.chain.process(Sample::from(snapshot), &mut self.plugins, &mut self.outgoing);
     }
 
     fn on_welcome(
@@ -406,11 +474,11 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         }
         self.newest_push = ConfigRevision::default();
         if let Some(through) = acknowledged {
-            self.outbox.acknowledge(through);
+            self.outgoing.samples.acknowledge(through);
         }
         // Whatever the plain form carried before the welcome is acknowledged from now on as well.
         self.handed_over = None;
-        self.outbox.rewind();
+        self.outgoing.rewind();
         self.commands.resend();
         self.config_report_due = self.config_report.is_some();
     }
@@ -418,21 +486,33 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
     fn on_link_closed(&mut self, now: Instant) {
         self.link.handle_closed(now);
         self.handed_over = None;
-        self.outbox.rewind();
+        self.outgoing.rewind();
         self.commands.resend();
         self.config_report_due = self.config_report.is_some();
     }
 
     fn on_one_way(&mut self) {
         self.link.handle_one_way();
-        self.outbox.rewind();
+        self.outgoing.rewind();
     }
 
     fn on_transmitted(&mut self, now: Instant, transmit: Transmit) {
         self.link.free_slot();
-        let Transmit::Plain(batch) = transmit else { return };
+        let batch = match transmit {
+            Transmit::Plain(batch) => batch,
+            Transmit::Alerts(batch) => {
+                if self.link.state() == LinkState::OneWay {
+                    self.outgoing.alerts.release_unconfirmed(batch.first);
+                }
+                return;
+            }
+            Transmit::Batch(_)
+            | Transmit::Answer(_)
+            | Transmit::ConfigReport
+            | Transmit::Status => return,
+        };
         match self.link.state() {
-            LinkState::OneWay => self.outbox.release_unconfirmed(batch.first),
+            LinkState::OneWay => self.outgoing.samples.release_unconfirmed(batch.first),
             LinkState::Plain => match &mut self.handed_over {
                 Some(handed_over) => handed_over.through = batch.first,
                 None => self.handed_over = Some(HandedOver::new(now, batch.first)),
@@ -450,7 +530,7 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         if let Some(handed_over) = self.handed_over
             && handed_over.confirmed_at <= now
         {
-            self.outbox.release_unconfirmed(handed_over.confirms);
+            self.outgoing.samples.release_unconfirmed(handed_over.confirms);
             self.handed_over = (handed_over.confirms < handed_over.through)
                 .then(|| HandedOver::new(now, handed_over.through));
         }
@@ -468,7 +548,7 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             return;
         }
         self.newest_push = revision;
-        let outcome = config.map(|config| {
+        let outcome = Self::supported(config).map(|config| {
             self.config_revision = revision;
             self.apply(now, config);
         });
@@ -476,10 +556,17 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         self.config_report_due = true;
     }
 
+    /// A configuration that names a plugin which this program does not have is none.
+    fn supported(config: Result<Config, Reason>) -> Result<Config, Reason> {
+        config.and_then(|config| {
+            let reason = "plugins: this agent was built without one of the user's own plugins";
+            if Chain::<O>::supports(&config) { Ok(config) } else { Err(Reason::from(reason)) }
+        })
+    }
+
     /// Puts `config` in force between two snapshots.
     fn apply(&mut self, now: Instant, config: Config) {
-        let outbox = &mut self.outbox;
-        self.chain.reconfigure(&config, &mut self.suppressed, |sample| outbox.push(sample));
+        self.chain.reconfigure(&self.config, &config, &mut self.plugins, &mut self.outgoing);
         if self.config.settings().interval != config.settings().interval {
             self.sampler.restart(now + config.settings().interval);
         }
@@ -512,11 +599,13 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             _ if ending => Answer::ShuttingDown,
             Action::Stop => Answer::Stopped(self.stop()),
             Action::Start => Answer::Started(self.start(now)),
-            Action::UpdateConfig(Ok(config)) => {
-                self.apply(now, config);
-                Answer::ConfigApplied
-            }
-            Action::UpdateConfig(Err(reason)) => Answer::ConfigRejected(reason),
+            Action::UpdateConfig(config) => match Self::supported(config) {
+                Ok(config) => {
+                    self.apply(now, config);
+                    Answer::ConfigApplied
+                }
+                Err(reason) => Answer::ConfigRejected(reason),
+            },
             Action::Restart => {
                 self.begin_drain(now, Ending::Restart);
                 return None;
@@ -543,8 +632,7 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
     }
 
     fn flush_chain(&mut self) {
-        let outbox = &mut self.outbox;
-        self.chain.flush(&mut self.suppressed, |sample| outbox.push(sample));
+        self.chain.flush(&mut self.plugins, &mut self.outgoing);
     }
 
     fn on_shutdown(&mut self, now: Instant) {
@@ -585,9 +673,9 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
             return None;
         }
         if self.is_drained() {
-            self.outbox.release_handed_over();
+            self.outgoing.samples.release_handed_over();
         }
-        self.outbox.abandon();
+        self.outgoing.abandon();
         // The last word: the books as they are closed.
         if !self.farewell_said && self.can_say_farewell() {
             self.farewell_said = true;
@@ -605,12 +693,17 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
     fn is_drained(&self) -> bool {
         match self.link.state() {
             // Nobody answers: what the transport took is all that can be known, and answers have no form.
-            LinkState::Plain | LinkState::OneWay => self.outbox.is_handed_over(),
+            LinkState::Plain => self.outgoing.samples.is_handed_over(),
+            LinkState::OneWay => {
+                self.outgoing.samples.is_handed_over() && self.outgoing.alerts.is_handed_over()
+            }
             LinkState::Down { .. }
             | LinkState::Dialling
             | LinkState::Undecided { .. }
             | LinkState::Full { .. } => {
-                self.outbox.held() == 0 && !self.commands.has_unacknowledged()
+                self.outgoing.samples.held() == 0
+                    && self.outgoing.alerts.held() == 0
+                    && !self.commands.has_unacknowledged()
             }
         }
     }
@@ -619,14 +712,19 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
         matches!(self.link.state(), LinkState::Full { .. }) && self.link.has_slot()
     }
 
-    /// The next message: answers and reports before records, so that a backlog does not delay them.
+    /// The next message: answers, reports and alerts before records, so that a backlog does not delay them.
     fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         if !self.link.has_slot() {
             return None;
         }
         match self.link.state() {
             LinkState::Down { .. } | LinkState::Dialling | LinkState::Undecided { .. } => None,
-            LinkState::Plain | LinkState::OneWay => self.outbox.poll_plain().map(Transmit::Plain),
+            // The plain form has no alerts; the marks on the records say what stands.
+            LinkState::Plain => self.outgoing.samples.poll_plain().map(Transmit::Plain),
+            LinkState::OneWay => {
+                let alert = self.outgoing.alerts.poll_plain().map(Transmit::Alerts);
+                alert.or_else(|| self.outgoing.samples.poll_plain().map(Transmit::Plain))
+            }
             LinkState::Full { .. } => {
                 if let Some(slot) = self.commands.poll_due() {
                     return Some(Transmit::Answer(slot));
@@ -637,8 +735,11 @@ impl<const RING: usize, const COMMANDS: usize> Agent<RING, COMMANDS> {
                 if self.link.poll_heartbeat(now) {
                     return Some(Transmit::Status);
                 }
-                let batch = self.outbox.poll_batch(crate::limits::BATCH_RECORDS_MAX)?;
-                Some(Transmit::Batch(batch))
+                let alerts = self.outgoing.alerts.poll_batch(BATCH_ALERTS_MAX);
+                if let Some(alerts) = alerts {
+                    return Some(Transmit::Alerts(alerts));
+                }
+                self.outgoing.samples.poll_batch(BATCH_RECORDS_MAX).map(Transmit::Batch)
             }
         }
     }

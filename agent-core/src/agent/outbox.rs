@@ -3,8 +3,7 @@
 use crate::id::Sequence;
 use crate::ledger::{LossReason, Lost};
 use crate::limits::{BATCH_RECORDS_MAX, IN_FLIGHT_RECORDS_MAX};
-use crate::record::Sample;
-use crate::ring::Ring;
+use crate::ring::{Range, Ring, Stored};
 
 /// Records to put on the stream in one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +44,10 @@ struct Evicted {
     declared: Option<Sequence>,
 }
 
-/// `RING` is how many records it holds at most.
+/// `BYTES` is how many bytes of records it holds at most.
 #[derive(Clone, Debug)]
-pub(crate) struct Outbox<const RING: usize> {
-    ring: Ring<Sample, RING>,
+pub(crate) struct Outbox<T, const BYTES: usize> {
+    ring: Ring<T, BYTES>,
     // ring.first <= next_unsent <= ring.end: where the current stream goes on.
     next_unsent: Sequence,
     // next_unsent <= sent_end: the first record that no stream has carried.
@@ -59,7 +58,7 @@ pub(crate) struct Outbox<const RING: usize> {
     refused_acknowledgements: u64,
 }
 
-impl<const RING: usize> Outbox<RING> {
+impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
     pub(crate) const fn new() -> Self {
         Self {
             ring: Ring::new(),
@@ -72,22 +71,26 @@ impl<const RING: usize> Outbox<RING> {
         }
     }
 
-    /// Gives `sample` the next sequence. When the ring is full the oldest record is lost.
-    pub(crate) fn push(&mut self, sample: Sample) {
-        let Some((sequence, _)) = self.ring.push(sample) else {
+    /// Gives `record` the next sequence. When the ring is full the oldest records are lost.
+    pub(crate) fn push(&mut self, record: &T) {
+        let first = self.ring.first();
+        let count = self.ring.push(record);
+        if count == 0 {
             return;
-        };
-        self.lost.add(LossReason::Overwritten, 1);
-        let never_sent = u64::from(self.sent_end <= sequence);
+        }
+        self.lost.add(LossReason::Overwritten, count);
+        let end = self.ring.first();
+        let sent = first.count_until(self.sent_end).min(count);
         let evicted = self.evicted.get_or_insert(Evicted {
-            first: sequence,
-            last: sequence,
+            first,
+            last: first,
             never_sent: 0,
             declared: None,
         });
-        evicted.last = sequence;
-        evicted.never_sent += never_sent;
-        self.next_unsent = self.next_unsent.max(self.ring.first());
+        // The one before the first that is still held.
+        evicted.last = Sequence::new(end.number() - 1).unwrap_or(first);
+        evicted.never_sent += count - sent;
+        self.next_unsent = self.next_unsent.max(end);
         self.sent_end = self.sent_end.max(self.next_unsent);
         debug_assert_eq!(evicted.last.next(), self.ring.first());
     }
@@ -207,11 +210,17 @@ impl<const RING: usize> Outbox<RING> {
         count
     }
 
-    pub(crate) fn range(&self, batch: &Batch) -> impl Iterator<Item = (Sequence, &Sample)> + Clone {
+    pub(crate) fn range(&self, batch: &Batch) -> Range<'_, T, BYTES> {
         self.ring.range(batch.first, batch.end)
     }
 
-    pub(crate) fn held(&self) -> u64 {
+    /// How much of its ring is in use, in hundredths of a percent.
+    pub(crate) fn fill(&self) -> i64 {
+        let share = self.ring.used_bytes() * 10_000 / BYTES;
+        i64::try_from(share).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) const fn held(&self) -> u64 {
         self.ring.len()
     }
 
@@ -235,29 +244,28 @@ impl<const RING: usize> Outbox<RING> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::RING_RECORDS;
-    use crate::metric::Values;
-    use crate::record::Snapshot;
-    use crate::time::Instant;
 
-    const RING: u64 = RING_RECORDS as u64;
+    /// Records that the ring of the tests has room for.
+    const RING: u64 = 2048;
 
-    type Outbox = super::Outbox<RING_RECORDS>;
+    type Outbox = super::Outbox<Record, { 2048 * RECORD_BYTES }>;
+
+    /// Bytes of a record in the ring, its length included.
+    const RECORD_BYTES: usize = 3;
+
+    type Record = bool;
+
+    impl Stored for bool {
+        const ENCODED_BYTES_MAX: usize = 1;
+    }
 
     fn sequence(number: u64) -> Sequence {
         Sequence::new(number).unwrap()
     }
 
-    const EMPTY: Sample = Sample {
-        snapshot: Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values: Values::EMPTY },
-        window: None,
-        alerts: Values::EMPTY,
-        repeats: 0,
-    };
-
     fn push(outbox: &mut Outbox, count: u64) {
         for _ in 0..count {
-            outbox.push(EMPTY);
+            outbox.push(&true);
         }
     }
 
@@ -338,13 +346,13 @@ mod tests {
 
     #[test]
     fn a_ring_smaller_than_a_batch_keeps_the_same_books() {
-        let mut outbox = super::Outbox::<4>::new();
+        let mut outbox = super::Outbox::<Record, { 4 * RECORD_BYTES }>::new();
         for _ in 0..10 {
-            outbox.push(EMPTY);
+            outbox.push(&true);
         }
         let batch = outbox.poll_batch(64).unwrap();
         assert_eq!((batch.first, batch.end), (sequence(7), sequence(11)));
-        outbox.push(EMPTY);
+        outbox.push(&true);
         outbox.acknowledge(sequence(10));
         assert_eq!((outbox.delivered(), outbox.lost().total(), outbox.held()), (4, 6, 1));
     }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Settings;
 use crate::ledger::LossReason;
-use crate::limits::{BATCH_RECORDS_MAX, RING_RECORDS};
+use crate::limits::BATCH_RECORDS_MAX;
 use crate::metric::{Metric, Values};
 use crate::plugin::PluginKind;
 
@@ -127,10 +127,10 @@ fn config(change: impl FnOnce(&mut Settings)) -> Config {
 #[test]
 fn it_dials_and_collects_at_once_and_then_on_the_raster() {
     let mut shell = Shell::new(config(|_| ()));
-    assert_eq!(shell.drain(), [Output::Dial, Output::Collect(MetricSet::ALL)]);
+    assert_eq!(shell.drain(), [Output::Dial, Output::Collect(MetricSet::FIXED)]);
     shell.snapshot(1);
     assert_eq!(shell.advance(999), []);
-    assert_eq!(shell.advance(1), [Output::Collect(MetricSet::ALL)]);
+    assert_eq!(shell.advance(1), [Output::Collect(MetricSet::FIXED)]);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn stop_ends_collecting_and_delivers_the_open_window_and_start_begins_again() {
     let outputs = shell.command("stop", Action::Stop);
     assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::Done)]);
     assert_eq!(batches(&outputs), [(1, 2)]);
-    assert!(!shell.advance(5 * SECOND).contains(&Output::Collect(MetricSet::ALL)));
+    assert!(!shell.advance(5 * SECOND).contains(&Output::Collect(MetricSet::FIXED)));
     // The collector was busy when the command came: its snapshot is late and does not count.
     shell.snapshot(2);
     assert_eq!(shell.agent.ledger().produced, 1);
@@ -293,7 +293,7 @@ fn stop_ends_collecting_and_delivers_the_open_window_and_start_begins_again() {
     assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::AlreadySo)]);
     let outputs = shell.command("start", Action::Start);
     assert_eq!(shell.answers(&outputs), [Answer::Started(Change::Done)]);
-    assert!(outputs.contains(&Output::Collect(MetricSet::ALL)));
+    assert!(outputs.contains(&Output::Collect(MetricSet::FIXED)));
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn a_restart_that_fails_is_answered_and_collecting_goes_on() {
     assert!(shell.command("r", Action::Restart).contains(&Output::Restart));
     let outputs = shell.handle(Input::RestartFailed(Reason::from("no such file")));
     assert_eq!(shell.answers(&outputs), [Answer::RestartFailed(Reason::from("no such file"))]);
-    assert!(outputs.contains(&Output::Collect(MetricSet::ALL)));
+    assert!(outputs.contains(&Output::Collect(MetricSet::FIXED)));
 }
 
 #[test]
@@ -401,8 +401,8 @@ fn a_new_interval_holds_from_the_next_tick() {
     shell.drain();
     shell.snapshot(1);
     shell.command("c", Action::UpdateConfig(Ok(config(|s| s.interval *= 10))));
-    assert!(shell.advance(9999).iter().all(|o| *o != Output::Collect(MetricSet::ALL)));
-    assert!(shell.advance(1).contains(&Output::Collect(MetricSet::ALL)));
+    assert!(shell.advance(9999).iter().all(|o| *o != Output::Collect(MetricSet::FIXED)));
+    assert!(shell.advance(1).contains(&Output::Collect(MetricSet::FIXED)));
 }
 
 #[test]

@@ -3,22 +3,24 @@
 //! ```text
 //! block   = version (4 bits) | rows - 1 (8 bits) | forms (2 bits) | first sequence | columns
 //! columns = wall clock | wall clock - uptime | present metrics | repeats | values of each metric
-//!           | if forms has bit 0: windows: count, duration, completeness, least and greatest of each metric
-//!           | if forms has bit 1: alerts: metrics above their limits, limit of each metric
+//!           | if forms has bit 0: windows: count, duration, completeness; least, greatest, last and count of each metric
+//!           | if forms has bit 1: marks: metrics with an alert, limit of each metric, which limits are floors
 //! ```
 //!
 //! Each column is a series (see the module `series`); a metric's column has a value for each row in which it is
-//! present. memory_percent is predicted from memory_used_mb and memory_total_mb, least and greatest of a window from
-//! its average. Everything goes through one range coder, so a block has no padding. It stands alone: losing one
+//! present. A percentage is predicted from the two metrics that it is made of; least, greatest and last of a window from
+//! its average; its counts from the window's own. Everything goes through one range coder, so a block has no padding. It stands alone: losing one
 //! costs only its own records.
+
+use core::borrow::Borrow;
 
 use heapless::Vec;
 
 use super::CodecError;
 use super::series::{SeriesDecoder, SeriesEncoder};
 use crate::id::Sequence;
-use crate::metric::{Metric, MetricSet, Values, memory_percent};
-use crate::record::{Completeness, Sample, Snapshot, Window};
+use crate::metric::{Metric, MetricSet, Values, percent_of};
+use crate::record::{Completeness, Marks, Sample, Snapshot, Window};
 use crate::time::Instant;
 
 /// Records in one block.
@@ -28,7 +30,7 @@ pub const BLOCK_ROWS_MAX: usize = 64;
 const VERSION: u64 = 1;
 
 const WITH_WINDOWS: u64 = 1;
-const WITH_ALERTS: u64 = 2;
+const WITH_MARKS: u64 = 2;
 
 /// One column's values.
 type Column = Vec<i64, BLOCK_ROWS_MAX>;
@@ -38,36 +40,40 @@ type Column = Vec<i64, BLOCK_ROWS_MAX>;
 /// # Errors
 ///
 /// [`CodecError::TooLong`] for no row or more than [`BLOCK_ROWS_MAX`]; [`CodecError::BufferFull`].
-pub fn pack<'a>(
+///
+/// The rows are gone through once for each column, so an iterator that makes them anew each time is slower than a slice.
+pub fn pack(
     first: Sequence,
-    rows: impl Iterator<Item = &'a Sample> + Clone,
+    rows: impl Iterator<Item = impl Borrow<Sample>> + Clone,
     buffer: &mut [u8],
 ) -> Result<usize, CodecError> {
     let count = rows.clone().count();
     let last_row = count.checked_sub(1).filter(|last| *last < BLOCK_ROWS_MAX);
     let last_row = last_row.ok_or(CodecError::TooLong)?;
-    let with_windows = rows.clone().any(|row| row.window.is_some());
-    let with_alerts = rows.clone().any(|row| !row.alerts.present().is_empty());
+    let with_windows = rows.clone().any(|row| row.borrow().window.is_some());
+    let with_marks = rows.clone().any(|row| !row.borrow().marks.is_empty());
     let forms =
-        if with_windows { WITH_WINDOWS } else { 0 } | if with_alerts { WITH_ALERTS } else { 0 };
+        if with_windows { WITH_WINDOWS } else { 0 } | if with_marks { WITH_MARKS } else { 0 };
 
     let mut writer = Writer { encoder: SeriesEncoder::new(buffer) };
     writer.encoder.number(VERSION, 4)?;
     writer.encoder.number(u64::try_from(last_row).unwrap_or(0), 8)?;
     writer.encoder.number(forms, 2)?;
     writer.column(core::iter::once(first.number().cast_signed()))?;
-    writer.column(rows.clone().map(|row| row.snapshot.wall_ms))?;
-    writer.column(rows.clone().map(|row| row.snapshot.wall_ms.wrapping_sub(uptime(row))))?;
-    writer.column(rows.clone().map(|row| row.snapshot.values.present().bits().cast_signed()))?;
-    writer.column(rows.clone().map(|row| i64::from(row.repeats)))?;
-    writer.metrics(rows.clone().map(|row| row.snapshot.values), |row: &Values, metric| {
-        (metric == Metric::MemoryPercent).then(|| predicted_percent(row))
-    })?;
+    let snapshots = rows.clone().map(|row| row.borrow().snapshot);
+    writer.column(snapshots.clone().map(|row| row.wall_ms))?;
+    writer.column(snapshots.clone().map(|row| row.wall_ms.wrapping_sub(uptime(row.taken_at))))?;
+    let averages = snapshots.map(|row| row.values);
+    writer.column(averages.clone().map(|row| row.present().bits().cast_signed()))?;
+    writer.column(rows.clone().map(|row| i64::from(row.borrow().repeats)))?;
+    writer.metrics(averages, predicted_percent)?;
     if with_windows {
-        let windows = rows.clone().filter_map(|row| Some((row, row.window?)));
-        writer.column(rows.clone().map(|row| row.window.map_or(0, |w| i64::from(w.count))))?;
+        let count = |row: Option<Window>| row.map_or(0, |window| i64::from(window.count));
+        writer.column(rows.clone().map(|row| count(row.borrow().window)))?;
+        let windows =
+            rows.clone().filter_map(|row| Some((row.borrow().snapshot, row.borrow().window?)));
         writer.column(windows.clone().map(|(row, window)| {
-            uptime(row).wrapping_sub(window.first_taken_at.as_ms().cast_signed())
+            uptime(row.taken_at).wrapping_sub(uptime(window.first_taken_at))
         }))?;
         writer.column(
             windows
@@ -75,15 +81,23 @@ pub fn pack<'a>(
                 .map(|(_, window)| i64::from(window.completeness == Completeness::Partial)),
         )?;
         // A window has the same metrics as its averages.
-        let averages = windows.clone().map(|(row, _)| row.snapshot.values);
-        for bounds in [|window: &Window| window.min, |window: &Window| window.max] {
-            let bounds = windows.clone().map(|(_, window)| bounds(&window));
+        let averages = windows.clone().map(|(row, _)| row.values);
+        let bounds = [|w: &Window| w.min, |w: &Window| w.max, |w: &Window| w.last];
+        for bound in bounds {
+            let bounds = windows.clone().map(|(_, window)| bound(&window));
             writer.metrics_beside(bounds, averages.clone())?;
         }
+        let whole = windows.clone().map(|(row, window)| {
+            row.values.present().iter().map(|m| (m, i64::from(window.count))).collect()
+        });
+        writer.metrics_beside(windows.map(|(_, window)| window.counts), whole)?;
     }
-    if with_alerts {
-        writer.column(rows.clone().map(|row| row.alerts.present().bits().cast_signed()))?;
-        writer.metrics(rows.map(|row| row.alerts), |_, _| None)?;
+    if with_marks {
+        let marks = rows.map(|row| row.borrow().marks);
+        let limits = marks.clone().map(|marks| marks.limits);
+        writer.column(limits.clone().map(|limits| limits.present().bits().cast_signed()))?;
+        writer.metrics(limits, |_, _| None)?;
+        writer.column(marks.map(|marks| marks.below.bits().cast_signed()))?;
     }
     writer.encoder.finish()
 }
@@ -125,20 +139,17 @@ pub fn unpack(block: &[u8], rows: &mut [Sample]) -> Result<(Sequence, usize), Co
         rows,
         &present,
         |row| &mut row.snapshot.values,
-        |row, metric| {
-            if metric == Metric::MemoryPercent {
-                predicted_percent(&row.snapshot.values)
-            } else {
-                0
-            }
-        },
+        |row, metric| predicted_percent(&row.snapshot.values, metric).unwrap_or(0),
     )?;
     if forms & WITH_WINDOWS != 0 {
         reader.windows(rows, &mut present)?;
     }
-    if forms & WITH_ALERTS != 0 {
+    if forms & WITH_MARKS != 0 {
         let present = reader.metric_sets(count)?;
-        reader.metrics(rows, &present, |row| &mut row.alerts, |_, _| 0)?;
+        reader.metrics(rows, &present, |row| &mut row.marks.limits, |_, _| 0)?;
+        for (row, below) in rows.iter_mut().zip(reader.metric_sets(count)?) {
+            row.marks.below = below;
+        }
     }
     Ok((first, count))
 }
@@ -146,36 +157,48 @@ pub fn unpack(block: &[u8], rows: &mut [Sample]) -> Result<(Sequence, usize), Co
 const EMPTY: Sample = Sample {
     snapshot: Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values: Values::EMPTY },
     window: None,
-    alerts: Values::EMPTY,
+    marks: Marks::NONE,
     repeats: 0,
 };
 
 const EMPTY_WINDOW: Window = Window {
     count: 0,
     first_taken_at: Instant::from_ms(0),
+    completeness: Completeness::Full,
     min: Values::EMPTY,
     max: Values::EMPTY,
-    completeness: Completeness::Full,
+    last: Values::EMPTY,
+    counts: Values::EMPTY,
 };
 
-const fn uptime(row: &Sample) -> i64 {
-    row.snapshot.taken_at.as_ms().cast_signed()
+const fn uptime(taken_at: Instant) -> i64 {
+    taken_at.as_ms().cast_signed()
 }
 
-/// The order of the columns: what a prediction needs stands before it.
-fn column_order() -> impl Iterator<Item = Metric> {
-    let last = |metric: &Metric| *metric == Metric::MemoryPercent;
-    Metric::ALL
-        .into_iter()
-        .filter(move |metric| !last(metric))
-        .chain(Metric::ALL.into_iter().filter(last))
+/// A percentage that is made of two other metrics: itself, the part and the whole.
+const PERCENTAGES: [(Metric, Metric, Metric); 2] = [
+    (Metric::MemoryPercent, Metric::MemoryUsed, Metric::MemoryTotal),
+    (Metric::DiskPercent, Metric::DiskUsed, Metric::DiskTotal),
+];
+
+/// The order of the columns of `metrics`: what a prediction needs stands before it.
+fn column_order(metrics: MetricSet) -> impl Iterator<Item = Metric> {
+    let percentages = MetricSet::from_iter(PERCENTAGES.map(|(percentage, ..)| percentage));
+    let others = Metric::ALL.into_iter().filter(move |metric| !percentages.contains(*metric));
+    others
+        .chain(PERCENTAGES.map(|(percentage, ..)| percentage))
+        .filter(move |metric| metrics.contains(*metric))
 }
 
-/// What memory_percent should be, from the two it is made of; 0 when they are not there.
-fn predicted_percent(values: &Values) -> i64 {
-    let used = values.get(Metric::MemoryUsed);
-    let total = values.get(Metric::MemoryTotal);
-    used.zip(total).and_then(|(used, total)| memory_percent(used, total)).unwrap_or(0)
+/// What a percentage should be, from the two it is made of, 0 when they are not there; none for any other metric.
+fn predicted_percent(values: &Values, metric: Metric) -> Option<i64> {
+    let (_, part, whole) = PERCENTAGES.into_iter().find(|(percentage, ..)| *percentage == metric)?;
+    let pair = values.get(part).zip(values.get(whole));
+    Some(pair.and_then(|(part, whole)| percent_of(part, whole)).unwrap_or(0))
+}
+
+fn union(sets: impl Iterator<Item = MetricSet>) -> MetricSet {
+    sets.fold(MetricSet::EMPTY, MetricSet::union)
 }
 
 struct Writer<'b> {
@@ -194,7 +217,7 @@ impl Writer<'_> {
         rows: impl Iterator<Item = Values> + Clone,
         predict: impl Fn(&Values, Metric) -> Option<i64>,
     ) -> Result<(), CodecError> {
-        for metric in column_order() {
+        for metric in column_order(union(rows.clone().map(|row| row.present()))) {
             let present = rows.clone().filter_map(|row| Some((row.get(metric)?, row)));
             let values = collect(present.clone().map(|(value, _)| value))?;
             if values.is_empty() {
@@ -212,7 +235,7 @@ impl Writer<'_> {
         rows: impl Iterator<Item = Values> + Clone,
         beside: impl Iterator<Item = Values> + Clone,
     ) -> Result<(), CodecError> {
-        for metric in column_order() {
+        for metric in column_order(union(rows.clone().map(|row| row.present()))) {
             let pairs = rows.clone().zip(beside.clone());
             let present =
                 pairs.filter_map(|(row, beside)| Some((row.get(metric)?, beside.get(metric)?)));
@@ -269,7 +292,7 @@ impl Reader<'_> {
         place: impl Fn(&mut Sample) -> &mut Values,
         predict: impl Fn(&Sample, Metric) -> i64,
     ) -> Result<(), CodecError> {
-        for metric in column_order() {
+        for metric in column_order(union(present.iter().copied())) {
             let mut given = Column::new();
             for (row, _) in rows.iter().zip(present).filter(|(_, set)| set.contains(metric)) {
                 given.push(predict(row, metric)).map_err(|_| CodecError::Malformed)?;
@@ -296,7 +319,7 @@ impl Reader<'_> {
         let mut windows = 0_usize;
         let counts = self.column(count, |_| 0)?;
         for ((row, present), count) in rows.iter_mut().zip(present.iter_mut()).zip(counts) {
-            let count = u16::try_from(*count).map_err(|_| CodecError::Malformed)?;
+            let count = u32::try_from(*count).map_err(|_| CodecError::Malformed)?;
             if count == 0 {
                 // No window, so none of its columns either.
                 *present = MetricSet::EMPTY;
@@ -308,7 +331,7 @@ impl Reader<'_> {
         let durations = self.column(windows, |_| 0)?;
         let with_window = rows.iter_mut().filter(|row| row.window.is_some());
         for (row, duration) in with_window.zip(durations) {
-            let first = uptime(row).wrapping_sub(*duration);
+            let first = uptime(row.snapshot.taken_at).wrapping_sub(*duration);
             row.window_mut().first_taken_at = Instant::from_ms(first.cast_unsigned());
         }
         let partial = self.column(windows, |_| 0)?;
@@ -322,7 +345,10 @@ impl Reader<'_> {
         }
         let average = |row: &Sample, metric| row.snapshot.values.get(metric).unwrap_or(0);
         self.metrics(rows, present, |row| &mut row.window_mut().min, average)?;
-        self.metrics(rows, present, |row| &mut row.window_mut().max, average)
+        self.metrics(rows, present, |row| &mut row.window_mut().max, average)?;
+        self.metrics(rows, present, |row| &mut row.window_mut().last, average)?;
+        let whole = |row: &Sample, _| row.window.map_or(0, |window| i64::from(window.count));
+        self.metrics(rows, present, |row| &mut row.window_mut().counts, whole)
     }
 }
 
@@ -352,9 +378,10 @@ mod tests {
     }
 
     fn any_values() -> impl Strategy<Value = Values> {
-        let counts = prop::array::uniform8(prop_oneof![any::<i64>(), 0..10_000_i64]);
-        (any::<u8>(), counts).prop_map(|(bits, counts)| {
-            let present = MetricSet::from_bits_truncate(u64::from(bits));
+        let count = prop_oneof![any::<i64>(), 0..10_000_i64];
+        let counts = prop::collection::vec(count, Metric::COUNT);
+        (any::<u64>(), counts).prop_map(|(bits, counts)| {
+            let present = MetricSet::from_bits_truncate(bits);
             present.iter().map(|metric| (metric, counts[metric.index()])).collect()
         })
     }
@@ -366,8 +393,8 @@ mod tests {
 
     fn any_sample() -> impl Strategy<Value = Sample> {
         let times = (any::<u64>(), any::<i64>(), any::<u64>());
-        let marks = (any::<bool>(), 1..u16::MAX, any::<bool>(), any::<i64>(), any::<u32>());
-        (times, any_values(), any_values(), marks).prop_map(|(times, values, alerts, marks)| {
+        let marks = (any::<bool>(), 1..u32::MAX, any::<bool>(), any::<i64>(), any::<u32>());
+        (times, any_values(), any_values(), marks).prop_map(|(times, values, limits, marks)| {
             let (taken_at, wall_ms, first) = times;
             let (windowed, count, partial, shift, repeats) = marks;
             let window = windowed.then(|| Window {
@@ -375,10 +402,13 @@ mod tests {
                 first_taken_at: Instant::from_ms(first),
                 min: like(&values, shift),
                 max: like(&values, -1),
+                last: like(&values, shift),
+                counts: like(&values, 1),
                 completeness: if partial { Completeness::Partial } else { Completeness::Full },
             });
             let snapshot = Snapshot { taken_at: Instant::from_ms(taken_at), wall_ms, values };
-            Sample { snapshot, window, alerts, repeats }
+            let below = MetricSet::from_bits_truncate(shift.cast_unsigned());
+            Sample { snapshot, window, marks: Marks { limits, below }, repeats }
         })
     }
 
@@ -416,7 +446,7 @@ mod tests {
             let total = 25_276_846_080;
             let values = Values::from_iter([
                 (Metric::CpuPercent, 150 + i64::try_from(n * 7 % 5).unwrap()),
-                (Metric::MemoryPercent, memory_percent(used, total).unwrap()),
+                (Metric::MemoryPercent, percent_of(used, total).unwrap()),
                 (Metric::MemoryUsed, used),
                 (Metric::MemoryTotal, total),
                 (Metric::DiskRead, 0),

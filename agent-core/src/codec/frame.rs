@@ -38,6 +38,8 @@ pub enum Frame<'b> {
     },
     /// A block of records, see [`super::pack`].
     Records(&'b [u8]),
+    /// Some alerts, see [`super::pack_alerts`].
+    Alerts(&'b [u8]),
 }
 
 /// The body as postcard writes it. New variants go to the end.
@@ -45,6 +47,7 @@ pub enum Frame<'b> {
 enum Body<'b> {
     Hello { agent: &'b str, counter: u64, nonce: u64 },
     Records(&'b [u8]),
+    Alerts(&'b [u8]),
 }
 
 /// Why a frame was dropped.
@@ -75,6 +78,7 @@ pub fn encode_frame(frame: &Frame<'_>, buffer: &mut [u8]) -> Result<usize, Codec
             Body::Hello { agent: agent.as_str(), counter: boot.counter, nonce: boot.nonce }
         }
         Frame::Records(block) => Body::Records(block),
+        Frame::Alerts(alerts) => Body::Alerts(alerts),
     };
     let link = Cobs::try_new(Slice::new(buffer)).map_err(|_| CodecError::BufferFull)?;
     let checked = CrcModifier::new(link, CHECKSUM.digest());
@@ -147,6 +151,7 @@ fn decode(encoded: &mut [u8]) -> Result<Frame<'_>, FrameError> {
             Ok(Frame::Hello { agent, boot: BootId { counter, nonce } })
         }
         Ok((Body::Records(block), [])) => Ok(Frame::Records(block)),
+        Ok((Body::Alerts(alerts), [])) => Ok(Frame::Alerts(alerts)),
         Ok(_) | Err(_) => Err(FrameError::Malformed),
     }
 }
@@ -203,11 +208,14 @@ mod tests {
     #[test]
     fn frames_come_back_and_an_idle_link_says_nothing() {
         let records = Frame::Records(&[0, 1, 0, 0, 2]);
+        let alerts = Frame::Alerts(&[1, 0]);
         let mut link = vec![0, 0];
         link.extend(encoded(&hello()));
         link.push(0);
         link.extend(encoded(&records));
-        assert_eq!(read(&link), [Ok(encoded(&hello())), Ok(encoded(&records))]);
+        link.extend(encoded(&alerts));
+        let expected = [hello(), records, alerts].map(|frame| Ok(encoded(&frame)));
+        assert_eq!(read(&link), expected);
     }
 
     #[test]

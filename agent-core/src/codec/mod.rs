@@ -8,11 +8,13 @@
     allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "tests")
 )]
 
+mod alerts;
 mod block;
 mod frame;
 mod range;
 mod series;
 
+pub use alerts::{pack_alerts, unpack_alerts};
 pub use block::{BLOCK_ROWS_MAX, pack, unpack};
 pub use frame::{Deframer, Frame, FrameError, encode_frame};
 pub use series::{SERIES_VALUES_MAX, SeriesDecoder, SeriesEncoder};

@@ -3,35 +3,37 @@
 use heapless::Vec;
 
 use crate::config::{Config, Settings};
-use crate::ledger::Suppressed;
+use crate::ledger::{PluginBooks, PluginCounters};
 use crate::limits::PLUGINS_MAX;
+use crate::plugin::own::{NoPlugins, OwnPlugins, Parameters};
 use crate::plugin::{
-    Aggregation, Deduplication, Filter, Plugin, PluginKind, ThresholdAlert, Verdict,
+    Aggregation, Deduplication, Filter, OwnIndex, Plugin, PluginKind, ThresholdAlert, Verdict,
 };
-use crate::record::Sample;
+use crate::record::{Alert, Sample};
 
 /// One plugin in the chain.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "the core does not allocate")]
-enum Stage {
+enum Stage<O> {
     Deduplication(Deduplication),
     ThresholdAlert(ThresholdAlert),
     Aggregation(Aggregation),
     Filter(Filter),
+    Own(OwnIndex, O),
 }
 
-impl Stage {
-    fn new(kind: PluginKind, settings: &Settings) -> Self {
-        match kind {
-            PluginKind::Deduplication => {
-                Self::Deduplication(Deduplication::new(settings.deduplication))
+impl<O: OwnPlugins> Stage<O> {
+    /// None for a plugin that this program does not have.
+    fn new(kind: PluginKind, settings: &Settings) -> Option<Self> {
+        Some(match kind {
+            PluginKind::Deduplication => Self::Deduplication(Deduplication::new(settings)),
+            PluginKind::ThresholdAlert => Self::ThresholdAlert(ThresholdAlert::new(settings)),
+            PluginKind::Aggregation => Self::Aggregation(Aggregation::new(settings)),
+            PluginKind::Filter => Self::Filter(Filter::new(settings)),
+            PluginKind::Own(index) => {
+                Self::Own(index, O::new(index, parameters(settings, index))?)
             }
-            PluginKind::ThresholdAlert => {
-                Self::ThresholdAlert(ThresholdAlert::new(settings.thresholds))
-            }
-            PluginKind::Aggregation => Self::Aggregation(Aggregation::new(settings.window_size)),
-            PluginKind::Filter => Self::Filter(Filter::new(settings.filter)),
-        }
+        })
     }
 
     const fn kind(&self) -> PluginKind {
@@ -40,6 +42,7 @@ impl Stage {
             Self::ThresholdAlert(_) => PluginKind::ThresholdAlert,
             Self::Aggregation(_) => PluginKind::Aggregation,
             Self::Filter(_) => PluginKind::Filter,
+            Self::Own(index, _) => PluginKind::Own(*index),
         }
     }
 
@@ -49,6 +52,7 @@ impl Stage {
             Self::ThresholdAlert(plugin) => plugin,
             Self::Aggregation(plugin) => plugin,
             Self::Filter(plugin) => plugin,
+            Self::Own(_, own) => own.plugin(),
         }
     }
 
@@ -58,45 +62,67 @@ impl Stage {
             Self::ThresholdAlert(plugin) => plugin,
             Self::Aggregation(plugin) => plugin,
             Self::Filter(plugin) => plugin,
+            Self::Own(_, own) => own.plugin_mut(),
         }
     }
+}
 
-    /// Whether both are of one kind and have the same settings, whatever state they are in.
-    fn is_configured_as(&self, other: &Self) -> bool {
-        match self {
-            Self::Deduplication(a) => {
-                matches!(other, Self::Deduplication(b) if a.settings() == b.settings())
-            }
-            Self::ThresholdAlert(a) => {
-                matches!(other, Self::ThresholdAlert(b) if a.limits() == b.limits())
-            }
-            Self::Aggregation(a) => {
-                matches!(other, Self::Aggregation(b) if a.window_size() == b.window_size())
-            }
-            Self::Filter(a) => matches!(other, Self::Filter(b) if a.settings() == b.settings()),
+const fn parameters(settings: &Settings, index: OwnIndex) -> &Parameters {
+    &settings.own[index.get()]
+}
+
+/// Whether a plugin of `kind` finds in both what it needs to know.
+fn is_same_for(kind: PluginKind, old: &Settings, new: &Settings) -> bool {
+    match kind {
+        PluginKind::Deduplication => old.deduplication == new.deduplication,
+        PluginKind::ThresholdAlert => {
+            old.thresholds == new.thresholds && old.metrics == new.metrics
         }
+        PluginKind::Aggregation => old.window == new.window,
+        PluginKind::Filter => old.filter == new.filter,
+        PluginKind::Own(_) => old == new,
     }
+}
+
+/// What comes out of a chain: samples at its end, and alerts on the way.
+pub trait Outlet {
+    /// Takes a sample that went through the whole chain.
+    fn sample(&mut self, sample: Sample);
+    /// Takes an alert.
+    fn alert(&mut self, alert: Alert);
 }
 
 /// The plugins in their order.
 ///
 /// Each snapshot that enters is forwarded, suppressed by a named plugin, or held by one: never anything else,
-/// and never two of them. [`Suppressed`] is where the second case is counted.
+/// and never two of them. [`PluginBooks`] is where this is counted.
 #[derive(Clone, Debug)]
-pub struct Chain {
-    stages: Vec<Stage, PLUGINS_MAX>,
+pub struct Chain<O = NoPlugins> {
+    stages: Vec<Stage<O>, PLUGINS_MAX>,
 }
 
-impl Chain {
-    /// The chain that `config` asks for.
-    pub fn new(config: &Config) -> Self {
-        let settings = config.settings();
-        Self { stages: settings.plugins.iter().map(|kind| Stage::new(*kind, settings)).collect() }
+impl<O: OwnPlugins> Chain<O> {
+    /// Whether this program has every plugin that `config` names.
+    pub fn supports(config: &Config) -> bool {
+        config.settings().plugins.iter().all(|kind| match kind {
+            PluginKind::Own(index) => index.get() < O::NAMES.len(),
+            PluginKind::Deduplication
+            | PluginKind::ThresholdAlert
+            | PluginKind::Aggregation
+            | PluginKind::Filter => true,
+        })
     }
 
-    /// Passes `sample` through the chain. Returns what comes out at the end.
-    pub fn process(&mut self, sample: Sample, suppressed: &mut Suppressed) -> Option<Sample> {
-        self.process_from(0, sample, suppressed)
+    /// The chain that `config` asks for. A plugin that this program does not have is left out, see [`Chain::supports`].
+    pub fn new(config: &Config) -> Self {
+        let settings = config.settings();
+        let stage = |kind: &PluginKind| Stage::new(*kind, settings);
+        Self { stages: settings.plugins.iter().filter_map(stage).collect() }
+    }
+
+    /// Passes `sample` through the chain. What comes out goes to `outlet`.
+    pub fn process(&mut self, sample: Sample, books: &mut PluginBooks, outlet: &mut impl Outlet) {
+        self.process_from(0, sample, books, outlet);
     }
 
     /// How many snapshots the plugins hold.
@@ -104,70 +130,217 @@ impl Chain {
         self.stages.iter().map(|stage| stage.plugin().held()).sum()
     }
 
-    /// Makes every plugin give out what it holds; calls `emit` with what comes out at the end.
-    pub fn flush(&mut self, suppressed: &mut Suppressed, mut emit: impl FnMut(Sample)) {
+    /// Makes every plugin give out what it holds.
+    pub fn flush(&mut self, books: &mut PluginBooks, outlet: &mut impl Outlet) {
         for index in 0..self.stages.len() {
-            self.flush_stage(index, suppressed).into_iter().for_each(&mut emit);
+            self.flush_stage(index, books, outlet);
         }
     }
 
-    /// Becomes the chain that `config` asks for. A plugin whose settings do not change keeps its state; any
-    /// other is flushed through the old chain first, so no snapshot is lost or counted twice.
+    /// From the chain that `old` asked for to the one that `new` asks for. A plugin whose settings do not change keeps
+    /// its state, wherever it stands in the chain. Any other that holds snapshots gives them out through the old chain
+    /// first, so none is lost or counted twice; then it goes on as its kind says, or retires.
     pub fn reconfigure(
         &mut self,
-        config: &Config,
-        suppressed: &mut Suppressed,
-        mut emit: impl FnMut(Sample),
+        old: &Config,
+        new: &Config,
+        books: &mut PluginBooks,
+        outlet: &mut impl Outlet,
     ) {
-        let fresh = Self::new(config);
+        let (old, new) = (old.settings(), new.settings());
         for index in 0..self.stages.len() {
-            let stage = &self.stages[index];
-            if !fresh.stages.iter().any(|new| new.is_configured_as(stage)) {
-                self.flush_stage(index, suppressed).into_iter().for_each(&mut emit);
+            let kind = self.stages[index].kind();
+            let stays = new.plugins.contains(&kind) && is_same_for(kind, old, new);
+            if !stays && self.stages[index].plugin().held() > 0 {
+                self.flush_stage(index, books, outlet);
             }
         }
-        let kept_or_new = |new: Stage| {
-            self.stages.iter().find(|old| old.is_configured_as(&new)).cloned().unwrap_or(new)
+        for stage in &mut self.stages {
+            let kind = stage.kind();
+            if !new.plugins.contains(&kind) {
+                stage.plugin_mut().retire(&mut |alert| outlet.alert(alert));
+            } else if !is_same_for(kind, old, new) {
+                reconfigure_stage(stage, old, new, outlet);
+            }
+        }
+        let kept_or_new = |kind: &PluginKind| {
+            let kept = self.stages.iter().find(|stage| stage.kind() == *kind).cloned();
+            kept.or_else(|| Stage::new(*kind, new))
         };
-        self.stages = fresh.stages.into_iter().map(kept_or_new).collect();
+        self.stages = new.plugins.iter().filter_map(kept_or_new).collect();
     }
 
-    fn flush_stage(&mut self, index: usize, suppressed: &mut Suppressed) -> Option<Sample> {
+    fn flush_stage(&mut self, index: usize, books: &mut PluginBooks, outlet: &mut impl Outlet) {
         let stage = &mut self.stages[index];
         let held = stage.plugin().held();
-        let sample = stage.plugin_mut().flush()?;
+        let Some(sample) = stage.plugin_mut().flush() else {
+            return;
+        };
+        let counters = books.of_mut(stage.kind());
+        counters.forwarded += 1;
         // The sample stands for itself and for all the others that were held.
-        suppressed.add(stage.kind(), held.saturating_sub(1));
-        self.process_from(index + 1, sample, suppressed)
+        counters.merged += held.saturating_sub(1);
+        self.process_from(index + 1, sample, books, outlet);
     }
 
     fn process_from(
         &mut self,
         first: usize,
         mut sample: Sample,
-        suppressed: &mut Suppressed,
-    ) -> Option<Sample> {
+        books: &mut PluginBooks,
+        outlet: &mut impl Outlet,
+    ) {
         for stage in self.stages.iter_mut().skip(first) {
-            match stage.plugin_mut().process(&mut sample) {
-                Verdict::Forward => {}
-                Verdict::ForwardMerged { merged } => suppressed.add(stage.kind(), merged),
-                Verdict::Hold => return None,
-                Verdict::Drop => {
-                    suppressed.add(stage.kind(), 1);
-                    return None;
-                }
+            let counters = books.of_mut(stage.kind());
+            counters.received += 1;
+            let verdict =
+                stage.plugin_mut().process(&mut sample, &mut |alert| outlet.alert(alert));
+            if !count(counters, verdict) {
+                return;
             }
         }
-        Some(sample)
+        outlet.sample(sample);
     }
+}
+
+fn reconfigure_stage<O: OwnPlugins>(
+    stage: &mut Stage<O>,
+    old: &Settings,
+    new: &Settings,
+    outlet: &mut impl Outlet,
+) {
+    if let Stage::Own(index, own) = stage
+        && parameters(old, *index) != parameters(new, *index)
+    {
+        own.plugin_mut().retire(&mut |alert| outlet.alert(alert));
+        if let Some(fresh) = O::new(*index, parameters(new, *index)) {
+            *own = fresh;
+        }
+        return;
+    }
+    stage.plugin_mut().reconfigure(new, &mut |alert| outlet.alert(alert));
+}
+
+/// Enters `verdict` into `counters`. Answers whether a sample goes on.
+const fn count(counters: &mut PluginCounters, verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::Forward => counters.forwarded += 1,
+        Verdict::ForwardMerged { merged } => {
+            counters.forwarded += 1;
+            counters.merged += merged;
+        }
+        Verdict::Hold => return false,
+        Verdict::Drop(reason) => {
+            counters.dropped[reason as usize] += 1;
+            return false;
+        }
+    }
+    true
 }
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
+    use crate::config::WindowEnd;
     use crate::metric::{Metric, Values};
-    use crate::record::{Completeness, Snapshot};
+    use crate::plugin::DropReason;
+    use crate::plugin::own::OwnPlugin;
+    use crate::record::{Completeness, Snapshot, Transition};
     use crate::time::Instant;
+
+    #[derive(Clone, Debug)]
+    struct EveryNth {
+        n: i64,
+        seen: i64,
+    }
+
+    impl Plugin for EveryNth {
+        fn process(&mut self, _: &mut Sample, _: &mut dyn FnMut(Alert)) -> Verdict {
+            self.seen += 1;
+            if self.seen % self.n == 0 {
+                Verdict::Forward
+            } else {
+                Verdict::Drop(DropReason::Own)
+            }
+        }
+
+        fn reconfigure(&mut self, _: &Settings, _: &mut dyn FnMut(Alert)) {}
+    }
+
+    impl OwnPlugin for EveryNth {
+        const NAME: &'static str = "own.every_nth";
+
+        fn new(parameters: &Parameters) -> Self {
+            Self { n: parameters[0].max(1), seen: 0 }
+        }
+    }
+
+    crate::own_plugins!(enum Mine { EveryNth });
+
+    #[derive(Default)]
+    struct Collected {
+        samples: Vec<Sample>,
+        alerts: Vec<Alert>,
+    }
+
+    impl Outlet for Collected {
+        fn sample(&mut self, sample: Sample) {
+            self.samples.push(sample);
+        }
+
+        fn alert(&mut self, alert: Alert) {
+            self.alerts.push(alert);
+        }
+    }
+
+    /// A chain with its books and all that came out of it.
+    struct Bench {
+        config: Config,
+        chain: Chain<Mine>,
+        books: PluginBooks,
+        out: Collected,
+        entered: u64,
+    }
+
+    impl Bench {
+        fn new(plugins: &[PluginKind], change: impl FnOnce(&mut Settings)) -> Self {
+            let config = config(plugins, change);
+            let chain = Chain::new(&config);
+            let (books, out) = (PluginBooks::default(), Collected::default());
+            Self { config, chain, books, out, entered: 0 }
+        }
+
+        fn process(&mut self, at_ms: u64, cpu: i64) {
+            let values = Values::from_iter([(Metric::CpuPercent, cpu)]);
+            let taken_at = Instant::from_ms(at_ms);
+            let sample = Sample::from(Snapshot { taken_at, wall_ms: 0, values });
+            self.chain.process(sample, &mut self.books, &mut self.out);
+            self.entered += 1;
+            self.check();
+        }
+
+        fn reconfigure(&mut self, plugins: &[PluginKind], change: impl FnOnce(&mut Settings)) {
+            let new = config(plugins, change);
+            self.chain.reconfigure(&self.config, &new, &mut self.books, &mut self.out);
+            self.config = new;
+            self.check();
+        }
+
+        fn check(&self) {
+            let gone = self.books.suppressed() + self.out.samples.len() as u64;
+            assert_eq!(self.entered, gone + self.chain.held(), "{:?}", self.books);
+            let handled = |kind| {
+                let counters = self.books.of(kind);
+                counters.received - counters.forwarded - counters.suppressed()
+            };
+            let kinds = PluginKind::BUILT_IN.into_iter().chain([OWN]);
+            assert_eq!(kinds.map(handled).sum::<u64>(), self.chain.held());
+        }
+    }
+
+    const OWN: PluginKind = PluginKind::Own(OwnIndex::FIRST);
 
     fn config(plugins: &[PluginKind], change: impl FnOnce(&mut Settings)) -> Config {
         let mut settings =
@@ -176,48 +349,86 @@ mod tests {
         Config::new(settings).unwrap()
     }
 
-    fn sample(at_ms: u64, cpu: i64) -> Sample {
-        let values = Values::from_iter([(Metric::CpuPercent, cpu)]);
-        Sample::from(Snapshot { taken_at: Instant::from_ms(at_ms), wall_ms: 0, values })
-    }
-
     #[test]
     fn order_is_list_order() {
-        let filter_first = [PluginKind::Filter, PluginKind::Aggregation];
         let settings = |s: &mut Settings| {
             s.filter.min_cpu = 10;
-            s.window_size = 2;
+            s.window = WindowEnd::Snapshots(2);
         };
-        let mut suppressed = Suppressed::default();
-        let mut chain = Chain::new(&config(&filter_first, settings));
-        assert_eq!(chain.process(sample(0, 0), &mut suppressed), None);
-        assert_eq!((chain.held(), suppressed.by(PluginKind::Filter)), (0, 1));
+        let mut bench = Bench::new(&[PluginKind::Filter, PluginKind::Aggregation], settings);
+        bench.process(0, 0);
+        assert_eq!(bench.chain.held(), 0);
+        assert_eq!(bench.books.of(PluginKind::Filter).dropped_for(DropReason::MinCpu), 1);
 
-        let aggregation_first = [PluginKind::Aggregation, PluginKind::Filter];
-        let mut chain = Chain::new(&config(&aggregation_first, settings));
-        assert_eq!(chain.process(sample(0, 0), &mut suppressed), None);
-        assert_eq!(chain.held(), 1);
-        assert!(chain.process(sample(1, 40), &mut suppressed).is_some());
-        assert_eq!(suppressed.by(PluginKind::Aggregation), 1);
+        let mut bench = Bench::new(&[PluginKind::Aggregation, PluginKind::Filter], settings);
+        bench.process(0, 0);
+        assert_eq!(bench.chain.held(), 1);
+        bench.process(1, 40);
+        assert_eq!((bench.out.samples.len(), bench.chain.held()), (1, 0));
+        let aggregation = bench.books.of(PluginKind::Aggregation);
+        assert_eq!((aggregation.received, aggregation.forwarded, aggregation.merged), (2, 1, 1));
     }
 
     #[test]
-    fn an_unchanged_plugin_keeps_its_state_and_a_changed_one_is_flushed() {
+    fn an_unchanged_plugin_keeps_its_state_and_a_changed_one_gives_it_out() {
         let both = [PluginKind::Aggregation, PluginKind::Deduplication];
-        let mut suppressed = Suppressed::default();
-        let mut chain = Chain::new(&config(&both, |_| ()));
-        assert_eq!(chain.process(sample(0, 1), &mut suppressed), None);
-        assert_eq!(chain.process(sample(1, 3), &mut suppressed), None);
+        let mut bench = Bench::new(&both, |_| ());
+        bench.process(0, 1);
+        bench.process(1, 3);
+        bench.reconfigure(&both, |s| s.interval *= 2);
+        assert_eq!((bench.chain.held(), bench.out.samples.len()), (2, 0));
+        bench.reconfigure(&both, |s| s.window = WindowEnd::Snapshots(7));
+        assert_eq!((bench.chain.held(), bench.out.samples.len()), (0, 1));
+        let window = bench.out.samples[0].window.unwrap();
+        assert_eq!(window.completeness, Completeness::Partial);
+        bench.process(2, 3);
+        bench.reconfigure(&[], |_| ());
+        assert_eq!((bench.chain.held(), bench.out.samples.len()), (0, 2));
+    }
 
-        let mut emitted = std::vec::Vec::new();
-        let same_window = config(&both, |s| s.interval *= 2);
-        chain.reconfigure(&same_window, &mut suppressed, |sample| emitted.push(sample));
-        assert_eq!((chain.held(), emitted.len()), (2, 0));
+    #[test]
+    fn a_plugin_that_only_moves_keeps_its_state() {
+        let mut bench = Bench::new(&[PluginKind::Deduplication, PluginKind::Filter], |_| ());
+        bench.process(0, 1);
+        bench.reconfigure(&[PluginKind::Filter, PluginKind::Deduplication], |_| ());
+        bench.process(1, 1);
+        assert_eq!(bench.out.samples.len(), 1);
+    }
 
-        let other_window = config(&both, |s| s.window_size = 7);
-        chain.reconfigure(&other_window, &mut suppressed, |sample| emitted.push(sample));
-        assert_eq!((chain.held(), emitted.len()), (0, 1));
-        assert_eq!(emitted[0].window.unwrap().completeness, Completeness::Partial);
-        assert_eq!(suppressed.total(), 1);
+    #[test]
+    fn an_alert_ends_when_its_plugin_does() {
+        let mut bench = Bench::new(&[PluginKind::ThresholdAlert], |_| ());
+        bench.process(0, 9000);
+        bench.reconfigure(&[], |_| ());
+        let transitions = bench.out.alerts.iter().map(|alert| alert.transition);
+        let expected = [Transition::Raised, Transition::Withdrawn];
+        assert_eq!(transitions.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_plugin_of_ones_own_stands_in_the_chain_like_any_other() {
+        let third = |s: &mut Settings| s.own[0] = [3, 0, 0, 0];
+        let mut bench = Bench::new(&[OWN], third);
+        for at in 0..6 {
+            bench.process(at, 0);
+        }
+        assert_eq!(bench.out.samples.len(), 2);
+        assert_eq!(bench.books.of(OWN).dropped_for(DropReason::Own), 4);
+        bench.process(6, 0);
+        bench.reconfigure(&[OWN, PluginKind::Filter], third);
+        bench.process(7, 0);
+        bench.process(8, 0);
+        assert_eq!(bench.out.samples.len(), 3, "it keeps its state");
+        bench.reconfigure(&[OWN], |s| s.own[0] = [1, 0, 0, 0]);
+        bench.process(9, 0);
+        assert_eq!(bench.out.samples.len(), 4, "it has its new parameters");
+    }
+
+    #[test]
+    fn a_plugin_that_the_program_does_not_have_is_known_as_such() {
+        let second = PluginKind::Own(OwnIndex::new(1).unwrap());
+        let config = config(&[second], |_| ());
+        assert!(!Chain::<Mine>::supports(&config));
+        assert!(!Chain::<NoPlugins>::supports(&config));
     }
 }

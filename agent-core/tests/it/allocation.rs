@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use agent_core::agent::{Agent, Input, Output, Transmit};
 use agent_core::codec::{Deframer, Frame, encode_frame, pack, unpack};
-use agent_core::config::{Config, Settings};
+use agent_core::config::{Config, Settings, WindowEnd};
 use agent_core::id::BootId;
-use agent_core::metric::{Metric, Values};
+use agent_core::metric::{Metric, MetricSet, Values};
 use agent_core::plugin::PluginKind;
 use agent_core::record::{Sample, Snapshot};
 use agent_core::time::Instant;
@@ -38,7 +38,7 @@ fn exchange(agent: &mut Agent, now: Instant, buffers: &mut Buffers) -> u64 {
                 if let Transmit::Batch(batch) = transmit {
                     let rows = agent.records(&batch).map(|(_, sample)| sample);
                     for sample in rows {
-                        let one = core::iter::once(sample);
+                        let one = core::iter::once(&sample);
                         let length = pack(batch.first, one, &mut buffers.block).unwrap();
                         let frame = Frame::Records(&buffers.block[..length]);
                         let length = encode_frame(&frame, &mut buffers.link).unwrap();
@@ -51,7 +51,7 @@ fn exchange(agent: &mut Agent, now: Instant, buffers: &mut Buffers) -> u64 {
                             _ => None,
                         });
                         assert_eq!(read, Some(Ok((batch.first, 1))));
-                        assert_eq!(buffers.rows[0], *sample);
+                        assert_eq!(buffers.rows[0], sample);
                     }
                     records += batch.first.count_until(batch.end);
                     let last = batch.end.number() - 1;
@@ -76,8 +76,9 @@ struct Buffers {
 fn a_million_samples_allocate_nothing() {
     let config = Config::new(Settings {
         interval: Duration::from_secs(1),
-        plugins: PluginKind::ALL.into_iter().collect(),
-        window_size: 2,
+        plugins: PluginKind::BUILT_IN.into_iter().collect(),
+        metrics: MetricSet::ALL,
+        window: WindowEnd::Snapshots(2),
         ..Settings::default()
     });
     let empty = Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values: Values::EMPTY };
@@ -87,7 +88,7 @@ fn a_million_samples_allocate_nothing() {
         deframer: Deframer::new(),
         rows: [Sample::from(empty)],
     };
-    let mut agent = Agent::new(Instant::from_ms(0), BOOT, 1, config.unwrap(), None);
+    let mut agent: Agent = Agent::new(Instant::from_ms(0), BOOT, 1, config.unwrap(), None);
     agent.handle(Instant::from_ms(0), Input::LinkOpened);
     agent.handle(Instant::from_ms(0), Input::LinkWelcomed { acknowledged: None, heartbeat: None });
     let mut records = 0;

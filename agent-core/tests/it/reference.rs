@@ -47,7 +47,7 @@ fn reading(values: &Values) -> Reading {
 fn run(plugin: &mut impl Plugin, series: &[(u64, Reading)]) -> Vec<(Verdict, Sample)> {
     let process = |(at_ms, reading): &(u64, Reading)| {
         let mut sample = sample(*at_ms, reading);
-        (plugin.process(&mut sample), sample)
+        (plugin.process(&mut sample, &mut |_| ()), sample)
     };
     series.iter().map(process).collect()
 }
