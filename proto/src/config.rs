@@ -12,9 +12,9 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
 
-use agent_core::config::{Config, ConfigError, Settings};
+use agent_core::config::{AlertRule, Config, ConfigError, Settings, Tolerance, WindowEnd};
 use agent_core::limits::{PLUGINS_MAX, WINDOW_SNAPSHOTS_MAX};
-use agent_core::metric::{Metric, MetricSet, MetricSwitch, Values};
+use agent_core::metric::{Metric, MetricSet, MetricSwitch};
 use agent_core::plugin::PluginKind;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
@@ -240,7 +240,7 @@ impl Fields {
             settings.metrics = MetricSet::EMPTY;
             for (index, name) in names.iter().enumerate() {
                 let switch = name.parse::<MetricSwitch>().map_err(|_| {
-                    let known = MetricSwitch::ALL.map(MetricSwitch::name).join(", ");
+                    let known = MetricSwitch::SINGLE.map(MetricSwitch::name).join(", ");
                     let reason = format!("unknown metric {name:?}; known are {known}");
                     DocumentError::new(format!("metrics[{index}]"), reason)
                 })?;
@@ -252,7 +252,7 @@ impl Fields {
             for (index, name) in names.iter().enumerate() {
                 let path = || format!("plugins[{index}]");
                 let kind = name.parse::<PluginKind>().map_err(|_| {
-                    let known = PluginKind::ALL.map(PluginKind::name).join(", ");
+                    let known = PluginKind::BUILT_IN.map(|kind| kind.name(&[])).join(", ");
                     DocumentError::new(
                         path(),
                         format!("unknown plugin {name:?}; known are {known}"),
@@ -264,14 +264,17 @@ impl Fields {
             }
         }
         if let Some(UniqueMap(limits)) = self.thresholds {
-            set_counts("thresholds", limits, &mut settings.thresholds)?;
+            set_counts("thresholds", limits, |metric, limit| {
+                settings.thresholds.set(metric, AlertRule::above(limit));
+            })?;
         }
         if let Some(size) = self.window_size {
-            settings.window_size = u16::try_from(size).map_err(|_| {
+            let size = u16::try_from(size).map_err(|_| {
                 let reason =
                     format!("window_size is {size}, it must be 1 to {WINDOW_SNAPSHOTS_MAX}");
                 DocumentError::new("window_size", reason)
             })?;
+            settings.window = WindowEnd::Snapshots(size);
         }
         if let Some(percent) = self.min_cpu {
             settings.filter.min_cpu = count("min_cpu", Metric::CpuPercent, percent)?;
@@ -285,7 +288,9 @@ impl Fields {
         if let Some(deduplication) = self.deduplication {
             if let Some(UniqueMap(tolerances)) = deduplication.tolerance {
                 let tolerance = &mut settings.deduplication.tolerance;
-                set_counts("deduplication.tolerance", tolerances, tolerance)?;
+                set_counts("deduplication.tolerance", tolerances, |metric, count| {
+                    tolerance.set(metric, Tolerance::Absolute(count));
+                })?;
             }
             if let Some(silence) = deduplication.max_silence {
                 settings.deduplication.max_silence =
@@ -312,7 +317,7 @@ fn count(path: &str, metric: Metric, value: f64) -> Result<i64, DocumentError> {
 fn set_counts(
     path: &str,
     pairs: BTreeMap<String, Option<f64>>,
-    values: &mut Values,
+    mut set: impl FnMut(Metric, i64),
 ) -> Result<(), DocumentError> {
     for (name, value) in pairs {
         let path = format!("{path}.{name}");
@@ -321,7 +326,7 @@ fn set_counts(
             DocumentError::new(path.as_str(), format!("unknown metric; known are {known}"))
         })?;
         if let Some(value) = value {
-            values.set(metric, count(&path, metric, value)?);
+            set(metric, count(&path, metric, value)?);
         }
     }
     Ok(())
@@ -334,7 +339,10 @@ fn path_of(error: ConfigError) -> String {
         ConfigError::NoMetrics => "metrics".to_owned(),
         ConfigError::DuplicatePlugin(_) => "plugins".to_owned(),
         ConfigError::WindowSize(_) => "window_size".to_owned(),
+        ConfigError::WindowDuration { .. } => "window_seconds".to_owned(),
         ConfigError::Threshold(metric) => format!("thresholds.{metric}"),
+        ConfigError::Hysteresis(metric) => format!("thresholds.{metric}.hysteresis"),
+        ConfigError::AlertFor { metric, .. } => format!("thresholds.{metric}.for"),
         ConfigError::Tolerance(metric) => format!("deduplication.tolerance.{metric}"),
         ConfigError::MaxSilence { .. } => "deduplication.max_silence".to_owned(),
         ConfigError::MinCpu => "min_cpu".to_owned(),

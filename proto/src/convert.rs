@@ -1,9 +1,10 @@
 //! Conversions between the wire's forms and the types of `agent-core`.
 
-use agent_core::id::BootId;
+use agent_core::id::{BootId, Sequence};
 use agent_core::metric::{Metric, MetricSet, Values};
+use agent_core::record::{Alert, Completeness, Direction, Marks, Sample, Severity, Transition};
 
-use crate::{Boot, SystemMetrics};
+use crate::{AlertRecord, AlertSeverity, AlertTransition, Boot, Record, SystemMetrics};
 
 impl From<BootId> for Boot {
     fn from(boot: BootId) -> Self {
@@ -55,8 +56,9 @@ pub fn units_from_count(metric: Metric, count: i64) -> f64 {
 }
 
 impl SystemMetrics {
-    fn field(&self, metric: Metric) -> f64 {
-        match metric {
+    /// The field of one of the eight fixed metrics; none for any other, which goes into `more`.
+    const fn field(&self, metric: Metric) -> Option<f64> {
+        Some(match metric {
             Metric::CpuPercent => self.cpu_percent,
             Metric::MemoryPercent => self.memory_percent,
             Metric::MemoryUsed => self.memory_used_mb,
@@ -65,11 +67,12 @@ impl SystemMetrics {
             Metric::DiskWrite => self.disk_write_mb,
             Metric::NetIn => self.net_in_mb,
             Metric::NetOut => self.net_out_mb,
-        }
+            _ => return None,
+        })
     }
 
-    fn field_mut(&mut self, metric: Metric) -> &mut f64 {
-        match metric {
+    const fn field_mut(&mut self, metric: Metric) -> Option<&mut f64> {
+        Some(match metric {
             Metric::CpuPercent => &mut self.cpu_percent,
             Metric::MemoryPercent => &mut self.memory_percent,
             Metric::MemoryUsed => &mut self.memory_used_mb,
@@ -78,7 +81,8 @@ impl SystemMetrics {
             Metric::DiskWrite => &mut self.disk_write_mb,
             Metric::NetIn => &mut self.net_in_mb,
             Metric::NetOut => &mut self.net_out_mb,
-        }
+            _ => return None,
+        })
     }
 }
 
@@ -86,24 +90,42 @@ impl From<&Values> for SystemMetrics {
     fn from(values: &Values) -> Self {
         let mut metrics = Self { present: values.present().bits(), ..Self::default() };
         for (metric, count) in values.iter() {
-            *metrics.field_mut(metric) = units_from_count(metric, count);
+            match metrics.field_mut(metric) {
+                Some(field) => *field = units_from_count(metric, count),
+                None => metrics.more.push(count),
+            }
         }
         metrics
     }
 }
 
-impl TryFrom<&SystemMetrics> for Values {
-    type Error = ValueError;
+/// Why a [`SystemMetrics`] makes no values.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum SystemMetricsError {
+    /// One of the eight doubles.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    /// The counts beyond them.
+    #[error("metrics beyond the eight: {0}")]
+    Counts(#[from] CountsError),
+}
 
-    fn try_from(metrics: &SystemMetrics) -> Result<Self, ValueError> {
+impl TryFrom<&SystemMetrics> for Values {
+    type Error = SystemMetricsError;
+
+    fn try_from(metrics: &SystemMetrics) -> Result<Self, SystemMetricsError> {
         let present = match metrics.present {
-            0 => MetricSet::ALL,
-            bits => MetricSet::from_bits_truncate(bits),
+            0 => MetricSet::FIXED.bits(),
+            bits => bits,
         };
-        present
-            .iter()
-            .map(|metric| Ok((metric, count_from_units(metric, metrics.field(metric))?)))
-            .collect()
+        // Bits of metrics that this version does not know have counts as well.
+        let mut values = values_from_counts(present & !MetricSet::FIXED.bits(), &metrics.more)?;
+        for metric in MetricSet::from_bits_truncate(present).iter() {
+            if let Some(units) = metrics.field(metric) {
+                values.set(metric, count_from_units(metric, units)?);
+            }
+        }
+        Ok(values)
     }
 }
 
@@ -133,16 +155,93 @@ pub fn values_from_counts(present: u64, counts: &[i64]) -> Result<Values, Counts
 
 /// The metadata that mirrors alerts, as the existing system's threshold plugin writes it: `alerts`, such as
 /// `cpu_percent 91.20 > 80.00, net_in_mb 60.00 > 50.00`, and `alert_count`. Nothing when there are none.
-pub fn alerts_metadata(values: &Values, limits: &Values) -> Vec<(&'static str, String)> {
-    let describe = |(metric, limit): (Metric, i64)| {
+///
+/// An alert that stands because of its hysteresis may have a value that is within the limit.
+pub fn alerts_metadata(values: &Values, marks: &Marks) -> Vec<(&'static str, String)> {
+    let describe = |(metric, limit, direction): (Metric, i64, Direction)| {
         let value = units_from_count(metric, values.get(metric).unwrap_or(limit));
-        format!("{metric} {value:.2} > {:.2}", units_from_count(metric, limit))
+        let sign = match direction {
+            Direction::Above => '>',
+            Direction::Below => '<',
+        };
+        format!("{metric} {value:.2} {sign} {:.2}", units_from_count(metric, limit))
     };
-    let alerts = limits.iter().map(describe).collect::<Vec<_>>();
+    let alerts = marks.iter().map(describe).collect::<Vec<_>>();
     if alerts.is_empty() {
         return Vec::new();
     }
     vec![("alerts", alerts.join(", ")), ("alert_count", alerts.len().to_string())]
+}
+
+impl From<Transition> for AlertTransition {
+    fn from(transition: Transition) -> Self {
+        match transition {
+            Transition::Raised => Self::Raised,
+            Transition::Cleared => Self::Cleared,
+            Transition::Withdrawn => Self::Withdrawn,
+        }
+    }
+}
+
+impl From<Severity> for AlertSeverity {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Info => Self::Info,
+            Severity::Warning => Self::Warning,
+            Severity::Critical => Self::Critical,
+        }
+    }
+}
+
+/// The wire's form of an alert that has this sequence.
+pub fn alert_record(sequence: Sequence, alert: &Alert) -> AlertRecord {
+    AlertRecord {
+        sequence: sequence.number(),
+        timestamp_ms: alert.wall_ms,
+        metric: u32::from(alert.metric.id()),
+        transition: AlertTransition::from(alert.transition).into(),
+        severity: AlertSeverity::from(alert.severity).into(),
+        below: alert.direction == Direction::Below,
+        limit: alert.limit,
+        value: alert.value,
+        lasted_ms: u64::try_from(alert.lasted.as_millis()).unwrap_or(u64::MAX),
+        uptime_ms: alert.taken_at.as_ms(),
+    }
+}
+
+/// The wire's form of a sample that has this sequence.
+pub fn record(sequence: Sequence, sample: &Sample) -> Record {
+    let counts = |values: &Values| values.iter().map(|(_, count)| count).collect();
+    let snapshot = &sample.snapshot;
+    let window = sample.window.map(|window| {
+        let whole = window.counts.iter().all(|(_, count)| count == i64::from(window.count));
+        let present = window.counts.iter().map(|(_, count)| u32::try_from(count).unwrap_or(0));
+        let duration = snapshot.taken_at - window.first_taken_at;
+        crate::Window {
+            count: window.count,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            min: counts(&window.min),
+            max: counts(&window.max),
+            partial: window.completeness == Completeness::Partial,
+            last: counts(&window.last),
+            counts: if whole { Vec::new() } else { present.collect() },
+        }
+    });
+    let alerts = sample.marks.iter().map(|(metric, limit, direction)| crate::Alert {
+        metric: u32::from(metric.id()),
+        limit,
+        below: direction == Direction::Below,
+    });
+    Record {
+        sequence: sequence.number(),
+        timestamp_ms: snapshot.wall_ms,
+        present: snapshot.values.present().bits(),
+        values: counts(&snapshot.values),
+        window,
+        alerts: alerts.collect(),
+        repeats: sample.repeats,
+        uptime_ms: snapshot.taken_at.as_ms(),
+    }
 }
 
 #[cfg(test)]
@@ -152,8 +251,8 @@ mod tests {
     use super::*;
 
     fn some_values() -> impl Strategy<Value = Values> {
-        let pair = (0..8_u32, -(1_i64 << 50)..(1_i64 << 50));
-        prop::collection::vec(pair, 0..8).prop_map(|pairs| {
+        let pair = (0..21_u32, -(1_i64 << 50)..(1_i64 << 50));
+        prop::collection::vec(pair, 0..21).prop_map(|pairs| {
             pairs
                 .into_iter()
                 .filter_map(|(id, count)| Some((Metric::from_id(id)?, count)))
@@ -180,7 +279,7 @@ mod tests {
     fn a_writer_without_the_present_field_measured_all_eight() {
         let metrics = SystemMetrics { cpu_percent: 12.5, ..SystemMetrics::default() };
         let values = Values::try_from(&metrics).unwrap();
-        assert_eq!(values.present(), MetricSet::ALL);
+        assert_eq!(values.present(), MetricSet::FIXED);
         assert_eq!(values.get(Metric::CpuPercent), Some(1250));
     }
 
@@ -188,7 +287,11 @@ mod tests {
     fn what_is_no_number_is_refused() {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, -1e300] {
             let metrics = SystemMetrics { net_in_mb: value, ..SystemMetrics::default() };
-            assert_eq!(Values::try_from(&metrics).unwrap_err().metric, Metric::NetIn);
+            let error = Values::try_from(&metrics).unwrap_err();
+            assert!(matches!(
+                error,
+                SystemMetricsError::Value(ValueError { metric: Metric::NetIn, .. })
+            ));
         }
     }
 
@@ -202,12 +305,12 @@ mod tests {
     #[test]
     fn alerts_are_mirrored_as_text() {
         let values = Values::from_iter([(Metric::CpuPercent, 9120)]);
-        let limits = Values::from_iter([(Metric::CpuPercent, 8000)]);
-        let expected = vec![
-            ("alerts", "cpu_percent 91.20 > 80.00".to_owned()),
-            ("alert_count", "1".to_owned()),
-        ];
-        assert_eq!(alerts_metadata(&values, &limits), expected);
-        assert_eq!(alerts_metadata(&values, &Values::EMPTY), vec![]);
+        let mut marks = Marks::NONE;
+        marks.set(Metric::CpuPercent, 8000, Direction::Above);
+        marks.set(Metric::Temperature, 5000, Direction::Below);
+        let text = "cpu_percent 91.20 > 80.00, temperature_celsius 5.00 < 5.00";
+        let expected = vec![("alerts", text.to_owned()), ("alert_count", "2".to_owned())];
+        assert_eq!(alerts_metadata(&values, &marks), expected);
+        assert_eq!(alerts_metadata(&values, &Marks::NONE), vec![]);
     }
 }
