@@ -380,9 +380,7 @@ impl Config {
         }
         check_window(*window)?;
         thresholds.iter().try_for_each(|(metric, rule)| check_rule(metric, rule))?;
-        let negative = |metric: &Metric| {
-            matches!(deduplication.tolerance.of(*metric), Tolerance::Absolute(count) if count < 0)
-        };
+        let negative = |metric: &Metric| matches!(deduplication.tolerance.of(*metric), Tolerance::Absolute(count) if count < 0);
         if let Some(metric) = Metric::ALL.into_iter().find(negative) {
             return Err(ConfigError::Tolerance(metric));
         }

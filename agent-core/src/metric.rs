@@ -565,8 +565,9 @@ mod tests {
         assert_eq!("disk_read".parse(), Ok(MetricSwitch::DiskRead));
         assert_eq!("disk-read".parse::<MetricSwitch>(), Err(UnknownMetric));
         assert_eq!("".parse::<MetricSwitch>(), Err(UnknownMetric));
-        let covered =
-            MetricSwitch::SINGLE.into_iter().fold(MetricSet::EMPTY, |set, s| set.union(s.metrics()));
+        let covered = MetricSwitch::SINGLE
+            .into_iter()
+            .fold(MetricSet::EMPTY, |set, s| set.union(s.metrics()));
         assert_eq!(covered, MetricSet::ALL);
         assert_eq!("standard".parse::<MetricSwitch>().map(MetricSwitch::metrics), Ok(covered));
     }

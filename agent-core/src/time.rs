@@ -7,7 +7,16 @@ use core::time::Duration;
 ///
 /// It never falls. It says nothing about the date; records carry a wall-clock time of their own.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub struct Instant {
     ms: u64,

@@ -42,6 +42,8 @@ struct Evicted {
     never_sent: u64,
     // The last sequence of the range that the current stream has declared as lost.
     declared: Option<Sequence>,
+    // The same of any stream: declared <= ever_declared. An acknowledgement of these may mean just the declaration.
+    ever_declared: Option<Sequence>,
 }
 
 /// `BYTES` is how many bytes of records it holds at most.
@@ -86,6 +88,7 @@ impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
             last: first,
             never_sent: 0,
             declared: None,
+            ever_declared: None,
         });
         // The one before the first that is still held.
         evicted.last = Sequence::new(end.number() - 1).unwrap_or(first);
@@ -119,6 +122,7 @@ impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
         self.sent_end = self.sent_end.max(end);
         if let Some(evicted) = &mut self.evicted {
             evicted.declared = Some(evicted.last);
+            evicted.ever_declared = Some(evicted.last);
         }
         Some(Batch { first, end, loss })
     }
@@ -164,7 +168,7 @@ impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
         // What was acknowledged without having been declared lost was sent before it was evicted, and arrived.
         let last = through.min(evicted.last);
         let arrived_from =
-            evicted.declared.map_or(evicted.first, Sequence::next).max(evicted.first);
+            evicted.ever_declared.map_or(evicted.first, Sequence::next).max(evicted.first);
         let arrived = arrived_from.count_until(last.next());
         self.lost.take_back(LossReason::Overwritten, arrived);
         self.delivered += arrived;
@@ -341,6 +345,18 @@ mod tests {
         let loss = outbox.poll_batch(64).unwrap().loss.unwrap();
         assert_eq!((loss.first, loss.last), (sequence(1), sequence(70)));
         assert_eq!((loss.never_sent, loss.unacknowledged), (6, 64));
+        check_books(&outbox);
+    }
+
+    #[test]
+    fn what_an_earlier_stream_declared_lost_stays_lost_when_the_next_acknowledges_it() {
+        let mut outbox = Outbox::new();
+        push(&mut outbox, RING + 5);
+        assert_eq!(outbox.poll_batch(64).unwrap().loss.unwrap().last, sequence(5));
+        // The server made the declaration and the batch durable, and says so when the agent is back.
+        outbox.rewind();
+        outbox.acknowledge(sequence(69));
+        assert_eq!((outbox.lost().total(), outbox.delivered()), (5, 64));
         check_books(&outbox);
     }
 

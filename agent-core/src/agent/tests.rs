@@ -6,23 +6,31 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Settings;
+use crate::config::{Settings, WindowEnd};
 use crate::ledger::LossReason;
-use crate::limits::BATCH_RECORDS_MAX;
+use crate::limits::{BATCH_RECORDS_MAX, RING_BYTES};
 use crate::metric::{Metric, Values};
 use crate::plugin::PluginKind;
 
 const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 const SECOND: u64 = 1000;
+/// A ring that overflows within some dozen records.
+const SMALL: usize = 2048;
 
 /// An agent with a clock, as a shell would drive it.
-struct Shell {
-    agent: Agent,
+struct Shell<const RING: usize = RING_BYTES> {
+    agent: Agent<RING>,
     now_ms: u64,
 }
 
 impl Shell {
     fn new(config: Config) -> Self {
+        Self::with_ring(config)
+    }
+}
+
+impl<const RING: usize> Shell<RING> {
+    fn with_ring(config: Config) -> Self {
         Self { agent: Agent::new(Instant::from_ms(0), BOOT, 1, config, None), now_ms: 0 }
     }
 
@@ -336,7 +344,7 @@ fn a_restart_drains_first_and_the_new_boot_answers() {
 
     let next = BootId { counter: 2, nonce: 8 };
     let restarted = Some(Restarted { command, previous: BOOT });
-    let agent = Agent::new(shell.now(), next, 1, Config::default(), restarted);
+    let agent: Agent = Agent::new(shell.now(), next, 1, Config::default(), restarted);
     let mut shell = Shell { agent, now_ms: shell.now_ms };
     let outputs = shell.connect();
     assert_eq!(shell.answers(&outputs), [Answer::Restarted { previous: BOOT }]);
@@ -466,13 +474,20 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A configuration with any chain of distinct plugins, picked by `bits`.
 fn any_config(bits: u8) -> Config {
     config(|s| {
-        let on = |index: &usize| bits & (1 << index) != 0;
-        s.plugins = (0..PluginKind::COUNT).filter(on).map(|i| PluginKind::ALL[i]).collect();
+        let kinds = PluginKind::BUILT_IN.into_iter().enumerate();
+        s.plugins = kinds.filter(|(index, _)| bits & (1 << index) != 0).map(|(_, k)| k).collect();
         if bits & 16 != 0 {
             s.plugins.reverse();
         }
-        s.window_size = u16::from(bits >> 5) + 1;
+        s.window = if bits & 32 == 0 {
+            WindowEnd::Snapshots(u16::from(bits >> 6) + 1)
+        } else {
+            WindowEnd::Duration(Duration::from_secs(u64::from(bits >> 6) * 10 + 1))
+        };
         s.filter.min_cpu = 100;
+        if bits & 64 != 0 {
+            s.metrics.remove(Metric::CpuPercent);
+        }
     })
 }
 
@@ -541,7 +556,226 @@ proptest! {
             }
             let ledger = shell.agent.ledger();
             prop_assert!(ledger.balances(), "{:?}", ledger);
-            prop_assert!(ledger.held <= RING_RECORDS as u64);
         }
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_record_and_alert_arrives_or_is_declared_lost(
+        steps in prop::collection::vec(exchange(), 500..3000),
+    ) {
+        let mut shell = Shell::<SMALL>::with_ring(any_config(0b10));
+        let mut server = Server::default();
+        for step in steps {
+            let outputs = match step {
+                Exchange::Snapshots(count, cpu) => {
+                    (0..count).flat_map(|n| shell.snapshot(cpu + i64::from(n % 3) * 4000)).collect()
+                }
+                Exchange::Advance(ms) => shell.advance(ms),
+                Exchange::Connect => {
+                    shell.handle(Input::LinkOpened);
+                    let acknowledged = Sequence::new(server.samples.durable);
+                    shell.handle(Input::LinkWelcomed { acknowledged, heartbeat: None })
+                }
+                Exchange::Close => {
+                    server.forget_what_is_on_its_way();
+                    shell.handle(Input::LinkClosed)
+                }
+                Exchange::Receive(count) => server.receive(&mut shell, usize::from(count)),
+                Exchange::Acknowledge => server.acknowledge(&mut shell),
+                Exchange::Configure(bits) => {
+                    shell.command("c", Action::UpdateConfig(Ok(any_config(bits | 0b10))))
+                }
+            };
+            server.take(&outputs);
+            let ledger = shell.agent.ledger();
+            prop_assert!(ledger.balances(), "{:?}", ledger);
+            server.check(&shell.agent);
+        }
+    }
+}
+
+/// What can happen between an agent and a server that speaks the full form.
+#[derive(Clone, Debug)]
+enum Exchange {
+    Snapshots(u8, i64),
+    Advance(u64),
+    Connect,
+    Close,
+    Receive(u8),
+    Acknowledge,
+    Configure(u8),
+}
+
+fn exchange() -> impl Strategy<Value = Exchange> {
+    prop_oneof![
+        6 => (1..30_u8, 0..9_000_i64).prop_map(|(n, cpu)| Exchange::Snapshots(n, cpu)),
+        2 => (0..40_000_u64).prop_map(Exchange::Advance),
+        2 => Just(Exchange::Connect),
+        1 => Just(Exchange::Close),
+        6 => (1..9_u8).prop_map(Exchange::Receive),
+        5 => Just(Exchange::Acknowledge),
+        1 => any::<u8>().prop_map(Exchange::Configure),
+    ]
+}
+
+/// What a server knows of one numbered kind of record.
+#[derive(Debug, Default)]
+struct Received {
+    // Every number up to this one was received, or declared lost.
+    durable: u64,
+    records: u64,
+    declared: u64,
+}
+
+impl Received {
+    /// Takes a batch in; as on a real stream they come in order, and what came before may come again.
+    fn take(&mut self, batch: &Batch) {
+        if let Some(loss) = batch.loss {
+            let (first, last) = (loss.first.number(), loss.last.number());
+            assert!(first <= self.durable + 1, "a gap before {loss:?}");
+            assert_eq!(last - first + 1, loss.never_sent + loss.unacknowledged);
+            self.declared += last.saturating_sub(self.durable.max(first - 1));
+            self.durable = self.durable.max(last);
+        }
+        let (first, end) = (batch.first.number(), batch.end.number());
+        assert!(first <= self.durable + 1, "a gap of {} before {first}", first - self.durable - 1);
+        self.records += (end - 1).saturating_sub(self.durable);
+        self.durable = self.durable.max(end - 1);
+    }
+
+    fn check(&self, recorded: u64, delivered: u64, lost: u64) {
+        assert_eq!(self.durable, self.records + self.declared);
+        assert!(self.durable <= recorded);
+        // The agent never believes that more arrived than did.
+        assert!(delivered <= self.records, "{delivered} delivered of {}", self.records);
+        assert!(lost <= recorded - delivered);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Server {
+    on_its_way: std::collections::VecDeque<Transmit>,
+    samples: Received,
+    alerts: Received,
+}
+
+impl Server {
+    fn take(&mut self, outputs: &[Output]) {
+        for output in outputs {
+            if let Output::Transmit(transmit) = output {
+                self.on_its_way.push_back(*transmit);
+            }
+        }
+    }
+
+    fn forget_what_is_on_its_way(&mut self) {
+        self.on_its_way.clear();
+    }
+
+    fn receive(&mut self, shell: &mut Shell<SMALL>, count: usize) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for _ in 0..count {
+            let Some(transmit) = self.on_its_way.pop_front() else { break };
+            match transmit {
+                Transmit::Batch(batch) => self.samples.take(&batch),
+                Transmit::Alerts(batch) => self.alerts.take(&batch),
+                Transmit::Plain(_) => panic!("the server speaks the full form"),
+                Transmit::Answer(_) | Transmit::ConfigReport | Transmit::Status => {}
+            }
+            outputs.extend(shell.handle(Input::Transmitted(transmit)));
+        }
+        outputs
+    }
+
+    fn acknowledge(&self, shell: &mut Shell<SMALL>) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        if let Some(through) = Sequence::new(self.samples.durable) {
+            outputs.extend(shell.handle(Input::Acknowledged { boot: BOOT, through }));
+        }
+        if let Some(through) = Sequence::new(self.alerts.durable) {
+            outputs.extend(shell.handle(Input::AlertsAcknowledged { boot: BOOT, through }));
+        }
+        outputs
+    }
+
+    fn check(&self, agent: &Agent<SMALL>) {
+        let ledger = agent.ledger();
+        self.samples.check(ledger.recorded, ledger.delivered, ledger.lost.total());
+        let alerts = ledger.alerts;
+        self.alerts.check(alerts.recorded, alerts.delivered, alerts.lost.total());
+    }
+}
+
+#[test]
+fn samples_never_displace_an_alert() {
+    let mut shell = Shell::<SMALL>::with_ring(config(|_| ()));
+    shell.snapshot(9000);
+    for _ in 0..1000 {
+        shell.snapshot(9000);
+    }
+    let ledger = shell.agent.ledger();
+    assert!(ledger.lost.by(LossReason::Overwritten) > 800);
+    assert_eq!((ledger.alerts.recorded, ledger.alerts.held), (1, 1));
+    let outputs = shell.connect();
+    let alerts = outputs.iter().filter_map(|output| match output {
+        Output::Transmit(Transmit::Alerts(batch)) => Some(*batch),
+        _ => None,
+    });
+    let batch = alerts.last().unwrap();
+    let (number, alert) = shell.agent.alerts(&batch).next().unwrap();
+    assert_eq!((number, alert.metric, alert.value), (sequence(1), Metric::CpuPercent, 9000));
+    shell.handle(Input::AlertsAcknowledged { boot: BOOT, through: sequence(1) });
+    assert_eq!(shell.agent.ledger().alerts.delivered, 1);
+}
+
+#[test]
+fn an_alert_waits_for_a_server_that_knows_alerts() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.drain();
+    shell.snapshot(9000);
+    shell.handle(Input::LinkOpened);
+    let outputs = shell.advance(SECOND);
+    assert!(!outputs.iter().any(|o| matches!(o, Output::Transmit(Transmit::Alerts(_)))));
+    shell.handle(Input::LinkClosed);
+    let outputs = shell.connect();
+    assert!(outputs.iter().any(|o| matches!(o, Output::Transmit(Transmit::Alerts(_)))));
+}
+
+#[test]
+fn on_a_one_way_link_alerts_go_first() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.snapshot(9000);
+    let outputs = shell.handle(Input::LinkOneWay);
+    assert!(matches!(outputs[0], Output::Transmit(Transmit::Alerts(_))));
+    shell.take(outputs);
+    let ledger = shell.agent.ledger();
+    assert_eq!((ledger.delivered, ledger.alerts.delivered), (1, 1));
+}
+
+#[test]
+fn the_fill_of_its_buffer_is_a_metric() {
+    let mut shell = Shell::new(config(|s| s.metrics.insert(Metric::AgentBuffer)));
+    for _ in 0..100 {
+        shell.snapshot(1);
+    }
+    let all = Batch { first: sequence(1), end: sequence(101), loss: None };
+    let fills = shell.agent.records(&all).map(|(_, s)| s.snapshot.values.get(Metric::AgentBuffer));
+    let fills = fills.collect::<Vec<_>>();
+    assert_eq!(fills[0], Some(0));
+    assert!(fills[99] > Some(0), "{fills:?}");
+}
+
+#[test]
+fn a_plugin_that_was_not_built_in_is_refused() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    let own = PluginKind::Own(crate::plugin::OwnIndex::FIRST);
+    let config = config(|s| s.plugins.push(own).unwrap());
+    let outputs = shell.command("c", Action::UpdateConfig(Ok(config)));
+    assert!(matches!(shell.answers(&outputs)[0], Answer::ConfigRejected(_)));
 }

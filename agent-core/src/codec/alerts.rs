@@ -35,7 +35,10 @@ pub fn pack_alerts(
     Ok(room.saturating_sub(rest.len()))
 }
 
-fn write<'b>(value: &impl serde::Serialize, buffer: &'b mut [u8]) -> Result<&'b mut [u8], CodecError> {
+fn write<'b>(
+    value: &impl serde::Serialize,
+    buffer: &'b mut [u8],
+) -> Result<&'b mut [u8], CodecError> {
     let written = postcard::to_slice(value, buffer).map_err(|_| CodecError::BufferFull)?.len();
     buffer.get_mut(written..).ok_or(CodecError::BufferFull)
 }
@@ -91,9 +94,8 @@ mod tests {
         let one = Alert { taken_at: Instant::from_ms(300), wall_ms: -1, ..alert(81_000) };
         let length = pack_alerts(Sequence::FIRST, [one].into_iter(), &mut buffer).unwrap();
         // Sequence 1; metric 16; raised, critical, above; 80,000 and 81,000 in zigzag; 300 ms; -1 ms; 3 s and 0 ns.
-        let golden = [
-            1, 16, 0, 2, 0, 0x80, 0xe2, 0x09, 0xd0, 0xf1, 0x09, 0xac, 0x02, 0x01, 0x03, 0x00,
-        ];
+        let golden =
+            [1, 16, 0, 2, 0, 0x80, 0xe2, 0x09, 0xd0, 0xf1, 0x09, 0xac, 0x02, 0x01, 0x03, 0x00];
         assert_eq!(buffer[..length], golden);
     }
 

@@ -192,7 +192,8 @@ fn column_order(metrics: MetricSet) -> impl Iterator<Item = Metric> {
 
 /// What a percentage should be, from the two it is made of, 0 when they are not there; none for any other metric.
 fn predicted_percent(values: &Values, metric: Metric) -> Option<i64> {
-    let (_, part, whole) = PERCENTAGES.into_iter().find(|(percentage, ..)| *percentage == metric)?;
+    let (_, part, whole) =
+        PERCENTAGES.into_iter().find(|(percentage, ..)| *percentage == metric)?;
     let pair = values.get(part).zip(values.get(whole));
     Some(pair.and_then(|(part, whole)| percent_of(part, whole)).unwrap_or(0))
 }

@@ -104,8 +104,8 @@ impl Aggregation {
 
     fn process_counted(&mut self, sample: &mut Sample, size: u16) -> Verdict {
         let open = self.open.take();
-        let mut window = open
-            .unwrap_or_else(|| OpenWindow::new(sample.snapshot.taken_at, &sample.snapshot));
+        let mut window =
+            open.unwrap_or_else(|| OpenWindow::new(sample.snapshot.taken_at, &sample.snapshot));
         window.add(sample);
         if window.count < u32::from(size) {
             self.open = Some(window);
@@ -187,8 +187,14 @@ mod tests {
     #[test]
     fn a_full_window_is_forwarded_as_its_averages() {
         let mut plugin = plugin(WindowEnd::Snapshots(3));
-        assert_eq!(plugin.process(&mut sample(10, &[(Metric::NetIn, 1)]), &mut |_| ()), Verdict::Hold);
-        assert_eq!(plugin.process(&mut sample(20, &[(Metric::NetIn, 2)]), &mut |_| ()), Verdict::Hold);
+        assert_eq!(
+            plugin.process(&mut sample(10, &[(Metric::NetIn, 1)]), &mut |_| ()),
+            Verdict::Hold
+        );
+        assert_eq!(
+            plugin.process(&mut sample(20, &[(Metric::NetIn, 2)]), &mut |_| ()),
+            Verdict::Hold
+        );
         assert_eq!(plugin.held(), 2);
         let mut last = sample(30, &[(Metric::NetIn, 5), (Metric::NetOut, 9)]);
         assert_eq!(plugin.process(&mut last, &mut |_| ()), Verdict::ForwardMerged { merged: 2 });
@@ -210,7 +216,10 @@ mod tests {
     fn a_window_cut_short_comes_out_as_partial() {
         let mut plugin = plugin(WindowEnd::Snapshots(3));
         assert_eq!(plugin.flush(), None);
-        assert_eq!(plugin.process(&mut sample(10, &[(Metric::NetIn, 4)]), &mut |_| ()), Verdict::Hold);
+        assert_eq!(
+            plugin.process(&mut sample(10, &[(Metric::NetIn, 4)]), &mut |_| ()),
+            Verdict::Hold
+        );
         let cut = plugin.flush().unwrap();
         assert_eq!(cut.window.unwrap().completeness, Completeness::Partial);
         assert_eq!(cut.snapshot.values.get(Metric::NetIn), Some(4));

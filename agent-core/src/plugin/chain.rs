@@ -30,9 +30,7 @@ impl<O: OwnPlugins> Stage<O> {
             PluginKind::ThresholdAlert => Self::ThresholdAlert(ThresholdAlert::new(settings)),
             PluginKind::Aggregation => Self::Aggregation(Aggregation::new(settings)),
             PluginKind::Filter => Self::Filter(Filter::new(settings)),
-            PluginKind::Own(index) => {
-                Self::Own(index, O::new(index, parameters(settings, index))?)
-            }
+            PluginKind::Own(index) => Self::Own(index, O::new(index, parameters(settings, index))?),
         })
     }
 
@@ -193,8 +191,7 @@ impl<O: OwnPlugins> Chain<O> {
         for stage in self.stages.iter_mut().skip(first) {
             let counters = books.of_mut(stage.kind());
             counters.received += 1;
-            let verdict =
-                stage.plugin_mut().process(&mut sample, &mut |alert| outlet.alert(alert));
+            let verdict = stage.plugin_mut().process(&mut sample, &mut |alert| outlet.alert(alert));
             if !count(counters, verdict) {
                 return;
             }
@@ -259,11 +256,7 @@ mod tests {
     impl Plugin for EveryNth {
         fn process(&mut self, _: &mut Sample, _: &mut dyn FnMut(Alert)) -> Verdict {
             self.seen += 1;
-            if self.seen % self.n == 0 {
-                Verdict::Forward
-            } else {
-                Verdict::Drop(DropReason::Own)
-            }
+            if self.seen % self.n == 0 { Verdict::Forward } else { Verdict::Drop(DropReason::Own) }
         }
 
         fn reconfigure(&mut self, _: &Settings, _: &mut dyn FnMut(Alert)) {}
@@ -277,7 +270,11 @@ mod tests {
         }
     }
 
-    crate::own_plugins!(enum Mine { EveryNth });
+    crate::own_plugins!(
+        enum Mine {
+            EveryNth,
+        }
+    );
 
     #[derive(Default)]
     struct Collected {

@@ -73,7 +73,8 @@ impl Tolerance {
             Self::Absolute(counts) => change <= counts.unsigned_abs(),
             // Both products are below 2^78.
             Self::Relative { hundredths } => {
-                u128::from(change) * 10_000 <= u128::from(last.unsigned_abs()) * u128::from(hundredths)
+                u128::from(change) * 10_000
+                    <= u128::from(last.unsigned_abs()) * u128::from(hundredths)
             }
         }
     }

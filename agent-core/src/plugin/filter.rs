@@ -31,8 +31,7 @@ impl Filter {
 
     fn reason_to_drop(&self, values: &Values) -> Option<DropReason> {
         let config::Filter { send_idle, min_cpu, min_memory, condition } = &self.settings;
-        let below =
-            |metric, floor: i64| values.get(metric).is_some_and(|count| count < floor);
+        let below = |metric, floor: i64| values.get(metric).is_some_and(|count| count < floor);
         if !send_idle && is_idle(values) {
             Some(DropReason::Idle)
         } else if below(Metric::CpuPercent, *min_cpu) {
@@ -154,8 +153,7 @@ mod tests {
             term(Joint::And, Metric::NetIn, Comparison::Less, 5),
             term(Joint::Or, Metric::MemoryUsed, Comparison::Equal, 7),
         ]);
-        let filter =
-            config::Filter { condition: condition.unwrap(), ..config::Filter::default() };
+        let filter = config::Filter { condition: condition.unwrap(), ..config::Filter::default() };
         let check = |cpu, net_in, memory, met: bool| {
             let values =
                 [(Metric::CpuPercent, cpu), (Metric::NetIn, net_in), (Metric::MemoryUsed, memory)];

@@ -92,14 +92,8 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All reasons.
-    pub const ALL: [Self; 6] = [
-        Self::Unchanged,
-        Self::Idle,
-        Self::MinCpu,
-        Self::MinMemory,
-        Self::Condition,
-        Self::Own,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Unchanged, Self::Idle, Self::MinCpu, Self::MinMemory, Self::Condition, Self::Own];
 
     /// The name in counters.
     pub const fn name(self) -> &'static str {

@@ -213,8 +213,8 @@ mod tests {
             let values = Values::from_iter([(Metric::CpuPercent, *value)]);
             let taken_at = Instant::from_ms(second * 1000);
             let mut sample = Sample::from(Snapshot { taken_at, wall_ms: 0, values });
-            let verdict = plugin
-                .process(&mut sample, &mut |alert| events.push((second, alert.transition)));
+            let verdict =
+                plugin.process(&mut sample, &mut |alert| events.push((second, alert.transition)));
             assert_eq!(verdict, Verdict::Forward);
             if !sample.marks.is_empty() {
                 marked.push(second);
