@@ -11,6 +11,8 @@ use crate::file::{self, FileError};
 /// Precedence, highest first: flags and variables, the host's file, what the server pushed, defaults.
 #[derive(Debug)]
 pub(crate) struct Layers {
+    // The user's own plugins that this program has.
+    own_plugins: &'static [&'static str],
     flags: Document,
     file_path: Option<PathBuf>,
     file: Document,
@@ -36,8 +38,13 @@ pub(crate) enum LayersError {
 
 impl Layers {
     /// The host's own layers; nothing is known from the server yet.
-    pub(crate) fn new(flags: Document, file_path: Option<PathBuf>, file: Document) -> Self {
-        Self { flags, file_path, file, remote: Document::default() }
+    pub(crate) fn new(
+        own_plugins: &'static [&'static str],
+        flags: Document,
+        file_path: Option<PathBuf>,
+        file: Document,
+    ) -> Self {
+        Self { own_plugins, flags, file_path, file, remote: Document::default() }
     }
 
     /// What the layers make together.
@@ -81,7 +88,7 @@ impl Layers {
 
     fn candidate(&self, file: Document, remote: Document) -> Result<Candidate, DocumentError> {
         let local = Document::merge(&file, &self.flags);
-        let config = Document::merge(&remote, &local).config()?;
+        let config = Document::merge(&remote, &local).config_for(self.own_plugins)?;
         Ok(Candidate { config, file, remote })
     }
 }
@@ -89,6 +96,8 @@ impl Layers {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use agent_core::config::WindowEnd;
 
     use super::*;
 
@@ -102,23 +111,24 @@ mod tests {
 
     #[test]
     fn the_host_wins_over_the_server_and_says_where() {
-        let mut layers = Layers::new(document(r#"{"interval": 1}"#), None, Document::default());
+        let mut layers =
+            Layers::new(&[], document(r#"{"interval": 1}"#), None, Document::default());
         let pushed = layers.push(r#"{"interval": 7, "window_size": 3}"#).unwrap();
         assert_eq!(interval(&pushed), Duration::from_secs(1));
-        assert_eq!(pushed.config.settings().window_size, 3);
+        assert_eq!(pushed.config.settings().window, WindowEnd::Snapshots(3));
         layers.adopt(pushed);
         assert_eq!(layers.overridden(), ["interval"]);
     }
 
     #[test]
     fn params_lie_over_what_was_pushed_until_the_next_push() {
-        let mut layers = Layers::new(Document::default(), None, Document::default());
+        let mut layers = Layers::new(&[], Document::default(), None, Document::default());
         let pushed = layers.push(r#"{"interval": 7, "window_size": 3}"#).unwrap();
         layers.adopt(pushed);
         let params = HashMap::from([("interval".to_owned(), "2".to_owned())]);
         let updated = layers.update(&params).unwrap();
         assert_eq!(interval(&updated), Duration::from_secs(2));
-        assert_eq!(updated.config.settings().window_size, 3);
+        assert_eq!(updated.config.settings().window, WindowEnd::Snapshots(3));
         layers.adopt(updated);
         let pushed = layers.push(r#"{"window_size": 4}"#).unwrap();
         assert_eq!(interval(&pushed), Duration::from_secs(5));
@@ -130,7 +140,7 @@ mod tests {
         let path = directory.path().join("agent.toml");
         std::fs::write(&path, "[config]\ninterval = 3\n").unwrap();
         let file = file::read(&path).unwrap().config;
-        let layers = Layers::new(Document::default(), Some(path.clone()), file);
+        let layers = Layers::new(&[], Document::default(), Some(path.clone()), file);
         std::fs::write(&path, "[config]\ninterval = 4\n").unwrap();
         assert_eq!(interval(&layers.update(&HashMap::new()).unwrap()), Duration::from_secs(4));
         std::fs::write(&path, "[config]\ninterval = -4\n").unwrap();

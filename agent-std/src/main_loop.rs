@@ -4,10 +4,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_core::agent::{
-    Action, Agent, Command, Input, LinkState, Output, Reason, Restarted, Transmit,
-};
-use agent_core::id::{AgentId, ConfigRevision, Sequence};
+use agent_core::agent::{Action, Command, Input, LinkState, Output, Reason, Restarted, Transmit};
+use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
+use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use proto::agent_message::Body;
@@ -15,12 +14,14 @@ use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
 use proto::{Hello, Welcome};
 
+use crate::HostAgent;
 use crate::clock::Clock;
 use crate::collector::CollectorThread;
 use crate::event::{Event, LinkEvent};
 use crate::identity;
 use crate::layers::{Candidate, Layers, LayersError};
-use crate::net::{Request, Uplink, message};
+use crate::net::message::{self, Packing};
+use crate::net::{Request, Uplink};
 
 /// How long the end of a stream may take before the process ends or is replaced.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -38,6 +39,8 @@ pub(crate) struct MainLoop {
     pub(crate) layers: Layers,
     /// Whether the stream in hand was open, so that a failed attempt is logged differently from a loss.
     pub(crate) was_open: bool,
+    /// How records travel on the stream in hand.
+    pub(crate) packing: Packing,
 }
 
 /// What the core answered after its last output.
@@ -48,7 +51,7 @@ enum Next {
 
 impl MainLoop {
     /// Runs until the process is asked to end.
-    pub(crate) fn run(mut self, agent: &mut Agent) {
+    pub(crate) fn run(mut self, agent: &mut HostAgent<impl OwnPlugins>) {
         loop {
             match self.drain(agent) {
                 Next::Exit => return self.close(agent),
@@ -71,7 +74,7 @@ impl MainLoop {
     }
 
     /// Does what the core asks for until it wants to wait.
-    fn drain(&mut self, agent: &mut Agent) -> Next {
+    fn drain(&mut self, agent: &mut HostAgent<impl OwnPlugins>) -> Next {
         loop {
             let now = self.clock.now();
             match agent.poll(now) {
@@ -94,7 +97,7 @@ impl MainLoop {
         }
     }
 
-    fn dial(&mut self, agent: &Agent, now: Instant) {
+    fn dial(&mut self, agent: &HostAgent<impl OwnPlugins>, now: Instant) {
         let status = agent.status(now);
         let hello = Hello {
             agent_id: self.id.to_string(),
@@ -110,14 +113,21 @@ impl MainLoop {
         self.request(Request::Dial(Box::new(hello)));
     }
 
-    fn transmit(&self, agent: &mut Agent, now: Instant, transmit: Transmit) {
+    fn transmit(&self, agent: &mut HostAgent<impl OwnPlugins>, now: Instant, transmit: Transmit) {
         let body = match transmit {
             Transmit::Batch(batch) => {
                 if let Some(loss) = &batch.loss {
                     let (first, last) = (loss.first.number(), loss.last.number());
                     tracing::warn!(first, last, reason = loss.reason.name(), "records were lost");
                 }
-                Some(Body::Records(message::record_batch(agent, &batch)))
+                Some(Body::Records(message::record_batch(agent, &batch, self.packing)))
+            }
+            Transmit::Alerts(batch) => {
+                if let Some(loss) = &batch.loss {
+                    let (first, last) = (loss.first.number(), loss.last.number());
+                    tracing::warn!(first, last, reason = loss.reason.name(), "alerts were lost");
+                }
+                Some(Body::Alerts(message::alert_batch(agent, &batch)))
             }
             Transmit::Plain(batch) => {
                 let Some(record) = message::plain(&self.id, agent, &batch) else { return };
@@ -153,7 +163,7 @@ impl MainLoop {
         }
     }
 
-    fn on_event(&mut self, agent: &mut Agent, event: Event) {
+    fn on_event(&mut self, agent: &mut HostAgent<impl OwnPlugins>, event: Event) {
         let now = self.clock.now();
         match event {
             Event::Snapshot(snapshot) => agent.handle(now, Input::Snapshot(snapshot)),
@@ -169,7 +179,12 @@ impl MainLoop {
         }
     }
 
-    fn on_link_event(&mut self, agent: &mut Agent, now: Instant, event: LinkEvent) {
+    fn on_link_event(
+        &mut self,
+        agent: &mut HostAgent<impl OwnPlugins>,
+        now: Instant,
+        event: LinkEvent,
+    ) {
         match event {
             LinkEvent::Opened => agent.handle(now, Input::LinkOpened),
             LinkEvent::Answered(None) => {
@@ -201,7 +216,12 @@ impl MainLoop {
         }
     }
 
-    fn on_welcome(&mut self, agent: &mut Agent, now: Instant, welcome: &Welcome) {
+    fn on_welcome(
+        &mut self,
+        agent: &mut HostAgent<impl OwnPlugins>,
+        now: Instant,
+        welcome: &Welcome,
+    ) {
         self.was_open = true;
         let (server, version) = (&self.server, &welcome.version);
         tracing::info!(server, version, held = agent.ledger().held, "connected");
@@ -209,18 +229,29 @@ impl MainLoop {
             0 => None,
             ms => Some(Duration::from_millis(u64::from(ms))),
         };
+        // A server that reads later versions of the block reads the first as well.
+        self.packing = if welcome.packed == 0 { Packing::Records } else { Packing::Block };
         let acknowledged = Sequence::new(welcome.acknowledged);
         agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat });
     }
 
-    fn on_message(&mut self, agent: &mut Agent, now: Instant, command: proto::Command) {
+    fn on_message(
+        &mut self,
+        agent: &mut HostAgent<impl OwnPlugins>,
+        now: Instant,
+        command: proto::Command,
+    ) {
         let Some(message) = command.message else {
             return self.on_command(agent, now, command);
         };
         match message.body {
             Some(ServerBody::Ack(ack)) => {
-                if let (Some(boot), Some(through)) = (ack.boot, Sequence::new(ack.sequence)) {
-                    agent.handle(now, Input::Acknowledged { boot: boot.into(), through });
+                let Some(boot) = ack.boot.map(BootId::from) else { return };
+                if let Some(through) = Sequence::new(ack.sequence) {
+                    agent.handle(now, Input::Acknowledged { boot, through });
+                }
+                if let Some(through) = Sequence::new(ack.alert_sequence) {
+                    agent.handle(now, Input::AlertsAcknowledged { boot, through });
                 }
             }
             Some(ServerBody::Config(push)) => {
@@ -242,7 +273,7 @@ impl MainLoop {
 
     fn configure(
         &mut self,
-        agent: &mut Agent,
+        agent: &mut HostAgent<impl OwnPlugins>,
         now: Instant,
         revision: ConfigRevision,
         candidate: Result<Candidate, LayersError>,
@@ -266,7 +297,12 @@ impl MainLoop {
         }
     }
 
-    fn on_command(&mut self, agent: &mut Agent, now: Instant, command: proto::Command) {
+    fn on_command(
+        &mut self,
+        agent: &mut HostAgent<impl OwnPlugins>,
+        now: Instant,
+        command: proto::Command,
+    ) {
         if !command.agent_id.is_empty() && command.agent_id != self.id.as_str() {
             tracing::warn!(id = command.command_id, "a command for another agent is ignored");
             return;
@@ -297,7 +333,7 @@ impl MainLoop {
     }
 
     /// Ends the stream in good order, so that the server need not wait to find out.
-    fn close(&self, agent: &Agent) {
+    fn close(&self, agent: &HostAgent<impl OwnPlugins>) {
         let ledger = agent.ledger();
         if matches!(
             agent.link(),
@@ -319,7 +355,7 @@ impl MainLoop {
     }
 
     /// Replaces the process. Comes back only with the reason why that did not work.
-    fn restart(&self, agent: &mut Agent) -> Reason {
+    fn restart(&self, agent: &mut HostAgent<impl OwnPlugins>) -> Reason {
         tracing::info!("restarting");
         let restarted = agent
             .restart_command()

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use agent_core::codec::{self, BLOCK_ROWS_MAX};
 use agent_core::config::{Config, Settings};
 use agent_core::id::Sequence;
-use agent_core::ledger::Suppressed;
-use agent_core::plugin::{Chain, PluginKind};
-use agent_core::record::{Sample, Snapshot};
+use agent_core::ledger::PluginBooks;
+use agent_core::plugin::own::OwnPlugins;
+use agent_core::plugin::{Chain, Outlet, PluginKind};
+use agent_core::record::{Alert, Sample, Snapshot};
 use prost::Message as _;
 use serde::Serialize;
 
@@ -28,7 +29,9 @@ pub(crate) struct Stage {
     pub(crate) after: &'static str,
     /// Snapshots or windows.
     pub(crate) records: usize,
-    /// Values in them; the bounds of a window count as values.
+    /// Alerts that began or ended.
+    pub(crate) alerts: usize,
+    /// Values in them; least, greatest, last and count of a window's metric count as values.
     pub(crate) values: usize,
     /// In the packed form, in blocks of 60 records.
     pub(crate) packed_bytes: usize,
@@ -37,32 +40,51 @@ pub(crate) struct Stage {
 }
 
 /// Counts `trace` before the chain that `config` asks for, and after each of its plugins.
-pub(crate) fn stages(trace: &[Snapshot], config: &Config) -> Vec<Stage> {
+pub(crate) fn stages<O: OwnPlugins>(trace: &[Snapshot], config: &Config) -> Vec<Stage> {
     let plugins = &config.settings().plugins;
     let prefixes = (0..=plugins.len()).map(|length| &plugins[..length]);
-    prefixes.map(|prefix| stage(trace, config.settings(), prefix)).collect()
+    prefixes.map(|prefix| stage::<O>(trace, config.settings(), prefix)).collect()
 }
 
-fn stage(trace: &[Snapshot], settings: &Settings, prefix: &[PluginKind]) -> Stage {
+/// What comes out of a chain.
+#[derive(Default)]
+struct Collected {
+    samples: Vec<Sample>,
+    alerts: usize,
+}
+
+impl Outlet for Collected {
+    fn sample(&mut self, sample: Sample) {
+        self.samples.push(sample);
+    }
+
+    fn alert(&mut self, _: Alert) {
+        self.alerts += 1;
+    }
+}
+
+fn stage<O: OwnPlugins>(trace: &[Snapshot], settings: &Settings, prefix: &[PluginKind]) -> Stage {
     let plugins = prefix.iter().copied().collect();
     let config = Config::new(Settings { plugins, ..settings.clone() }).unwrap_or_default();
-    let mut chain = Chain::new(&config);
-    let mut suppressed = Suppressed::default();
-    let mut samples = Vec::new();
+    let mut chain = Chain::<O>::new(&config);
+    let mut books = PluginBooks::default();
+    let mut out = Collected::default();
     for snapshot in trace {
-        samples.extend(chain.process(Sample::from(*snapshot), &mut suppressed));
+        chain.process(Sample::from(*snapshot), &mut books, &mut out);
     }
-    chain.flush(&mut suppressed, |sample| samples.push(sample));
+    chain.flush(&mut books, &mut out);
+    let Collected { samples, alerts } = out;
     let values = |sample: &Sample| {
         let present = sample.snapshot.values.present().len() as usize;
-        if sample.window.is_some() { 3 * present } else { present }
+        if sample.window.is_some() { 5 * present } else { present }
     };
     let mut buffer = vec![0; BLOCK_BYTES_MAX];
     let mut packed = |block: &[Sample]| {
         codec::pack(Sequence::FIRST, block.iter(), &mut buffer).unwrap_or(BLOCK_BYTES_MAX)
     };
     Stage {
-        after: prefix.last().map_or("trace", |kind| kind.name()),
+        after: prefix.last().map_or("trace", |kind| kind.name(O::NAMES)),
+        alerts,
         records: samples.len(),
         values: samples.iter().map(values).sum(),
         packed_bytes: samples.chunks(BLOCK_RECORDS).map(&mut packed).sum(),
@@ -72,16 +94,19 @@ fn stage(trace: &[Snapshot], settings: &Settings, prefix: &[PluginKind]) -> Stag
 
 /// Prints `stages` as a table.
 pub(crate) fn write_table(out: &mut impl Write, stages: &[Stage]) -> io::Result<()> {
-    let columns = ["after", "records", "values", "packed bytes", "plain bytes", "kept"];
-    let [after, records, values, packed, plain, kept] = columns;
-    writeln!(out, "{after:<16} {records:>9} {values:>9} {packed:>13} {plain:>12} {kept:>7}")?;
+    let columns = ["after", "records", "alerts", "values", "packed bytes", "plain bytes", "kept"];
+    let [after, records, alerts, values, packed, plain, kept] = columns;
+    writeln!(
+        out,
+        "{after:<16} {records:>9} {alerts:>7} {values:>9} {packed:>13} {plain:>12} {kept:>7}"
+    )?;
     let whole = stages.first().map_or(0, |stage| stage.records);
-    for Stage { after, records, values, packed_bytes, plain_bytes } in stages {
+    for Stage { after, records, alerts, values, packed_bytes, plain_bytes } in stages {
         let kept = (records * 1000).checked_div(whole).unwrap_or(0);
         let kept = format!("{}.{} %", kept / 10, kept % 10);
         writeln!(
             out,
-            "{after:<16} {records:>9} {values:>9} {packed_bytes:>13} {plain_bytes:>12} {kept:>7}"
+            "{after:<16} {records:>9} {alerts:>7} {values:>9} {packed_bytes:>13} {plain_bytes:>12} {kept:>7}"
         )?;
     }
     Ok(())
@@ -89,7 +114,9 @@ pub(crate) fn write_table(out: &mut impl Write, stages: &[Stage]) -> io::Result<
 
 #[cfg(test)]
 mod tests {
+    use agent_core::config::WindowEnd;
     use agent_core::metric::{Metric, Values};
+    use agent_core::plugin::own::NoPlugins;
     use agent_core::time::Instant;
 
     use super::*;
@@ -103,12 +130,12 @@ mod tests {
         };
         let trace = (0..100).map(snapshot).collect::<Vec<_>>();
         let plugins = [PluginKind::Deduplication, PluginKind::Aggregation].into_iter().collect();
-        let settings = Settings { plugins, window_size: 4, ..Settings::default() };
-        let stages = stages(&trace, &Config::new(settings).unwrap());
+        let settings = Settings { plugins, window: WindowEnd::Snapshots(4), ..Settings::default() };
+        let stages = stages::<NoPlugins>(&trace, &Config::new(settings).unwrap());
         let counts = stages.iter().map(|stage| (stage.after, stage.records, stage.values));
         assert_eq!(
             counts.collect::<Vec<_>>(),
-            [("trace", 100, 100), ("deduplication", 10, 10), ("aggregation", 3, 9)]
+            [("trace", 100, 100), ("deduplication", 10, 10), ("aggregation", 3, 15)]
         );
         assert!(stages[0].packed_bytes < stages[0].plain_bytes);
     }

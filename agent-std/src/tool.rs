@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use agent_core::metric::MetricSet;
+use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
 use proto::config::Document;
 
@@ -17,10 +18,10 @@ use crate::replay::{stages, write_table};
 use crate::trace;
 
 /// Runs `tool`. A reader that has seen enough is no error.
-pub(crate) fn run(tool: Tool) -> anyhow::Result<()> {
+pub(crate) fn run<O: OwnPlugins>(tool: Tool) -> anyhow::Result<()> {
     match tool {
         Tool::Record(record) => run_record(&record),
-        Tool::Replay(replay) => match run_replay(replay) {
+        Tool::Replay(replay) => match run_replay::<O>(replay) {
             Err(error) if is_closed_pipe(&error) => Ok(()),
             result => result,
         },
@@ -57,7 +58,7 @@ fn run_record(arguments: &Record) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run_replay(arguments: Replay) -> anyhow::Result<()> {
+fn run_replay<O: OwnPlugins>(arguments: Replay) -> anyhow::Result<()> {
     let trace = trace::read(&arguments.trace)?;
     let mut params = HashMap::from([("plugins".to_owned(), "[]".to_owned())]);
     if !arguments.plugins.is_empty() {
@@ -67,8 +68,8 @@ fn run_replay(arguments: Replay) -> anyhow::Result<()> {
         ensure!(setting.key != "plugins", "the plugins are named with --plugins");
         params.insert(setting.key, setting.value);
     }
-    let config = Document::from_params(&params)?.config()?;
-    let stages = stages(&trace, &config);
+    let config = Document::from_params(&params)?.config_for(O::NAMES)?;
+    let stages = stages::<O>(&trace, &config);
     let mut out = io::stdout().lock();
     match arguments.output {
         OutputForm::Table => write_table(&mut out, &stages)?,

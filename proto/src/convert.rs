@@ -246,6 +246,8 @@ pub fn record(sequence: Sequence, sample: &Sample) -> Record {
 
 #[cfg(test)]
 mod tests {
+    use agent_core::record::Snapshot;
+    use agent_core::time::Instant;
     use proptest::prelude::*;
 
     use super::*;
@@ -312,5 +314,17 @@ mod tests {
         let expected = vec![("alerts", text.to_owned()), ("alert_count", "2".to_owned())];
         assert_eq!(alerts_metadata(&values, &marks), expected);
         assert_eq!(alerts_metadata(&values, &Marks::NONE), vec![]);
+    }
+
+    #[test]
+    fn a_record_carries_one_count_per_present_metric() {
+        let values = Values::from_iter([(Metric::NetOut, 7), (Metric::CpuPercent, 12)]);
+        let taken_at = Instant::from_ms(5);
+        let mut sample = Sample::from(Snapshot { taken_at, wall_ms: 1_000, values });
+        sample.marks.set(Metric::CpuPercent, 10, Direction::Below);
+        let record = record(Sequence::FIRST, &sample);
+        assert_eq!((record.present, record.values), (0b1000_0001, vec![12, 7]));
+        assert_eq!(record.alerts, [crate::Alert { metric: 0, limit: 10, below: true }]);
+        assert_eq!((record.sequence, record.timestamp_ms, record.uptime_ms), (1, 1_000, 5));
     }
 }

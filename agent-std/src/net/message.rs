@@ -2,19 +2,23 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_core::agent::{Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
-use agent_core::id::{AgentId, Sequence};
-use agent_core::ledger::{Ledger, LossReason};
+use agent_core::agent::{Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
+use agent_core::codec;
+use agent_core::id::AgentId;
+use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
 use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX};
-use agent_core::metric::{MetricSwitch, Values};
-use agent_core::plugin::PluginKind;
-use agent_core::record::{Completeness, Sample, Window};
+use agent_core::metric::MetricSwitch;
+use agent_core::plugin::own::OwnPlugins;
+use agent_core::plugin::{DropReason, OwnIndex, PluginKind};
+use agent_core::record::Sample;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::{
-    AgentMessage, AgentStatus, CommandOutcome, CommandResponse, ConfigOutcome, MetricsRequest,
-    NamedCount, Record, RecordBatch,
+    AgentMessage, AgentStatus, AlertBatch, AlertLedger, CommandOutcome, CommandResponse,
+    ConfigOutcome, MetricsRequest, NamedCount, RecordBatch, convert,
 };
+
+use crate::HostAgent;
 
 /// A message that only a server with a welcome understands.
 pub(crate) fn envelope(agent: &AgentId, body: Body) -> MetricsRequest {
@@ -25,29 +29,76 @@ pub(crate) fn envelope(agent: &AgentId, body: Body) -> MetricsRequest {
     }
 }
 
+/// How records travel in a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// One message each, which every server with a welcome reads.
+    #[default]
+    Records,
+    /// As one compressed block.
+    Block,
+}
+
+/// Bytes of a block at most; a batch that would take more travels as records.
+const BLOCK_BYTES_MAX: usize = 64 * 1024;
+
 /// The records and the loss of `batch`.
-pub(crate) fn record_batch(agent: &Agent, batch: &Batch) -> RecordBatch {
-    RecordBatch {
+pub(crate) fn record_batch(
+    agent: &HostAgent<impl OwnPlugins>,
+    batch: &Batch,
+    packing: Packing,
+) -> RecordBatch {
+    let mut message = RecordBatch {
         boot: Some(agent.boot().into()),
-        records: agent.records(batch).map(|(sequence, sample)| record(sequence, sample)).collect(),
+        losses: batch.loss.iter().map(loss).collect(),
+        ..RecordBatch::default()
+    };
+    match packing {
+        Packing::Block if batch.first < batch.end => {
+            // Decoded once, because packing goes through the rows for each column.
+            let rows = agent.records(batch).map(|(_, sample)| sample).collect::<Vec<_>>();
+            let mut block = vec![0; BLOCK_BYTES_MAX];
+            if let Ok(length) = codec::pack(batch.first, rows.iter(), &mut block) {
+                block.truncate(length);
+                message.packed = block;
+                return message;
+            }
+        }
+        Packing::Block | Packing::Records => {}
+    }
+    let records = agent.records(batch);
+    message.records = records.map(|(number, sample)| convert::record(number, &sample)).collect();
+    message
+}
+
+/// The alerts and the loss of `batch`.
+pub(crate) fn alert_batch(agent: &HostAgent<impl OwnPlugins>, batch: &Batch) -> AlertBatch {
+    let alerts = agent.alerts(batch);
+    AlertBatch {
+        boot: Some(agent.boot().into()),
+        alerts: alerts.map(|(number, alert)| convert::alert_record(number, &alert)).collect(),
         losses: batch.loss.iter().map(loss).collect(),
     }
 }
 
 /// The one record of `batch` in the form that every server knows; none if it is no longer held.
-pub(crate) fn plain(id: &AgentId, agent: &Agent, batch: &Batch) -> Option<MetricsRequest> {
+pub(crate) fn plain(
+    id: &AgentId,
+    agent: &HostAgent<impl OwnPlugins>,
+    batch: &Batch,
+) -> Option<MetricsRequest> {
     let (sequence, sample) = agent.records(batch).next()?;
     Some(MetricsRequest {
         agent_id: id.to_string(),
         boot: Some(agent.boot().into()),
         sequence: sequence.number(),
-        ..plain_form(sample)
+        ..plain_form(&sample)
     })
 }
 
 /// What `sample` says, in the form that every server knows.
 pub(crate) fn plain_form(sample: &Sample) -> MetricsRequest {
-    let alerts = proto::convert::alerts_metadata(&sample.snapshot.values, &sample.alerts);
+    let alerts = convert::alerts_metadata(&sample.snapshot.values, &sample.marks);
     MetricsRequest {
         timestamp: sample.snapshot.wall_ms.div_euclid(1000),
         metrics: Some((&sample.snapshot.values).into()),
@@ -55,37 +106,6 @@ pub(crate) fn plain_form(sample: &Sample) -> MetricsRequest {
         timestamp_ms: sample.snapshot.wall_ms,
         ..MetricsRequest::default()
     }
-}
-
-fn record(sequence: Sequence, sample: &Sample) -> Record {
-    let values = &sample.snapshot.values;
-    Record {
-        sequence: sequence.number(),
-        timestamp_ms: sample.snapshot.wall_ms,
-        present: values.present().bits(),
-        values: counts(values),
-        window: sample.window.as_ref().map(|window| {
-            let Window { count, first_taken_at, min, max, completeness } = window;
-            proto::Window {
-                count: u32::from(*count),
-                duration_ms: millis(sample.snapshot.taken_at - *first_taken_at),
-                min: counts(min),
-                max: counts(max),
-                partial: *completeness == Completeness::Partial,
-            }
-        }),
-        alerts: sample
-            .alerts
-            .iter()
-            .map(|(metric, limit)| proto::Alert { metric: u32::from(metric.id()), limit })
-            .collect(),
-        repeats: sample.repeats,
-        uptime_ms: sample.snapshot.taken_at.as_ms(),
-    }
-}
-
-fn counts(values: &Values) -> Vec<i64> {
-    values.iter().map(|(_, count)| count).collect()
 }
 
 fn loss(loss: &Loss) -> proto::Loss {
@@ -103,7 +123,11 @@ fn loss(loss: &Loss) -> proto::Loss {
 }
 
 /// What the agent says of itself.
-pub(crate) fn status(agent: &Agent, now: Instant, overridden: &[String]) -> AgentStatus {
+pub(crate) fn status<O: OwnPlugins>(
+    agent: &HostAgent<O>,
+    now: Instant,
+    overridden: &[String],
+) -> AgentStatus {
     let status = agent.status(now);
     let settings = agent.config().settings();
     AgentStatus {
@@ -114,11 +138,11 @@ pub(crate) fn status(agent: &Agent, now: Instant, overridden: &[String]) -> Agen
         }
         .into(),
         uptime_ms: millis(status.uptime),
-        ledger: Some(ledger(&status.ledger)),
+        ledger: Some(ledger::<O>(&status.ledger)),
         config_revision: status.config_revision.0,
         interval_ms: millis(settings.interval),
         metrics: MetricSwitch::all_in(settings.metrics).map(|s| s.name().to_owned()).collect(),
-        plugins: settings.plugins.iter().map(|kind| kind.name().to_owned()).collect(),
+        plugins: settings.plugins.iter().map(|kind| kind.name(O::NAMES).to_owned()).collect(),
         samples_late: status.samples_late,
         sessions: status.sessions,
         last_config: agent.config_report().map(|report| config_report(report, overridden)),
@@ -126,20 +150,52 @@ pub(crate) fn status(agent: &Agent, now: Instant, overridden: &[String]) -> Agen
     }
 }
 
-fn ledger(ledger: &Ledger) -> proto::Ledger {
-    let named = |name: &str, count| NamedCount { name: name.to_owned(), count };
-    let suppressed = PluginKind::ALL.map(|kind| named(kind.name(), ledger.suppressed.by(kind)));
-    let lost = LossReason::ALL.map(|reason| named(reason.name(), ledger.lost.by(reason)));
-    let not_zero = |count: &NamedCount| count.count != 0;
+fn ledger<O: OwnPlugins>(ledger: &Ledger) -> proto::Ledger {
+    let own = (0..O::NAMES.len()).filter_map(|index| OwnIndex::new(index).map(PluginKind::Own));
+    let kinds = PluginKind::BUILT_IN.into_iter().chain(own).collect::<Vec<_>>();
+    let suppressed =
+        kinds.iter().map(|kind| (kind.name(O::NAMES), ledger.plugins.of(*kind).suppressed()));
+    let plugins = kinds.iter().map(|kind| plugin_counters::<O>(*kind, ledger.plugins.of(*kind)));
     proto::Ledger {
         produced: ledger.produced,
-        suppressed: suppressed.into_iter().filter(not_zero).collect(),
+        suppressed: named_counts(suppressed),
         in_plugins: ledger.in_plugins,
         recorded: ledger.recorded,
         delivered: ledger.delivered,
-        lost: lost.into_iter().filter(not_zero).collect(),
+        lost: lost(&ledger.lost),
         held: ledger.held,
+        plugins: plugins.filter(|counters| counters.received != 0).collect(),
+        alerts: Some(AlertLedger {
+            recorded: ledger.alerts.recorded,
+            delivered: ledger.alerts.delivered,
+            lost: lost(&ledger.alerts.lost),
+            held: ledger.alerts.held,
+        }),
     }
+}
+
+fn plugin_counters<O: OwnPlugins>(
+    kind: PluginKind,
+    counters: &PluginCounters,
+) -> proto::PluginCounters {
+    let dropped = DropReason::ALL.map(|reason| (reason.name(), counters.dropped_for(reason)));
+    proto::PluginCounters {
+        name: kind.name(O::NAMES).to_owned(),
+        received: counters.received,
+        forwarded: counters.forwarded,
+        merged: counters.merged,
+        dropped: named_counts(dropped),
+    }
+}
+
+fn lost(lost: &Lost) -> Vec<NamedCount> {
+    named_counts(LossReason::ALL.map(|reason| (reason.name(), lost.by(reason))))
+}
+
+/// Those that are not zero.
+fn named_counts(counts: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<NamedCount> {
+    let named = |(name, count): (&str, u64)| NamedCount { name: name.to_owned(), count };
+    counts.into_iter().filter(|(_, count)| *count != 0).map(named).collect()
 }
 
 /// What became of a pushed configuration; `overridden` are the keys that the host decides itself.
@@ -159,7 +215,7 @@ pub(crate) fn config_report(report: &ConfigReport, overridden: &[String]) -> pro
 /// The answer in `slot`; none if it was forgotten in between.
 pub(crate) fn response(
     id: &AgentId,
-    agent: &Agent,
+    agent: &HostAgent<impl OwnPlugins>,
     slot: CommandSlot,
     now: Instant,
     overridden: &[String],
@@ -179,7 +235,7 @@ pub(crate) fn response(
     })
 }
 
-fn describe(answer: &Answer, agent: &Agent) -> (CommandOutcome, String) {
+fn describe<O: OwnPlugins>(answer: &Answer, agent: &HostAgent<O>) -> (CommandOutcome, String) {
     let settings = agent.config().settings();
     let interval = settings.interval.as_secs_f64();
     let (outcome, message) = match answer {
@@ -197,7 +253,7 @@ fn describe(answer: &Answer, agent: &Agent) -> (CommandOutcome, String) {
         }
         Answer::ConfigApplied => {
             let metrics = MetricSwitch::all_in(settings.metrics).map(MetricSwitch::name);
-            let plugins = settings.plugins.iter().map(|kind| kind.name());
+            let plugins = settings.plugins.iter().map(|kind| kind.name(O::NAMES));
             let message = format!(
                 "configuration applied: interval {interval} s, metrics [{}], plugins [{}]",
                 metrics.collect::<Vec<_>>().join(", "),
@@ -237,22 +293,7 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use agent_core::metric::Metric;
-    use agent_core::record::Snapshot;
-
     use super::*;
-
-    #[test]
-    fn a_record_carries_one_count_per_present_metric() {
-        let values = Values::from_iter([(Metric::NetOut, 7), (Metric::CpuPercent, 12)]);
-        let snapshot = Snapshot { taken_at: Instant::from_ms(5), wall_ms: 1_000, values };
-        let mut sample = Sample::from(snapshot);
-        sample.alerts = Values::from_iter([(Metric::CpuPercent, 10)]);
-        let record = record(Sequence::FIRST, &sample);
-        assert_eq!((record.present, record.values), (0b1000_0001, vec![12, 7]));
-        assert_eq!(record.alerts, [proto::Alert { metric: 0, limit: 10 }]);
-        assert_eq!((record.sequence, record.timestamp_ms, record.uptime_ms), (1, 1_000, 5));
-    }
 
     #[test]
     fn a_time_to_live_has_a_default_and_an_end() {

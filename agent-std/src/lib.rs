@@ -1,0 +1,155 @@
+//! The shell of the agent for hosts: it collects metrics and streams them to a server, as `agent-core` says.
+//!
+//! [`main`] is the whole program. `picket-agent` is it without plugins of the user's own; a program with some of them is
+//! one line, see `examples/own-plugin` and [`agent_core::plugin::own`].
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod cli;
+mod clock;
+mod collector;
+mod event;
+mod file;
+mod identity;
+mod layers;
+mod main_loop;
+mod net;
+mod replay;
+mod tool;
+mod trace;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use agent_core::agent::Agent;
+use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
+use agent_core::plugin::own::OwnPlugins;
+use anyhow::Context as _;
+use clap::Parser as _;
+use proto::address::ServerAddress;
+use proto::config::Document;
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{Arguments, Cli};
+use crate::clock::Clock;
+use crate::collector::{CollectorThread, SysinfoCollector};
+use crate::event::EVENTS_MAX;
+use crate::file::File;
+use crate::layers::Layers;
+use crate::main_loop::MainLoop;
+use crate::net::Uplink;
+use crate::net::message::Packing;
+
+/// Something outside could not be used: a file, a directory, the system.
+const FAILURE: u8 = 1;
+/// The command line, a variable or the file says something that cannot be.
+const USAGE: u8 = 2;
+
+/// The agent of a host, with the user's own plugins.
+type HostAgent<O> = Agent<RING_BYTES, COMMANDS_MAX, O>;
+
+/// Runs the program with the plugins of `O` beside the built-in ones, by its command line and environment.
+///
+/// The exit code is 0 when it was asked to end and did, 1 when something outside could not be used, and 2 when the
+/// command line, a variable or the configuration file says something that cannot be.
+pub fn main<O: OwnPlugins>() -> ExitCode {
+    let Cli { tool, agent: arguments } = Cli::parse();
+    if let Some(tool) = tool {
+        return match tool::run::<O>(tool) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => report(&error, FAILURE),
+        };
+    }
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_max_level(LevelFilter::from(arguments.log_level))
+        .with_target(false)
+        .init();
+    let settings = match Settings::resolve::<O>(arguments) {
+        Ok(settings) => settings,
+        Err(error) => return report(&error, USAGE),
+    };
+    match run::<O>(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error, FAILURE),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one message of a program that cannot start")]
+fn report(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("picket-agent: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Everything that was asked for, checked.
+struct Settings {
+    id: agent_core::id::AgentId,
+    server: ServerAddress,
+    endpoint: tonic::transport::Endpoint,
+    state_dir: Option<std::path::PathBuf>,
+    layers: Layers,
+    config: agent_core::config::Config,
+}
+
+impl Settings {
+    fn resolve<O: OwnPlugins>(arguments: Arguments) -> anyhow::Result<Self> {
+        let file = match &arguments.config {
+            Some(path) => file::read(path)?,
+            None => File::default(),
+        };
+        let flags = Document::from_value(arguments.document())
+            .context("flags or PICKET_ variables cannot be used")?;
+        let id = identity::agent_id(arguments.agent_id.as_deref().or(file.agent_id.as_deref()))?;
+        let in_file = file.server.as_deref().map(|server| {
+            let parsed = server.parse::<ServerAddress>();
+            parsed.with_context(|| format!("server {server:?} of the file is no HOST:PORT"))
+        });
+        let server = match (arguments.server()?, in_file) {
+            (Some(server), _) => server,
+            (None, Some(server)) => server?,
+            (None, None) => ServerAddress::default(),
+        };
+        let endpoint = net::endpoint(&server).context("the server's address makes no URI")?;
+        let state_dir =
+            arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
+        let layers = Layers::new(O::NAMES, flags, arguments.config, file.config);
+        let config = layers.config().context("the file and the flags do not go together")?;
+        Ok(Self { id, server, endpoint, state_dir, layers, config })
+    }
+}
+
+fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
+    let Settings { id, server, endpoint, state_dir, layers, config } = settings;
+    let program = identity::program().context("cannot find the path of this program")?;
+    let boot = identity::next_boot(state_dir.as_deref())?;
+    let restarted = identity::restarted();
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(%id, %boot, version, %server, "picket-agent starts");
+
+    let clock = Clock::start();
+    let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+    let collector = SysinfoCollector::new().context("cannot measure this system")?;
+    let collector = CollectorThread::spawn(collector, clock, sender.clone())
+        .context("cannot start the collector thread")?;
+    let uplink = Uplink::spawn(endpoint, sender).context("cannot start the uplink thread")?;
+    let seed = identity::random()?;
+    // It stays where it is made: moving it would touch all the memory of its ring.
+    let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
+    let server = server.to_string();
+    let (was_open, packing) = (false, Packing::default());
+    let main_loop = MainLoop {
+        id,
+        server,
+        program,
+        clock,
+        events,
+        collector,
+        uplink,
+        layers,
+        was_open,
+        packing,
+    };
+    main_loop.run(&mut agent);
+    Ok(())
+}
