@@ -165,9 +165,10 @@ fn configs() -> Vec<Seed> {
         "thresholds":{"cpu_percent":80.0,"memory_percent":85.5,"net_in_mb":null},"window_size":10,"min_cpu":0.0,
         "min_memory":12.5,"send_idle":true,
         "deduplication":{"tolerance":{"cpu_percent":0.5},"max_silence":300},"of_the_future":[1,{"a":null}]}"#;
-    const VALID: [(&str, &str); 4] = [
+    const VALID: [(&str, &str); 5] = [
         ("whole", WHOLE),
         ("empty", "{}"),
+        ("digits", r#"{"future":184640473777777777777777777777777777777774709551615}"#),
         ("short", r#"{"interval":0.1,"metrics":["cpu"],"plugins":[]}"#),
         ("nulls", r#"{"interval":null,"thresholds":null,"deduplication":{"tolerance":null}}"#),
     ];

@@ -131,7 +131,7 @@ struct World {
     /// What the transport has not taken, answers with the command that they are for.
     with_transport: VecDeque<(Transmit, Option<CommandId>)>,
     /// Answers that have reached the server, without an acknowledgement.
-    unacknowledged: Vec<CommandId>,
+    unacknowledged: VecDeque<CommandId>,
     issues: Vec<Issue>,
     issued: u32,
     sent: u32,
@@ -147,7 +147,7 @@ pub(crate) fn run(operations: &[Operation]) {
         now_ms: 0,
         stream: Stream::Down,
         with_transport: VecDeque::new(),
-        unacknowledged: Vec::new(),
+        unacknowledged: VecDeque::new(),
         issues: Vec::new(),
         issued: 0,
         sent: 0,
@@ -253,14 +253,15 @@ impl World {
             };
             if let Some(id) = answers {
                 self.find(&id).answered = true;
-                self.unacknowledged.push(id);
+                self.unacknowledged.push_back(id);
             }
             self.handle(Input::Transmitted(transmit));
         }
     }
 
     fn acknowledge(&mut self) {
-        for id in mem::take(&mut self.unacknowledged) {
+        // A restart on the way ends the stream, and so this.
+        while let Some(id) = self.unacknowledged.pop_front() {
             let issue = self.find(&id);
             issue.repeatable = true;
             // Else the agent was busy, and the command may have come again since.
