@@ -11,10 +11,9 @@ fuzz_target!(|link: &[u8]| {
             let mut buffer = [0; 1024];
             let length = encode_frame(&frame, &mut buffer).expect("a frame from 512 bytes fits");
             let mut again = Deframer::<1024>::new();
-            let read = buffer[..length].iter().find_map(|byte| match again.push(*byte) {
-                Some(result) => Some(result.map(|read| read == frame)),
-                None => None,
-            });
+            let read = buffer[..length]
+                .iter()
+                .find_map(|byte| again.push(*byte).map(|result| result.map(|read| read == frame)));
             assert_eq!(read, Some(Ok(true)));
         }
     }

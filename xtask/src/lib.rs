@@ -4,6 +4,7 @@
 
 pub mod demo;
 pub mod fleet;
+pub mod fuzz;
 pub mod tasks;
 
 mod workspace;

@@ -25,11 +25,30 @@ enum Task {
         #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         seconds: Option<u32>,
     },
-    /// Build the binaries and run every test there is
+    /// Build the binaries and run every test there is, the firmware's in QEMU included
+    ///
+    /// What needs tools that are not here is skipped and counted; with PICKET_REQUIRE_ARM=1 it fails instead.
     Test {
         /// Given to the test programs, for instance a part of a test's name
         #[arg(last = true, value_name = "ARGS")]
         arguments: Vec<String>,
+    },
+    /// Run each fuzz target for a while, and print how many inputs it has run
+    ///
+    /// Fails when an input makes a target fail, and says where that input is. Needs cargo-fuzz.
+    Fuzz {
+        /// How long each target runs
+        #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+        /// Start the random inputs from this number, so that two runs try the same ones [default: another each time]
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+        seed: Option<u32>,
+        /// Install cargo-fuzz if it is missing
+        #[arg(long)]
+        install: bool,
+        /// The targets to run, by the names in fuzz/README.md [default: all]
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
     },
     /// Write the code generated from proto/proto/monitoring.proto anew
     Codegen,
@@ -41,6 +60,10 @@ fn main() -> anyhow::Result<()> {
             xtask::demo::run(seconds.map(|seconds| Duration::from_secs(seconds.into())))
         }
         Task::Test { arguments } => xtask::tasks::test(&arguments),
+        Task::Fuzz { seconds, seed, install, targets } => {
+            let duration = Duration::from_secs(seconds.into());
+            xtask::fuzz::run(&xtask::fuzz::Options { duration, seed, install, targets })
+        }
         Task::Codegen => xtask::tasks::codegen(),
     }
 }

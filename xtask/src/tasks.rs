@@ -1,6 +1,8 @@
 //! `cargo xtask test` and `cargo xtask codegen`: cargo, with the right arguments.
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -9,18 +11,34 @@ use anyhow::{Context as _, bail, ensure};
 use crate::fleet::{Binaries, Profile};
 use crate::workspace;
 
-/// Builds the binaries and runs every test there is. `arguments` go to the test programs, for instance a filter.
+/// Names the file to which a test that is skipped, for want of a tool, adds a line that says so.
+const SKIPPED: &str = "PICKET_SKIPPED";
+
+/// Builds the binaries and runs every test there is, those of the firmware included. `arguments` go to the test
+/// programs, for instance a filter.
 ///
 /// # Errors
 ///
-/// When a build or a test fails; a summary was printed then, too.
+/// When a build or a test fails; a summary was printed then, too. A test whose tools are missing here fails only
+/// with `PICKET_REQUIRE_ARM=1`; else the summary says that it was skipped.
 pub fn test(arguments: &[String]) -> anyhow::Result<()> {
+    let skipped = workspace::target_directory()?.join("skipped-tests");
     let mut summary = Summary::default();
-    summary.step("build of the binaries", || Binaries::build(Profile::Debug).map(drop));
+    summary.step("build of the binaries", || {
+        Binaries::build(Profile::Debug)?;
+        Ok(Skipped::default())
+    });
     summary.step("tests of the workspace", || {
         let mut tests = workspace::cargo();
         tests.args(["test", "--workspace", "--no-fail-fast", "--"]).args(arguments);
-        run(tests)
+        run_tests(tests, &skipped)
+    });
+    // A workspace of its own, which cargo does not reach from the root.
+    summary.step("tests of the firmware and of the core on bare metal", || {
+        let mut tests = workspace::cargo();
+        tests.args(["test", "--locked", "--no-fail-fast", "--manifest-path"]);
+        tests.arg("cross/firmware/Cargo.toml").arg("--").args(arguments);
+        run_tests(tests, &skipped)
     });
     summary.finish(&mut io::stdout())
 }
@@ -44,14 +62,28 @@ fn run(mut command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The tests that did nothing, each as a line that says why.
+#[derive(Debug, Default)]
+struct Skipped(Vec<String>);
+
+/// Runs `tests`, which tell of themselves in the file at `skipped`.
+fn run_tests(mut tests: Command, skipped: &Path) -> anyhow::Result<Skipped> {
+    fs::write(skipped, "").with_context(|| format!("cannot write {}", skipped.display()))?;
+    tests.env(SKIPPED, skipped);
+    run(tests)?;
+    let lines = fs::read_to_string(skipped)
+        .with_context(|| format!("cannot read {}", skipped.display()))?;
+    Ok(Skipped(lines.lines().map(str::to_owned).collect()))
+}
+
 /// What was done, how long it took and whether it worked.
 #[derive(Debug, Default)]
 struct Summary {
-    steps: Vec<(&'static str, Duration, anyhow::Result<()>)>,
+    steps: Vec<(&'static str, Duration, anyhow::Result<Skipped>)>,
 }
 
 impl Summary {
-    fn step(&mut self, name: &'static str, work: impl FnOnce() -> anyhow::Result<()>) {
+    fn step(&mut self, name: &'static str, work: impl FnOnce() -> anyhow::Result<Skipped>) {
         let started = Instant::now();
         let result = work();
         self.steps.push((name, started.elapsed(), result));
@@ -60,15 +92,25 @@ impl Summary {
     fn finish(self, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "\nsummary")?;
         let mut failed = 0;
+        let mut skipped = 0;
         for (name, elapsed, result) in &self.steps {
             let seconds = elapsed.as_secs_f64();
             match result {
-                Ok(()) => writeln!(out, "  ok      {seconds:7.1} s  {name}")?,
+                Ok(Skipped(tests)) => {
+                    writeln!(out, "  ok      {seconds:7.1} s  {name}")?;
+                    for test in tests {
+                        writeln!(out, "  SKIPPED            {test}")?;
+                    }
+                    skipped += tests.len();
+                }
                 Err(error) => {
                     failed += 1;
                     writeln!(out, "  FAILED  {seconds:7.1} s  {name}: {error:#}")?;
                 }
             }
+        }
+        if 0 < skipped {
+            writeln!(out, "{skipped} tests SKIPPED: their tools are not here")?;
         }
         match failed {
             0 => Ok(()),
@@ -84,14 +126,39 @@ mod tests {
     #[test]
     fn one_failed_step_fails_the_whole() {
         let mut summary = Summary::default();
-        summary.step("good", || Ok(()));
+        summary.step("good", || Ok(Skipped::default()));
         summary.step("bad", || bail!("no"));
-        summary.step("after", || Ok(()));
+        summary.step("after", || Ok(Skipped::default()));
         let mut text = Vec::new();
         let error = summary.finish(&mut text).unwrap_err();
         assert_eq!(error.to_string(), "1 of 3 steps failed");
         let text = String::from_utf8(text).unwrap();
         assert_eq!(text.matches("FAILED").count(), 1, "{text}");
         assert!(text.contains("bad: no"), "{text}");
+    }
+    #[test]
+    fn what_was_skipped_is_named_and_counted_and_fails_nothing() {
+        let mut summary = Summary::default();
+        summary.step("tests", || Ok(Skipped(vec!["a: no tool".into(), "b: no tool".into()])));
+        let mut text = Vec::new();
+        summary.finish(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("a: no tool"), "{text}");
+        assert!(text.contains("2 tests SKIPPED"), "{text}");
+    }
+
+    #[test]
+    fn tests_tell_of_themselves_in_a_file_that_is_emptied_for_each_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let skipped = directory.path().join("skipped");
+        let tells = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", r#"echo "a: no tool" >> "$PICKET_SKIPPED""#]);
+            command
+        };
+        for _ in 0..2 {
+            let Skipped(tests) = run_tests(tells(), &skipped).unwrap();
+            assert_eq!(tests, ["a: no tool"]);
+        }
     }
 }

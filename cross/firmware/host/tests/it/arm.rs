@@ -1,5 +1,6 @@
 //! Finds what the tests for ARM need.
 
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +10,9 @@ pub(crate) const TARGET: &str = "thumbv7m-none-eabi";
 
 /// Set to 1 where nothing may be skipped.
 const REQUIRE: &str = "PICKET_REQUIRE_ARM";
+
+/// Names a file to which each skipped test adds a line; `cargo xtask test` counts them.
+const SKIPPED: &str = "PICKET_SKIPPED";
 
 /// A Rust toolchain that has the library of [`TARGET`].
 #[derive(Debug)]
@@ -84,7 +88,7 @@ pub(crate) fn is_installed(name: &str) -> bool {
     Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// Says aloud that a test does nothing here, for want of `what`.
+/// Says aloud that a test does nothing here, for want of `what`, and tells it to who runs the tests.
 ///
 /// # Panics
 ///
@@ -93,7 +97,13 @@ pub(crate) fn skip(test: &str, what: &str) {
     let remedy = format!("cross/setup.sh {TARGET} installs it on Debian");
     let required = env::var_os(REQUIRE).is_some_and(|value| value == "1");
     assert!(!required, "{what} is missing and {REQUIRE}=1: {remedy}");
-    say(&format!("SKIPPED {test}: {what} is missing; {remedy}"));
+    let line = format!("{test}: {what} is missing; {remedy}");
+    say(&format!("SKIPPED {line}"));
+    if let Some(path) = env::var_os(SKIPPED) {
+        // One write, so that lines of tests that run at the same time do not mix.
+        let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
 }
 
 /// Prints past the capture of the test harness.

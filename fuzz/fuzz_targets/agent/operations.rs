@@ -1,6 +1,5 @@
 //! The agent's state machine by operations: whatever happens, in whatever order, it comes to rest after each, its
 //! books balance, and it sends nothing that it does not hold.
-#![no_main]
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,7 +13,6 @@ use agent_core::plugin::PluginKind;
 use agent_core::record::Snapshot;
 use agent_core::time::Instant;
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
 
 const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 
@@ -22,7 +20,7 @@ const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 const OUTPUTS_MAX: usize = 1000;
 
 #[derive(Arbitrary, Debug)]
-enum Operation {
+pub(crate) enum Operation {
     Wait {
         ms: u32,
     },
@@ -67,7 +65,7 @@ enum Operation {
 }
 
 #[derive(Arbitrary, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Status,
     Stop,
     Start,
@@ -77,7 +75,7 @@ enum Kind {
 }
 
 #[derive(Arbitrary, Debug)]
-struct Chain {
+pub(crate) struct Chain {
     interval_ms: u16,
     plugins: [Option<u8>; 4],
     window_size: u8,
@@ -244,13 +242,14 @@ impl Shell {
     }
 }
 
-fuzz_target!(|operations: Vec<Operation>| {
+/// Lets all of it happen to a new agent, one after the other, until it exits.
+pub(crate) fn run(operations: &[Operation]) {
     let agent = Agent::new(Instant::default(), BOOT, 1, Config::default(), None);
     let mut shell = Shell { agent, now_ms: 0, with_transport: VecDeque::new(), exited: false };
-    for operation in &operations {
+    for operation in operations {
         shell.perform(operation);
         if shell.exited {
             return;
         }
     }
-});
+}
