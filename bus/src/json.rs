@@ -17,9 +17,9 @@ use proto::convert::{
     CountsError, ValueError, count_from_units, units_from_count, values_from_counts,
 };
 use proto::{
-    AgentStatus, Alert, Boot, Command, CommandOutcome, CommandResponse, ConfigOutcome,
-    ConfigReport, Hello, Ledger, Loss, LossReason, MetricsRecord, NamedCount, Record, RunState,
-    StatusEvent, StatusRecord, Window,
+    AgentStatus, Alert, AlertLedger, AlertRecord, AlertSeverity, AlertTransition, Boot, Command,
+    CommandOutcome, CommandResponse, ConfigOutcome, ConfigReport, Hello, Ledger, Loss, LossReason,
+    MetricsRecord, NamedCount, PluginCounters, Record, RunState, StatusEvent, StatusRecord, Window,
 };
 use serde_json::{Map, Value};
 
@@ -27,8 +27,9 @@ use serde_json::{Map, Value};
 ///
 /// Shape: `agent_id`, `timestamp` (ISO 8601, UTC, milliseconds), `timestamp_ms`, `metrics`, `metadata`; then,
 /// where the record has them, `boot` (`COUNTER-NONCE`), `sequence`, `uptime_ms`, `alerts`
-/// (`[{metric, value, limit}]`), `window` (`{count, duration_ms, partial, min, max}`) and `repeats`. Metrics
-/// that this version does not know are left out.
+/// (`[{metric, value, limit, below}]`, `below` only where the limit is a floor), `window` (`{count, duration_ms,
+/// partial, min, max, last, counts}`, `counts` only when a metric was absent from a part of the window) and `repeats`.
+/// Metrics that this version does not know are left out.
 ///
 /// # Errors
 ///
@@ -161,7 +162,7 @@ pub fn command_response(response: &CommandResponse) -> Value {
 /// The form of a record of `agent-status`.
 ///
 /// Shape: `agent_id`, `event`, `timestamp` (ISO 8601), `timestamp_ms`, `server_id`, and, where the event has
-/// them, `boot`, `detail`, `peer`, `hello`, `status`, `config` and `losses`.
+/// them, `boot`, `detail`, `peer`, `hello`, `status`, `config`, `losses` and `alerts` (see [`alert_record`]).
 pub fn status_record(record: &StatusRecord) -> Value {
     let mut object = Object::new();
     object.put("agent_id", record.agent_id.as_str());
@@ -178,8 +179,48 @@ pub fn status_record(record: &StatusRecord) -> Value {
     object.put_some("config", record.config.as_ref().map(config_report));
     let losses: Vec<Value> = record.losses.iter().map(loss).collect();
     object.put_some("losses", (!losses.is_empty()).then_some(losses));
+    let alerts: Vec<Value> = record.alerts.iter().map(alert_record).collect();
+    object.put_some("alerts", (!alerts.is_empty()).then_some(alerts));
     object.into_value()
 }
+
+/// The form of an alert that began or ended.
+///
+/// Shape: `metric`, `transition` (`RAISED`, `CLEARED`, `WITHDRAWN`), `severity` (`INFO`, `WARNING`, `CRITICAL`),
+/// `direction` (`ABOVE`, `BELOW`), `limit` and `value` in the metric's unit, `lasted_ms`, `sequence`, `uptime_ms`,
+/// `timestamp` (ISO 8601), `timestamp_ms`. Of a metric that this version does not know: its id, without limit and value.
+pub fn alert_record(alert: &AlertRecord) -> Value {
+    let metric = Metric::from_id(alert.metric);
+    let units = |count| metric.map(|metric| units_from_count(metric, count));
+    let mut object = Object::new();
+    object.put("metric", metric.map_or_else(|| alert.metric.into(), |m| Value::from(m.name())));
+    object.put(
+        "transition",
+        name::<AlertTransition>(
+            alert.transition,
+            AlertTransition::as_str_name,
+            "ALERT_TRANSITION_",
+        ),
+    );
+    object.put(
+        "severity",
+        name::<AlertSeverity>(alert.severity, AlertSeverity::as_str_name, "ALERT_SEVERITY_"),
+    );
+    object.put("direction", if alert.below { BELOW } else { ABOVE });
+    object.put_some("limit", units(alert.limit));
+    object.put_some("value", units(alert.value));
+    object.put("lasted_ms", alert.lasted_ms);
+    object.put("sequence", alert.sequence);
+    object.put("uptime_ms", alert.uptime_ms);
+    object.put("timestamp", iso_8601(alert.timestamp_ms));
+    object.put("timestamp_ms", alert.timestamp_ms);
+    object.into_value()
+}
+
+/// The limit of an alert is a ceiling.
+const ABOVE: &str = "ABOVE";
+/// The limit of an alert is a floor.
+const BELOW: &str = "BELOW";
 
 /// What an agent says of itself, with its books.
 pub fn agent_status(status: &AgentStatus) -> Value {
@@ -246,6 +287,31 @@ fn ledger(ledger: &Ledger) -> Value {
     object.put("delivered", ledger.delivered);
     object.put("lost", named_counts(&ledger.lost));
     object.put("held", ledger.held);
+    let plugins: Map<String, Value> = ledger
+        .plugins
+        .iter()
+        .map(|counters| (counters.name.clone(), plugin_counters(counters)))
+        .collect();
+    object.put_some("plugins", (!plugins.is_empty()).then_some(plugins));
+    object.put_some("alerts", ledger.alerts.as_ref().map(alert_ledger));
+    object.into_value()
+}
+
+fn plugin_counters(counters: &PluginCounters) -> Value {
+    let mut object = Object::new();
+    object.put("received", counters.received);
+    object.put("forwarded", counters.forwarded);
+    object.put("merged", counters.merged);
+    object.put("dropped", named_counts(&counters.dropped));
+    object.into_value()
+}
+
+fn alert_ledger(ledger: &AlertLedger) -> Value {
+    let mut object = Object::new();
+    object.put("recorded", ledger.recorded);
+    object.put("delivered", ledger.delivered);
+    object.put("lost", named_counts(&ledger.lost));
+    object.put("held", ledger.held);
     object.into_value()
 }
 
@@ -288,6 +354,7 @@ fn alert(alert: &Alert, values: &Values) -> Option<Value> {
     object.put("metric", metric.name());
     object.put_some("value", values.get(metric).map(|count| units_from_count(metric, count)));
     object.put("limit", units_from_count(metric, alert.limit));
+    object.put_some("below", alert.below.then_some(true));
     Some(object.into_value())
 }
 
@@ -298,6 +365,15 @@ fn window(present: u64, window: &Window) -> Result<Value, CountsError> {
     object.put("partial", window.partial);
     object.put("min", units(&values_from_counts(present, &window.min)?));
     object.put("max", units(&values_from_counts(present, &window.max)?));
+    if !window.last.is_empty() {
+        object.put("last", units(&values_from_counts(present, &window.last)?));
+    }
+    if !window.counts.is_empty() {
+        let counts: Vec<i64> = window.counts.iter().copied().map(i64::from).collect();
+        let counts = values_from_counts(present, &counts)?;
+        let counts = counts.iter().map(|(metric, count)| (metric.name().to_owned(), count.into()));
+        object.put("counts", counts.collect::<Map<_, _>>());
+    }
     Ok(object.into_value())
 }
 
@@ -397,15 +473,25 @@ fn window_from(value: &Value, values: &Values) -> Result<Option<Window>, Metrics
     if value.is_null() {
         return Ok(None);
     }
+    let of_every_metric = |path: &str, get: &dyn Fn(Metric) -> Option<i64>| {
+        let counts = values.present().iter().map(get).collect::<Option<Vec<_>>>();
+        counts.ok_or_else(|| expected(path, "there for every metric of the record"))
+    };
     let spread = |key: &str| {
         let path = format!("window.{key}");
         let counts = counts(&value[key], &path)?;
-        values
-            .present()
-            .iter()
-            .map(|metric| counts.get(metric))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| expected(&path, "there for every metric of the record"))
+        of_every_metric(&path, &|metric| counts.get(metric))
+    };
+    let last = if value["last"].is_null() { Vec::new() } else { spread("last")? };
+    let counts = match &value["counts"] {
+        Value::Null => Vec::new(),
+        counts => {
+            let path = "window.counts";
+            let counts = of_every_metric(path, &|metric| counts[metric.name()].as_i64())?;
+            let narrow = |count| u32::try_from(count).ok();
+            let counts = counts.into_iter().map(narrow).collect::<Option<Vec<_>>>();
+            counts.ok_or_else(|| expected(path, "an object of whole numbers of 32 bits"))?
+        }
     };
     Ok(Some(Window {
         count: narrow(whole(&value["count"], "window.count")?, "window.count")?,
@@ -413,6 +499,8 @@ fn window_from(value: &Value, values: &Values) -> Result<Option<Window>, Metrics
         min: spread("min")?,
         max: spread("max")?,
         partial: value["partial"].as_bool().unwrap_or(false),
+        last,
+        counts,
     }))
 }
 
@@ -431,6 +519,7 @@ fn alerts_from(value: &Value) -> Result<Vec<Alert>, MetricsJsonError> {
             Ok(Alert {
                 metric: metric.id().into(),
                 limit: count(metric, &alert["limit"], "alerts.limit")?,
+                below: alert["below"].as_bool().unwrap_or(false),
             })
         })
         .collect()
@@ -461,8 +550,13 @@ mod tests {
                     min: vec![8_000, 0],
                     max: vec![8_250, 2_097_152],
                     partial: true,
+                    last: vec![8_100, 1_048_576],
+                    counts: vec![5, 4],
                 }),
-                alerts: vec![Alert { metric: 0, limit: 8_000 }],
+                alerts: vec![
+                    Alert { metric: 0, limit: 8_000, below: false },
+                    Alert { metric: 4, limit: 2_097_152, below: true },
+                ],
                 repeats: 2,
                 uptime_ms: 210_000,
             }),
@@ -481,10 +575,13 @@ mod tests {
                 r#""metrics":{"cpu_percent":81.25,"disk_read_mb":1.0},"#,
                 r#""metadata":{"rack":"7","site":"b"},"#,
                 r#""boot":"3-0000000000c0ffee","sequence":42,"uptime_ms":210000,"#,
-                r#""alerts":[{"metric":"cpu_percent","value":81.25,"limit":80.0}],"#,
+                r#""alerts":[{"metric":"cpu_percent","value":81.25,"limit":80.0},"#,
+                r#"{"metric":"disk_read_mb","value":1.0,"limit":2.0,"below":true}],"#,
                 r#""window":{"count":5,"duration_ms":20000,"partial":true,"#,
                 r#""min":{"cpu_percent":80.0,"disk_read_mb":0.0},"#,
-                r#""max":{"cpu_percent":82.5,"disk_read_mb":2.0}},"repeats":2}"#,
+                r#""max":{"cpu_percent":82.5,"disk_read_mb":2.0},"#,
+                r#""last":{"cpu_percent":81.0,"disk_read_mb":1.0},"#,
+                r#""counts":{"cpu_percent":5,"disk_read_mb":4}},"repeats":2}"#,
             )
         );
         assert_eq!(metrics_from(&text.parse().unwrap()), Ok(full_record()), "read back");

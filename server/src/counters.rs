@@ -15,6 +15,10 @@ pub(crate) enum Counter {
     RecordsLost,
     /// Of the lost, those that no agent declared.
     RecordsUnexplained,
+    /// Alerts that the bus has made durable.
+    AlertsStored,
+    /// Alerts that agents declared lost.
+    AlertsLost,
     /// Streams of agents that were taken.
     SessionsOpened,
     /// Streams of agents that ended, for whatever reason.
@@ -40,10 +44,12 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::RecordsStored,
         Self::RecordsLost,
         Self::RecordsUnexplained,
+        Self::AlertsStored,
+        Self::AlertsLost,
         Self::SessionsOpened,
         Self::SessionsClosed,
         Self::SessionsSuperseded,
@@ -62,6 +68,8 @@ impl Counter {
             Self::RecordsStored => "records.stored",
             Self::RecordsLost => "records.lost",
             Self::RecordsUnexplained => "records.unexplained",
+            Self::AlertsStored => "alerts.stored",
+            Self::AlertsLost => "alerts.lost",
             Self::SessionsOpened => "sessions.opened",
             Self::SessionsClosed => "sessions.closed",
             Self::SessionsSuperseded => "sessions.superseded",

@@ -95,6 +95,9 @@ pub(crate) const QUERY_BATCH_BYTES_MAX: usize = 128 * 1024;
 /// Agents that one request may name.
 pub(crate) const QUERY_AGENTS_MAX: usize = 1024;
 
+/// Events that one request may name. There are fewer kinds of them.
+pub(crate) const QUERY_EVENTS_MAX: usize = 64;
+
 /// How long `SetConfig` waits for the agent's report.
 pub(crate) const CONFIG_REPORT_WAIT: Duration = Duration::from_secs(5);
 

@@ -65,6 +65,8 @@ struct Agent {
     acknowledged: u64,
     /// Highest sequence of `boot` that an earlier run of the server recorded as lost; 0 for none.
     recorded_lost: u64,
+    /// Highest sequence of the alerts of `boot` that this run of the server has stored, or their loss; 0 for none.
+    alerts_stored: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +109,8 @@ impl Registry {
             }
             StatusEvent::Disconnected
             | StatusEvent::Loss
+            | StatusEvent::Alert
+            | StatusEvent::AlertLoss
             | StatusEvent::DuplicateId
             | StatusEvent::Unspecified => {}
         }
@@ -156,6 +160,15 @@ impl Registry {
         });
     }
 
+    /// Every alert of `boot` up to `sequence` is durable, or its loss is.
+    pub(crate) fn alerts_stored(&mut self, id: &AgentId, boot: BootId, sequence: u64) {
+        self.with(id, |agent| {
+            if agent.boot == Some(boot) {
+                agent.alerts_stored = agent.alerts_stored.max(sequence);
+            }
+        });
+    }
+
     /// The store holds `revision` for `id`.
     pub(crate) fn config_wanted(&mut self, id: &AgentId, revision: u64) {
         self.with(id, |agent| agent.want(revision));
@@ -180,6 +193,12 @@ impl Registry {
     pub(crate) fn accounted(&self, id: &AgentId, boot: BootId) -> u64 {
         let agent = self.agents.get(id).filter(|agent| agent.boot == Some(boot));
         agent.map_or(0, |agent| agent.acknowledged.max(agent.recorded_lost))
+    }
+
+    /// Highest sequence of the alerts of exactly this boot that this run has stored, or their loss; 0 for none.
+    pub(crate) fn last_alert(&self, id: &AgentId, boot: BootId) -> u64 {
+        let agent = self.agents.get(id);
+        agent.filter(|agent| agent.boot == Some(boot)).map_or(0, |agent| agent.alerts_stored)
     }
 
     /// Unix milliseconds of the last message of `id`; none if it was never seen.
@@ -240,6 +259,7 @@ impl Agent {
             self.boot = boot;
             self.acknowledged = 0;
             self.recorded_lost = 0;
+            self.alerts_stored = 0;
             self.status = None;
         }
         self.version.clone_from(&hello.version);

@@ -19,6 +19,8 @@ pub(crate) enum Reason {
     Metadata,
     /// Records of a batch out of order, or a jump that no loss explains.
     Sequence,
+    /// Packed records that are not of the form.
+    Packed,
     /// Two live agents with one id.
     DuplicateId,
     /// Not a command id, or one that names another command.
@@ -40,7 +42,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Malformed,
         Self::Oversized,
         Self::AgentId,
@@ -48,6 +50,7 @@ impl Reason {
         Self::Timestamp,
         Self::Metadata,
         Self::Sequence,
+        Self::Packed,
         Self::DuplicateId,
         Self::CommandId,
         Self::CommandType,
@@ -69,6 +72,7 @@ impl Reason {
             Self::Timestamp => "timestamp",
             Self::Metadata => "metadata",
             Self::Sequence => "sequence",
+            Self::Packed => "packed",
             Self::DuplicateId => "duplicate_id",
             Self::CommandId => "command_id",
             Self::CommandType => "command_type",
@@ -93,6 +97,7 @@ impl Reason {
             | Self::Timestamp
             | Self::Metadata
             | Self::Sequence
+            | Self::Packed
             | Self::CommandId
             | Self::CommandType
             | Self::CommandParams

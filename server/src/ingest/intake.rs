@@ -2,11 +2,17 @@
 
 use std::collections::HashMap;
 
-use agent_core::id::{AgentId, BootId};
-use agent_core::limits::BATCH_RECORDS_MAX;
+use agent_core::codec::{self, BLOCK_ROWS_MAX};
+use agent_core::id::{AgentId, BootId, Sequence};
+use agent_core::limits::{BATCH_ALERTS_MAX, BATCH_RECORDS_MAX};
 use agent_core::metric::{Metric, Values};
-use proto::convert::units_from_count;
-use proto::{Alert, Hello, Loss, MetricsRecord, MetricsRequest, Record, RecordBatch};
+use agent_core::record::{Marks, Sample, Snapshot};
+use agent_core::time::Instant;
+use proto::convert::{self, units_from_count};
+use proto::{
+    Alert, AlertBatch, AlertRecord, Boot, Hello, Loss, MetricsRecord, MetricsRequest, Record,
+    RecordBatch,
+};
 
 use crate::limits::{
     METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX, METADATA_VALUE_BYTES_MAX, METRICS_MAX,
@@ -86,12 +92,10 @@ pub(crate) struct Batch {
     pub(crate) last: u64,
 }
 
-impl Batch {
-    /// How many records the losses stand for.
-    pub(crate) fn lost_count(&self) -> u64 {
-        let counts = self.losses.iter().map(|loss| loss.last - loss.first + 1);
-        counts.fold(0, u64::saturating_add)
-    }
+/// How many records checked losses stand for.
+pub(crate) fn lost_count(losses: &[Loss]) -> u64 {
+    let counts = losses.iter().map(|loss| loss.last - loss.first + 1);
+    counts.fold(0, u64::saturating_add)
 }
 
 /// Checks a batch that comes after `received`, the highest sequence this stream has accounted for; none when
@@ -103,26 +107,23 @@ pub(crate) fn batch(
     received: Option<u64>,
     batch: RecordBatch,
 ) -> Result<Batch, Rejection> {
-    let refuse = |reason, text: String| Err(Rejection::new(reason, text));
-    if batch.boot.is_some_and(|given| BootId::from(given) != boot) {
-        return refuse(
-            Reason::Sequence,
-            format!("batch is not of boot {boot}, which the stream was opened for"),
-        );
-    }
-    let parts = batch.records.len().max(batch.losses.len());
-    if u64::try_from(parts).unwrap_or(u64::MAX) > BATCH_RECORDS_MAX {
-        return refuse(
-            Reason::Oversized,
-            format!("batch has {parts} records or losses, at most {BATCH_RECORDS_MAX} are allowed"),
-        );
-    }
-    for record in &batch.records {
+    let RecordBatch { boot: given, records, losses, packed } = batch;
+    check_boot(boot, given)?;
+    check_parts("records", records.len().max(losses.len()), BATCH_RECORDS_MAX)?;
+    let records = match (packed.is_empty(), records.is_empty()) {
+        (true, _) => records,
+        (false, true) => unpack(&packed)?,
+        (false, false) => {
+            let text = "batch has packed records beside others";
+            return Err(Rejection::new(Reason::Packed, text));
+        }
+    };
+    for record in &records {
         check_record(record)?;
     }
-    let (after, last) = account(received, &batch.records, &batch.losses)?;
-    let records = batch
-        .records
+    let sequences = records.iter().map(|record| record.sequence);
+    let (after, last) = account(received, sequences, &losses)?;
+    let records = records
         .into_iter()
         .map(|record| MetricsRecord {
             agent_id: agent.to_string(),
@@ -131,14 +132,75 @@ pub(crate) fn batch(
             record: Some(record),
         })
         .collect();
-    Ok(Batch { records, losses: batch.losses, after, last })
+    Ok(Batch { records, losses, after, last })
 }
 
-/// Checks that records and losses together account for every sequence after `received`, in order, and answers
-/// with the sequence it counted from and the highest.
+/// Alerts that were checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Alerts {
+    pub(crate) alerts: Vec<AlertRecord>,
+    pub(crate) losses: Vec<Loss>,
+    /// The highest sequence that they account for.
+    pub(crate) last: u64,
+}
+
+/// Checks a batch of alerts as [`batch`] does. Metrics, transitions and severities that this version does not know are
+/// for readers to judge.
+pub(crate) fn alerts(
+    boot: BootId,
+    received: Option<u64>,
+    batch: AlertBatch,
+) -> Result<Alerts, Rejection> {
+    let AlertBatch { boot: given, alerts, losses } = batch;
+    check_boot(boot, given)?;
+    check_parts("alerts", alerts.len().max(losses.len()), BATCH_ALERTS_MAX)?;
+    for alert in &alerts {
+        check_time(alert.timestamp_ms)?;
+    }
+    let sequences = alerts.iter().map(|alert| alert.sequence);
+    let (_, last) = account(received, sequences, &losses)?;
+    Ok(Alerts { alerts, losses, last })
+}
+
+fn check_boot(boot: BootId, given: Option<Boot>) -> Result<(), Rejection> {
+    if given.is_none_or(|given| BootId::from(given) == boot) {
+        return Ok(());
+    }
+    let text = format!("batch is not of boot {boot}, which the stream was opened for");
+    Err(Rejection::new(Reason::Sequence, text))
+}
+
+fn check_parts(what: &str, parts: usize, max: u64) -> Result<(), Rejection> {
+    if u64::try_from(parts).is_ok_and(|parts| parts <= max) {
+        return Ok(());
+    }
+    let text = format!("batch has {parts} {what} or losses, at most {max} are allowed");
+    Err(Rejection::new(Reason::Oversized, text))
+}
+
+/// The records of a packed block. Its size is bounded by that of its message, what it makes by the rows of a block.
+fn unpack(packed: &[u8]) -> Result<Vec<Record>, Rejection> {
+    let refuse = |text: String| Rejection::new(Reason::Packed, text);
+    let mut rows = vec![NO_SAMPLE; BLOCK_ROWS_MAX];
+    let (first, count) = codec::unpack(packed, &mut rows)
+        .map_err(|error| refuse(format!("packed records: {error}")))?;
+    let numbers = (first.number()..).map_while(Sequence::new);
+    let records = numbers.zip(rows.iter().take(count));
+    Ok(records.map(|(sequence, sample)| convert::record(sequence, sample)).collect())
+}
+
+const NO_SAMPLE: Sample = Sample {
+    snapshot: Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values: Values::EMPTY },
+    window: None,
+    marks: Marks::NONE,
+    repeats: 0,
+};
+
+/// Checks that what has these sequences and the losses together account for every sequence after `received`, in order,
+/// and answers with the sequence it counted from and the highest.
 fn account(
     received: Option<u64>,
-    records: &[Record],
+    sequences: impl Iterator<Item = u64> + Clone,
     losses: &[Loss],
 ) -> Result<(u64, u64), Rejection> {
     let refuse = |text: String| Err(Rejection::new(Reason::Sequence, text));
@@ -150,7 +212,7 @@ fn account(
         }
     }
     let first = |sequence: Option<u64>| sequence.map(|s| s.saturating_sub(1));
-    let first_record = first(records.first().map(|record| record.sequence));
+    let first_record = first(sequences.clone().next());
     let first_loss = first(losses.first().map(|loss| loss.first));
     // A loss may reach below `received`: what was sent and never acknowledged is declared lost when the ring
     // overwrites it, though it may have arrived.
@@ -162,8 +224,7 @@ fn account(
 
     let mut losses = losses.into_iter().peekable();
     let mut previous = received;
-    for record in records {
-        let sequence = record.sequence;
+    for sequence in sequences {
         if sequence == 0 || sequence == u64::MAX {
             return refuse(format!("record has sequence {sequence}"));
         }
@@ -200,18 +261,24 @@ fn account(
 
 fn check_record(record: &Record) -> Result<(), Rejection> {
     let present = record.present.count_ones();
-    let check_counts = |what: &str, counts: &[i64]| {
-        if usize::try_from(present) == Ok(counts.len()) {
+    let check_counts = |what: &str, count: usize| {
+        if usize::try_from(present) == Ok(count) {
             return Ok(());
         }
-        let text =
-            format!("record {} has {} {what} for {present} metrics", record.sequence, counts.len());
+        let text = format!("record {} has {count} {what} for {present} metrics", record.sequence);
         Err(Rejection::new(Reason::Value, text))
     };
-    check_counts("values", &record.values)?;
+    check_counts("values", record.values.len())?;
     if let Some(window) = &record.window {
-        check_counts("minima", &window.min)?;
-        check_counts("maxima", &window.max)?;
+        check_counts("minima", window.min.len())?;
+        check_counts("maxima", window.max.len())?;
+        // Agents of the first version do not say these.
+        if !window.last.is_empty() {
+            check_counts("last values", window.last.len())?;
+        }
+        if !window.counts.is_empty() {
+            check_counts("counts", window.counts.len())?;
+        }
     }
     if record.alerts.len() > METRICS_MAX {
         let text = format!(
@@ -278,9 +345,12 @@ fn describe(record: &Record, alert: &Alert) -> String {
     let below = record.present & ((1 << metric.id()) - 1);
     let index = usize::try_from(below.count_ones()).unwrap_or(usize::MAX);
     let measured = record.present & (1 << metric.id()) != 0;
+    let sign = if alert.below { '<' } else { '>' };
     match record.values.get(index).filter(|_| measured) {
-        Some(count) => format!("{metric} {:.2} > {limit:.2}", units_from_count(metric, *count)),
-        None => format!("{metric} > {limit:.2}"),
+        Some(count) => {
+            format!("{metric} {:.2} {sign} {limit:.2}", units_from_count(metric, *count))
+        }
+        None => format!("{metric} {sign} {limit:.2}"),
     }
 }
 

@@ -20,8 +20,18 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    /// Everything of `boot`, the stream's own, up to `sequence` is durable.
     pub(crate) fn acknowledge(&mut self, boot: BootId, sequence: u64) {
-        self.ack = Some(Ack { boot: Some(boot.into()), sequence });
+        self.ack_of(boot).sequence = sequence;
+    }
+
+    /// As [`Outbox::acknowledge`], of alerts.
+    pub(crate) fn acknowledge_alerts(&mut self, boot: BootId, sequence: u64) {
+        self.ack_of(boot).alert_sequence = sequence;
+    }
+
+    fn ack_of(&mut self, boot: BootId) -> &mut Ack {
+        self.ack.get_or_insert_with(|| Ack { boot: Some(boot.into()), ..Ack::default() })
     }
 
     pub(crate) fn acknowledge_answer(&mut self, command_id: String) {
@@ -89,6 +99,7 @@ mod tests {
     fn newer_acknowledgements_and_configurations_replace_older_ones() {
         let mut outbox = Outbox::default();
         outbox.acknowledge(BOOT, 1);
+        outbox.acknowledge_alerts(BOOT, 5);
         outbox.acknowledge(BOOT, 2);
         for revision in [1, 2] {
             let document = "{}".to_owned();
@@ -97,7 +108,7 @@ mod tests {
         let Some(Body::Ack(ack)) = body(outbox.pop()) else {
             panic!("an acknowledgement comes first");
         };
-        assert_eq!(ack.sequence, 2);
+        assert_eq!((ack.sequence, ack.alert_sequence), (2, 5));
         let Some(Body::Config(push)) = body(outbox.pop()) else {
             panic!("then the configuration");
         };

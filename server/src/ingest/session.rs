@@ -12,8 +12,8 @@ use bus::{Payload, Record};
 use prost::Message as _;
 use proto::agent_message::Body;
 use proto::{
-    AgentStatus, Command, CommandOutcome, CommandResponse, ConfigOutcome, ConfigPush, ConfigReport,
-    Hello, Loss, LossReason, MetricsRequest, RecordBatch, StatusEvent, StatusRecord,
+    AgentStatus, AlertBatch, Command, CommandOutcome, CommandResponse, ConfigOutcome, ConfigPush,
+    ConfigReport, Hello, Loss, LossReason, MetricsRequest, RecordBatch, StatusEvent, StatusRecord,
 };
 
 use crate::clock::Now;
@@ -34,6 +34,8 @@ pub(crate) enum Fact {
     Unexplained { count: u64 },
     /// Everything of the boot up to this sequence is durable.
     Acknowledged { boot: BootId, sequence: u64 },
+    /// So many alerts are durable, and so many are recorded as lost: everything of the boot up to this sequence.
+    Alerts { stored: u64, lost: u64, boot: BootId, sequence: u64 },
     /// What the agent says of itself.
     Status(Box<AgentStatus>),
     /// What became of a configuration.
@@ -64,6 +66,7 @@ enum Completion {
     Nothing,
     Snapshot,
     Batch { stored: u64, lost: u64, unexplained: u64, last: u64 },
+    Alerts { stored: u64, lost: u64, last: u64 },
     Answer { command_id: String },
 }
 
@@ -93,6 +96,10 @@ pub(crate) struct Session {
     received: Option<u64>,
     /// Highest sequence of the boot accounted for before the first batch of this stream; 0 for none.
     resumed: u64,
+    /// As `received`, of alerts.
+    alerts_received: Option<u64>,
+    /// Highest sequence of the alerts of the boot that are on the bus, by this stream or one before it; 0 for none.
+    alerts_stored: u64,
     config: ConfigHeld,
     /// The last heartbeat that went to the bus.
     heartbeat: Option<Heartbeat>,
@@ -117,6 +124,8 @@ impl Session {
             server_id: server_id.to_owned(),
             received: None,
             resumed: 0,
+            alerts_received: None,
+            alerts_stored: 0,
             config: ConfigHeld::Brought(hello.as_ref().map_or(0, |hello| hello.config_revision)),
             heartbeat: None,
             storing: Storing::Idle,
@@ -131,6 +140,11 @@ impl Session {
     /// Everything of the boot up to `sequence` was accounted for before this stream.
     pub(crate) fn handle_resumed(&mut self, sequence: u64) {
         self.resumed = self.resumed.max(sequence);
+    }
+
+    /// The alerts of the boot up to `sequence` were stored before this stream: they need not be again.
+    pub(crate) fn handle_alerts_stored(&mut self, sequence: u64) {
+        self.alerts_stored = self.alerts_stored.max(sequence);
     }
 
     pub(crate) const fn boot(&self) -> Option<BootId> {
@@ -174,6 +188,7 @@ impl Session {
             Body::Status(status) => self.take_status(now, status),
             Body::Response(response) => self.take_response(now, boot, response),
             Body::Config(report) => self.take_config_report(now, report),
+            Body::Alerts(batch) => self.take_alerts(now, boot, batch),
         }
     }
 
@@ -184,6 +199,10 @@ impl Session {
             debug_assert!(false, "nothing was being stored");
             return;
         };
+        self.complete(completion);
+    }
+
+    fn complete(&mut self, completion: Completion) {
         match completion {
             Completion::Nothing => {}
             Completion::Snapshot => self.facts.push_back(Fact::Stored { count: 1 }),
@@ -198,6 +217,12 @@ impl Session {
                     self.facts.push_back(Fact::Unexplained { count: unexplained });
                 }
                 self.facts.push_back(Fact::Acknowledged { boot, sequence: last });
+            }
+            Completion::Alerts { stored, lost, last } => {
+                let Some(boot) = self.boot else { return };
+                self.outbox.acknowledge_alerts(boot, last);
+                self.handle_alerts_stored(last);
+                self.facts.push_back(Fact::Alerts { stored, lost, boot, sequence: last });
             }
             Completion::Answer { command_id } => {
                 self.outbox.acknowledge_answer(command_id);
@@ -327,7 +352,7 @@ impl Session {
         let stored = u64::try_from(batch.records.len()).unwrap_or(u64::MAX);
         let completion = Completion::Batch {
             stored,
-            lost: batch.lost_count(),
+            lost: intake::lost_count(&batch.losses),
             unexplained: unexplained_count,
             last: batch.last,
         };
@@ -344,6 +369,37 @@ impl Session {
         let metrics = batch.records.into_iter().map(Payload::Metrics);
         let records = metrics.map(|payload| self.record(payload)).chain(unexplained).chain(losses);
         self.storing = Storing::Ready(records.collect(), completion);
+        Ok(())
+    }
+
+    fn take_alerts(&mut self, now: Now, boot: BootId, batch: AlertBatch) -> Result<(), Rejection> {
+        let mut batch = intake::alerts(boot, self.alerts_received, batch)?;
+        self.alerts_received = Some(batch.last);
+        // An agent whose stream broke sends again what was not acknowledged to it.
+        batch.alerts.retain(|alert| self.alerts_stored < alert.sequence);
+        batch.losses.retain(|loss| self.alerts_stored < loss.last);
+        let completion = Completion::Alerts {
+            stored: u64::try_from(batch.alerts.len()).unwrap_or(u64::MAX),
+            lost: intake::lost_count(&batch.losses),
+            last: batch.last,
+        };
+        let alerts = (!batch.alerts.is_empty()).then(|| StatusRecord {
+            event: StatusEvent::Alert.into(),
+            alerts: batch.alerts,
+            ..StatusRecord::default()
+        });
+        let losses = (!batch.losses.is_empty()).then(|| StatusRecord {
+            event: StatusEvent::AlertLoss.into(),
+            losses: batch.losses,
+            ..StatusRecord::default()
+        });
+        let given = alerts.into_iter().chain(losses);
+        let records: Vec<Record> = given.map(|record| self.status_record(now, record)).collect();
+        if records.is_empty() {
+            self.complete(completion);
+        } else {
+            self.storing = Storing::Ready(records, completion);
+        }
         Ok(())
     }
 
@@ -373,7 +429,8 @@ impl Session {
             self.facts.push_back(Fact::Config(report.clone()));
         }
         let lost = status.ledger.as_ref().map_or(0, |ledger| {
-            let counts = ledger.lost.iter().map(|lost| lost.count);
+            let of_alerts = ledger.alerts.iter().flat_map(|alerts| &alerts.lost);
+            let counts = ledger.lost.iter().chain(of_alerts).map(|lost| lost.count);
             counts.fold(0, u64::saturating_add)
         });
         let news = self.heartbeat.is_none_or(|last| {

@@ -184,6 +184,7 @@ async fn serve(
 
     if let Some(boot) = session.boot() {
         session.handle_resumed(resume(shared, &seat.agent, boot).await);
+        session.handle_alerts_stored(shared.registry().last_alert(&seat.agent, boot));
     }
 
     let dialect = session.dialect();
@@ -511,6 +512,11 @@ fn learn(seat: &Seat<'_>, session: &mut Session, port: &SessionPort) {
             }
             Fact::Acknowledged { boot, sequence } => {
                 shared.registry().acknowledge(&seat.agent, boot, sequence);
+            }
+            Fact::Alerts { stored, lost, boot, sequence } => {
+                shared.counters.add(Counter::AlertsStored, stored);
+                shared.counters.add(Counter::AlertsLost, lost);
+                shared.registry().alerts_stored(&seat.agent, boot, sequence);
             }
             Fact::Status(status) => shared.registry().status(&seat.agent, status),
             Fact::Config(report) => {

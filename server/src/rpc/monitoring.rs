@@ -22,6 +22,9 @@ use crate::rejection::{Reason, Rejection};
 use crate::rpc::{refuse, stopping, unavailable};
 use crate::shared::Shared;
 
+/// The version of `RecordBatch.packed` that the server reads.
+const PACKED_VERSION: u32 = 1;
+
 /// `monitoring.MonitoringService`.
 #[derive(Debug)]
 pub(crate) struct Monitoring {
@@ -41,6 +44,7 @@ impl Monitoring {
             batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
             message_bytes_max: saturated(MESSAGE_BYTES_MAX),
             heartbeat_ms: saturated(HEARTBEAT.as_millis()),
+            packed: PACKED_VERSION,
         }
     }
 

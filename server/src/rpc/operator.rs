@@ -7,7 +7,7 @@ use proto::operator_service_server::OperatorService;
 use proto::{
     DeleteConfigRequest, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
     ListAgentsRequest, ListAgentsResponse, MetricsBatch, ServerStatus, SetConfigRequest,
-    SetConfigResponse, SubscribeMetricsRequest, TopicStatus,
+    SetConfigResponse, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest, TopicStatus,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use crate::config::{Effective, Layer, LayerKey, announce, report_of};
-use crate::query::{self, Query};
+use crate::query::{self, Form, Metrics, Query, Statuses};
 use crate::rejection::Rejection;
 use crate::rpc::{config_status, refuse, stopping, unavailable};
 use crate::shared::Shared;
@@ -38,11 +38,27 @@ impl Operator {
         let key = text.parse::<LayerKey>();
         key.map_err(|error| refuse(&self.shared, Rejection::from(error)))
     }
+
+    async fn subscribe<F: Form>(
+        &self,
+        query: Result<Query<F>, Rejection>,
+    ) -> Result<Response<ReceiverStream<Result<F::Batch, Status>>>, Status> {
+        let shared = &self.shared;
+        let guard = shared.stopping.guard().ok_or_else(stopping)?;
+        let query = query.map_err(|rejection| refuse(shared, rejection))?;
+        // Subscribed before the headers go out: what is published from then on is seen.
+        let subscription =
+            query::subscribe(&*shared.bus, &query).await.map_err(|error| unavailable(&error))?;
+        let (answers, stream) = mpsc::channel(ANSWERS);
+        tokio::spawn(query::answer(query, subscription, answers, guard));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 }
 
 #[tonic::async_trait]
 impl OperatorService for Operator {
     type SubscribeMetricsStream = ReceiverStream<Result<MetricsBatch, Status>>;
+    type SubscribeStatusStream = ReceiverStream<Result<StatusBatch, Status>>;
 
     async fn list_agents(
         &self,
@@ -58,19 +74,14 @@ impl OperatorService for Operator {
         &self,
         request: Request<SubscribeMetricsRequest>,
     ) -> Result<Response<Self::SubscribeMetricsStream>, Status> {
-        let shared = &self.shared;
-        let guard = shared.stopping.guard().ok_or_else(stopping)?;
-        let query =
-            Query::try_from(request.into_inner()).map_err(|rejection| refuse(shared, rejection))?;
-        // Subscribed before the headers go out: what is published from then on is seen.
-        let subscription = shared
-            .bus
-            .subscribe(Topic::MonitoringData, query.start, query.selection.clone())
-            .await
-            .map_err(|error| unavailable(&error))?;
-        let (answers, stream) = mpsc::channel(ANSWERS);
-        tokio::spawn(query::answer(query, subscription, answers, guard));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        self.subscribe(Query::<Metrics>::try_from(request.into_inner())).await
+    }
+
+    async fn subscribe_status(
+        &self,
+        request: Request<SubscribeStatusRequest>,
+    ) -> Result<Response<Self::SubscribeStatusStream>, Status> {
+        self.subscribe(Query::<Statuses>::try_from(request.into_inner())).await
     }
 
     async fn get_config(

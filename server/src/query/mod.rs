@@ -1,61 +1,56 @@
-//! Reading metrics back: a subscription of the bus as a stream of bounded messages.
+//! Reading records back: a subscription of the bus as a stream of bounded messages.
+//!
+//! What is the same for every topic is here; [`metrics`] and [`status`] say what their own are.
+
+mod metrics;
+mod status;
 
 use std::collections::BTreeSet;
 
 use agent_core::id::AgentId;
-use bus::{BusError, Delivery, Entry, Offset, Payload, Selection, Start, Subscription};
-use prost::Message as _;
-use proto::subscribe_metrics_request::Start as RequestStart;
-use proto::{MetricsBatch, StoredMetrics, SubscribeMetricsRequest};
+use bus::{Bus, BusError, Delivery, Entry, Offset, Selection, Start, Subscription, Topic};
 use tokio::sync::mpsc;
 use tonic::Status;
+
+pub(crate) use metrics::Metrics;
+pub(crate) use status::Statuses;
 
 use crate::limits::{QUERY_AGENTS_MAX, QUERY_BATCH_BYTES_MAX, QUERY_BATCH_ENTRIES_MAX};
 use crate::rejection::{Reason, Rejection};
 use crate::shutdown::Guard;
 
+/// What is read, and how readers get it.
+pub(crate) trait Form: Send + 'static {
+    /// A record with its place.
+    type Stored: Send;
+    /// A message of the subscription.
+    type Batch: Send;
+
+    /// Where such records are.
+    const TOPIC: Topic;
+
+    /// The record of `entry` and its encoded size; none when it was not asked for.
+    fn select(&self, entry: Entry) -> Option<(Self::Stored, usize)>;
+
+    /// A message with these records.
+    fn filled(entries: Vec<Self::Stored>) -> Self::Batch;
+
+    /// The message that history is over.
+    fn caught_up() -> Self::Batch;
+
+    /// The message that these records are gone.
+    fn skipped(first: Offset, last: Offset) -> Self::Batch;
+}
+
 /// What a reader asks for, checked.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Query {
-    pub(crate) selection: Selection,
-    pub(crate) start: Start,
+pub(crate) struct Query<F> {
+    selection: Selection,
+    start: Start,
     follow: bool,
     limit: Option<u64>,
     until_ms: Option<i64>,
-}
-
-impl TryFrom<SubscribeMetricsRequest> for Query {
-    type Error = Rejection;
-
-    fn try_from(request: SubscribeMetricsRequest) -> Result<Self, Rejection> {
-        let agents = agent_ids(&request.agents)?;
-        let selection = if agents.is_empty() {
-            Selection::All
-        } else {
-            Selection::Keys(BTreeSet::from_iter(agents))
-        };
-        let start = match request.start {
-            None => Start::Tail,
-            Some(RequestStart::SinceMs(ms)) => Start::Time(ms),
-            Some(RequestStart::Offset(offset)) => Start::Offset(Offset(offset)),
-            Some(RequestStart::Last(count)) => Start::Last(count),
-        };
-        let until_ms = match request.until_ms {
-            0 => None,
-            ms if ms < 0 => {
-                let text = format!("until_ms is {ms}, it must not be negative");
-                return Err(Rejection::new(Reason::Request, text));
-            }
-            ms => Some(ms),
-        };
-        Ok(Self {
-            selection,
-            start,
-            follow: request.follow,
-            limit: (request.limit > 0).then_some(request.limit),
-            until_ms,
-        })
-    }
+    form: F,
 }
 
 /// Reads the agents that a request names.
@@ -68,6 +63,16 @@ pub(crate) fn agent_ids(texts: &[String]) -> Result<Vec<AgentId>, Rejection> {
     texts.iter().map(|text| Ok(text.parse()?)).collect()
 }
 
+/// The records of the agents that a request names; of all when it names none.
+fn selection(agents: &[String]) -> Result<Selection, Rejection> {
+    let agents = agent_ids(agents)?;
+    Ok(if agents.is_empty() {
+        Selection::All
+    } else {
+        Selection::Keys(BTreeSet::from_iter(agents))
+    })
+}
+
 /// Whether a query goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
@@ -77,33 +82,33 @@ enum Progress {
 
 /// Turns deliveries into messages. Knows when the query is over.
 #[derive(Debug)]
-struct Answering {
+struct Answering<F> {
     follow: bool,
     left: Option<u64>,
     until_ms: Option<i64>,
+    form: F,
 }
 
-impl Answering {
-    fn take(&mut self, delivery: Delivery) -> (Vec<MetricsBatch>, Progress) {
+impl<F> From<Query<F>> for Answering<F> {
+    fn from(query: Query<F>) -> Self {
+        let Query { selection: _, start: _, follow, limit, until_ms, form } = query;
+        Self { follow, left: limit, until_ms, form }
+    }
+}
+
+impl<F: Form> Answering<F> {
+    fn take(&mut self, delivery: Delivery) -> (Vec<F::Batch>, Progress) {
         match delivery {
             Delivery::Entries(entries) => self.take_entries(entries),
             Delivery::CaughtUp => {
-                let batch = MetricsBatch { caught_up: true, ..MetricsBatch::default() };
                 let progress = if self.follow { Progress::More } else { Progress::Done };
-                (vec![batch], progress)
+                (vec![F::caught_up()], progress)
             }
-            Delivery::Skipped { first, last } => {
-                let batch = MetricsBatch {
-                    skipped_first: first.0,
-                    skipped_last: last.0,
-                    ..MetricsBatch::default()
-                };
-                (vec![batch], Progress::More)
-            }
+            Delivery::Skipped { first, last } => (vec![F::skipped(first, last)], Progress::More),
         }
     }
 
-    fn take_entries(&mut self, entries: Vec<Entry>) -> (Vec<MetricsBatch>, Progress) {
+    fn take_entries(&mut self, entries: Vec<Entry>) -> (Vec<F::Batch>, Progress) {
         let mut batches = Vec::new();
         let mut batch = Vec::new();
         let mut bytes = 0;
@@ -113,23 +118,19 @@ impl Answering {
                 progress = Progress::Done;
                 break;
             }
-            let Payload::Metrics(metrics) = entry.payload else {
+            let Some((stored, size)) = self.form.select(entry) else {
                 continue;
             };
             self.left = self.left.map(|left| left - 1);
-            bytes += metrics.encoded_len();
-            batch.push(StoredMetrics {
-                offset: entry.offset.0,
-                stored_ms: entry.stored_ms,
-                metrics: Some(metrics),
-            });
+            bytes += size;
+            batch.push(stored);
             if QUERY_BATCH_ENTRIES_MAX <= batch.len() || QUERY_BATCH_BYTES_MAX <= bytes {
-                batches.push(filled(std::mem::take(&mut batch)));
+                batches.push(F::filled(std::mem::take(&mut batch)));
                 bytes = 0;
             }
         }
         if !batch.is_empty() {
-            batches.push(filled(batch));
+            batches.push(F::filled(batch));
         }
         if self.left == Some(0) {
             progress = Progress::Done;
@@ -138,21 +139,24 @@ impl Answering {
     }
 }
 
-fn filled(entries: Vec<StoredMetrics>) -> MetricsBatch {
-    MetricsBatch { entries, ..MetricsBatch::default() }
+/// Opens the reader that `query` needs: what is published from now on is seen.
+pub(crate) async fn subscribe<F: Form>(
+    bus: &dyn Bus,
+    query: &Query<F>,
+) -> Result<Box<dyn Subscription>, BusError> {
+    bus.subscribe(F::TOPIC, query.start, query.selection.clone()).await
 }
 
 /// Sends what `subscription` delivers until the query is over, the reader goes away or the server ends.
 ///
 /// `answers` holds a few messages; while it is full the subscription is not read, which costs the bus nothing.
-pub(crate) async fn answer(
-    query: Query,
+pub(crate) async fn answer<F: Form>(
+    query: Query<F>,
     mut subscription: Box<dyn Subscription>,
-    answers: mpsc::Sender<Result<MetricsBatch, Status>>,
+    answers: mpsc::Sender<Result<F::Batch, Status>>,
     mut guard: Guard,
 ) {
-    let mut answering =
-        Answering { follow: query.follow, left: query.limit, until_ms: query.until_ms };
+    let mut answering = Answering::from(query);
     let status = tokio::select! {
         () = answers.closed() => return,
         () = guard.wait() => Status::unavailable("server is shutting down"),
@@ -166,10 +170,10 @@ pub(crate) async fn answer(
     answers.send(Err(status)).await.ok();
 }
 
-async fn pass_on(
-    answering: &mut Answering,
+async fn pass_on<F: Form>(
+    answering: &mut Answering<F>,
     subscription: &mut dyn Subscription,
-    answers: &mpsc::Sender<Result<MetricsBatch, Status>>,
+    answers: &mpsc::Sender<Result<F::Batch, Status>>,
 ) -> Result<(), BusError> {
     loop {
         let (batches, progress) = answering.take(subscription.next().await?);
@@ -188,7 +192,8 @@ async fn pass_on(
 mod tests {
     use super::*;
 
-    use proto::MetricsRecord;
+    use bus::Payload;
+    use proto::{MetricsRecord, SubscribeMetricsRequest};
 
     fn entry(offset: u64) -> Entry {
         Entry {
@@ -200,16 +205,15 @@ mod tests {
     }
 
     /// The offsets of the messages that come of entries 1 to `count`, and whether the query goes on.
-    fn check(answering: &mut Answering, count: u64) -> (Vec<usize>, Progress) {
+    fn check(answering: &mut Answering<Metrics>, count: u64) -> (Vec<usize>, Progress) {
         let entries = (1..=count).map(entry).collect();
         let (batches, progress) = answering.take(Delivery::Entries(entries));
         let sizes = batches.iter().map(|batch| batch.entries.len()).collect();
         (sizes, progress)
     }
 
-    fn query(request: SubscribeMetricsRequest) -> Answering {
-        let query = Query::try_from(request).unwrap();
-        Answering { follow: query.follow, left: query.limit, until_ms: query.until_ms }
+    fn query(request: SubscribeMetricsRequest) -> Answering<Metrics> {
+        Query::try_from(request).unwrap().into()
     }
 
     #[test]
