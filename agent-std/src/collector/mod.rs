@@ -3,7 +3,10 @@
 //! It is a thread of its own so that a mount that hangs or a slow kernel delays snapshots and nothing else: the
 //! main loop goes on answering commands.
 
+#[cfg_attr(not(target_os = "linux"), path = "kernel_elsewhere.rs")]
+mod kernel;
 mod rate;
+mod sensors;
 mod sysinfo;
 
 use std::io;
@@ -21,7 +24,7 @@ use crate::event::Event;
 /// Measures a host.
 pub(crate) trait Collector: Send {
     /// Measures `wanted`. A metric that cannot be had now is left out: a rate at its first measurement, a source
-    /// that this host does not have.
+    /// that this host does not have, [`AgentBuffer`](agent_core::metric::Metric::AgentBuffer), which the core knows.
     ///
     /// Called from one thread, once per interval; a call may come late.
     fn collect(&mut self, wanted: MetricSet) -> Values;

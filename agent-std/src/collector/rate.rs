@@ -1,7 +1,7 @@
 //! Rates from counters: the change of a sum of device counters over the time that really passed.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Turns the running byte counters of devices into bytes per second.
 ///
@@ -38,10 +38,31 @@ impl RateMeter {
     }
 }
 
+/// Turns the running processor time of a process into its share of one core.
+#[derive(Debug, Default)]
+pub(super) struct CpuMeter {
+    last: Option<(Instant, Duration)>,
+}
+
+impl CpuMeter {
+    /// Takes the processor time as it stands at `now`. Answers the share since the last reading in hundredths of a
+    /// percent, rounded to the nearest; several threads can make it more than 10,000. As with [`RateMeter`], none comes
+    /// of the first reading, nor of two at one instant.
+    pub(super) fn measure(&mut self, now: Instant, cpu_time: Duration) -> Option<i64> {
+        let (last_at, last_cpu_time) = self.last.replace((now, cpu_time))?;
+        let passed = now.saturating_duration_since(last_at).as_nanos();
+        let worked = cpu_time.saturating_sub(last_cpu_time).as_nanos();
+        i64::try_from((worked * 10_000 + passed / 2).checked_div(passed)?).ok()
+    }
+
+    /// Forgets the last reading, because nobody looked for a while.
+    pub(super) fn reset(&mut self) {
+        self.last = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn counters(pairs: &[(&str, u64)]) -> HashMap<String, u64> {
@@ -77,5 +98,35 @@ mod tests {
     fn a_counter_that_falls_was_reset() {
         check(1000, &[("a", 1000), ("b", 0)], &[("a", 10), ("b", 5)], Some(5));
         check(1, &[("a", 0)], &[("a", u64::MAX)], Some(i64::MAX));
+    }
+
+    /// The share of a core that `worked_us` in `passed_us` make.
+    fn check_share(passed_us: u64, worked_us: u64, expected: Option<i64>) {
+        let mut meter = CpuMeter::default();
+        let (start, before) = (Instant::now(), Duration::from_secs(9));
+        assert_eq!(meter.measure(start, before), None, "the first reading has no share");
+        let end = start + Duration::from_micros(passed_us);
+        let share = meter.measure(end, before + Duration::from_micros(worked_us));
+        assert_eq!(share, expected, "{worked_us} of {passed_us} us");
+    }
+
+    #[test]
+    fn a_share_is_of_one_core() {
+        check_share(1_000_000, 10_000, Some(100));
+        check_share(5_000_000, 10_000, Some(20));
+        check_share(1_000_000, 2_000_000, Some(20_000));
+        check_share(1_000_000, 0, Some(0));
+        check_share(1_000_000, 49, Some(0));
+        check_share(1_000_000, 50, Some(1));
+        check_share(0, 10, None);
+    }
+
+    #[test]
+    fn a_share_starts_afresh_after_a_reset() {
+        let mut meter = CpuMeter::default();
+        let start = Instant::now();
+        assert_eq!(meter.measure(start, Duration::ZERO), None);
+        meter.reset();
+        assert_eq!(meter.measure(start + Duration::from_secs(1), Duration::from_secs(1)), None);
     }
 }
