@@ -8,6 +8,7 @@ use agent_core::limits::COMMAND_TTL_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use proto::command::CommandType;
+use proto::{AlertSeverity, StatusEvent};
 
 use crate::client::ServerAddress;
 use crate::exit;
@@ -30,6 +31,8 @@ Examples:
   picket get-metrics --since 10m --agent web-1 the last ten minutes of one agent, then live
   picket get-metrics --no-follow -o json       the last 20 records as JSON lines
   picket monitor --duration 30s                a live view, and a summary after 30 seconds
+  picket alerts --active                       which alerts stand
+  picket events --since 1day                   connects, losses and the like of the last day
   picket agents                                who is there
   picket send-command web-1 STATUS             ask an agent for its state and its books
   picket config set web-1 web-1.json           change what an agent collects, at once",
@@ -61,7 +64,7 @@ pub(crate) enum Output {
     Table,
     /// One JSON object a line; field names are stable, what is absent is left out
     Json,
-    /// Comma-separated values with a header; for metrics, monitor and agents
+    /// Comma-separated values with a header; for metrics, monitor, alerts, events and agents
     Csv,
 }
 
@@ -77,6 +80,9 @@ given too. Without --since, --no-follow shows the last 20 records, or the last -
 
 When the server goes away while following, it says so and goes on where it stopped as soon as the
 server is back. Records that are delivered twice are shown once.
+
+The table has the usual eight metrics, and of those beyond them what comes and fits on the screen;
+--metric chooses others, such as --metric load,temperature.
 
 Examples:
   picket get-metrics --agent web-1 --metric cpu,memory
@@ -97,6 +103,40 @@ Examples:
   picket monitor --agent web-1 --agent web-2
   picket monitor --duration 5m -o csv > summary.csv")]
     Monitor(Monitor),
+
+    /// Shows when alerts began and ended, or which stand now
+    #[command(long_about = "\
+Shows when alerts began and ended, or which stand now.
+
+It shows the alerts of the last day, or since --since, and ends. With --follow it goes on live;
+without --since it then begins now. Times are those of the agents' clocks. LASTED says how long a
+value had been wrong when its alert was RAISED, and how long the alert stood when it was CLEARED,
+or WITHDRAWN because its rule was changed or the metric is no longer collected.
+
+With --active it shows the alerts that were raised and have not ended, the worst first. It looks at
+all that the server keeps, or back to --since, and says so. What was raised before an agent's
+latest start does not stand any more. An agent that is away may have alerts that stand.
+
+Examples:
+  picket alerts --since 1h web-1
+  picket alerts --follow --severity warning
+  picket alerts --active
+  picket alerts --since 7days -o json | jq 'select(.transition == \"RAISED\") | .metric'")]
+    Alerts(Alerts),
+
+    /// Shows what happened to agents: connects, losses, configurations and the like
+    #[command(long_about = "\
+Shows what happened to agents: connects, losses, configurations and the like.
+
+It shows what the server noted in the last hour, or since --since, and ends. With --follow it goes
+on live; without --since it then begins now. Times are those of the server's clock. Heartbeats are
+shown only when --event asks for them.
+
+Examples:
+  picket events web-1 --since 1day
+  picket events --follow --event connected,disconnected
+  picket events --event all -o json")]
+    Events(Events),
 
     /// Sends a command to an agent and waits for its answer
     #[command(long_about = "\
@@ -207,6 +247,107 @@ pub(crate) struct Monitor {
     /// Only this agent; may be repeated
     #[arg(long = "agent", value_name = "AGENT")]
     pub(crate) agents: Vec<AgentId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Alerts {
+    /// Only these agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+
+    /// Begin at this time: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z")
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+
+    /// Go on with live alerts after the history
+    #[arg(long)]
+    pub(crate) follow: bool,
+
+    /// Only alerts that are at least this bad
+    #[arg(long, value_enum, ignore_case = true)]
+    pub(crate) severity: Option<Severity>,
+
+    /// Only alerts that stand now
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) active: bool,
+}
+
+/// How bad an alert is, the mildest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Severity {
+    Info,
+    Warning,
+    Critical,
+}
+
+impl Severity {
+    /// The number on the wire, where worse is greater.
+    pub(crate) const fn number(self) -> i32 {
+        match self {
+            Self::Info => AlertSeverity::Info as i32,
+            Self::Warning => AlertSeverity::Warning as i32,
+            Self::Critical => AlertSeverity::Critical as i32,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Only these agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+
+    /// Begin at this time: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z")
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+
+    /// Go on with live events after the history
+    #[arg(long)]
+    pub(crate) follow: bool,
+
+    /// Only this kind of event; may be repeated [default: all but heartbeat]
+    #[arg(
+        long = "event",
+        value_name = "EVENT",
+        value_enum,
+        value_delimiter = ',',
+        ignore_case = true
+    )]
+    pub(crate) events: Vec<EventKind>,
+}
+
+/// Events by their names on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum EventKind {
+    Connected,
+    Disconnected,
+    Heartbeat,
+    ConfigApplied,
+    ConfigRejected,
+    Loss,
+    DuplicateId,
+    Alert,
+    AlertLoss,
+    All,
+}
+
+impl EventKind {
+    /// The one on the wire; none stands for all of them.
+    pub(crate) const fn event(self) -> Option<StatusEvent> {
+        Some(match self {
+            Self::Connected => StatusEvent::Connected,
+            Self::Disconnected => StatusEvent::Disconnected,
+            Self::Heartbeat => StatusEvent::Heartbeat,
+            Self::ConfigApplied => StatusEvent::ConfigApplied,
+            Self::ConfigRejected => StatusEvent::ConfigRejected,
+            Self::Loss => StatusEvent::Loss,
+            Self::DuplicateId => StatusEvent::DuplicateId,
+            Self::Alert => StatusEvent::Alert,
+            Self::AlertLoss => StatusEvent::AlertLoss,
+            Self::All => return None,
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -365,6 +506,15 @@ mod tests {
         check("picket get-metrics --agent ../x", false);
         check("picket get-metrics --until 5m", false);
         check("picket get-metrics --limit 0", false);
+        check("picket get-metrics --metric load,disk_percent,standard", true);
+        check("picket alerts web-1 db.2 --since 1h --severity warning --follow", true);
+        check("picket alerts --active --since 2026-03-01T08:00:00Z", true);
+        check("picket alerts --active --follow", false);
+        check("picket alerts --severity bad", false);
+        check("picket alerts ../x", false);
+        check("picket events --event connected,config_applied --event LOSS", true);
+        check("picket events --event gone", false);
+        check("picket events --since yesterday", false);
         check("picket send-command web-1 status", true);
         check("picket send-command web-1 UPDATE_CONFIG --param a=b", true);
         check("picket send-command web-1 update-config", true);

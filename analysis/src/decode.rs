@@ -2,8 +2,9 @@
 
 use agent_core::id::{BootId, Sequence};
 use agent_core::metric::{Metric, MetricSet, Values};
+use agent_core::record::Direction;
 use proto::convert::{CountsError, values_from_counts};
-use proto::{MetricsRecord, Record, Window};
+use proto::{Alert, MetricsRecord, Record, Window};
 
 /// A record that was checked, with the metrics that were asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +31,15 @@ impl Sample {
         if let Some(window) = &mut body.window {
             pick(body.present, &mut window.min, wanted)?;
             pick(body.present, &mut window.max, wanted)?;
+            // A writer of an earlier version has no last values, and without counts each metric was always present.
+            if !window.last.is_empty() {
+                pick(body.present, &mut window.last, wanted)?;
+            }
+            if !window.counts.is_empty() {
+                let mut counts = window.counts.iter().copied().map(i64::from).collect();
+                pick(body.present, &mut counts, wanted)?;
+                window.counts = counts.into_iter().flat_map(u32::try_from).collect();
+            }
         }
         body.present = values.present().bits();
         body.alerts.retain(|alert| {
@@ -59,10 +69,10 @@ impl Sample {
         identity(&self.record)
     }
 
-    /// Metrics beyond their limit, with the limit as a count.
-    pub(crate) fn alerts(&self) -> impl Iterator<Item = (Metric, i64)> {
+    /// Metrics beyond their limit.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = Mark> {
         let alerts = self.body().map_or(&[][..], |body| &body.alerts);
-        alerts.iter().filter_map(|alert| Some((Metric::from_id(alert.metric)?, alert.limit)))
+        alerts.iter().filter_map(Mark::of)
     }
 
     pub(crate) fn window(&self) -> Option<&Window> {
@@ -79,6 +89,27 @@ impl Sample {
     }
 }
 
+/// An alert that stands at a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) metric: Metric,
+    /// A count of the metric's resolution.
+    pub(crate) limit: i64,
+    pub(crate) direction: Direction,
+}
+
+impl Mark {
+    fn of(alert: &Alert) -> Option<Self> {
+        let metric = Metric::from_id(alert.metric)?;
+        Some(Self { metric, limit: alert.limit, direction: direction(alert.below) })
+    }
+}
+
+/// On which side of its limit a value is wrong.
+pub(crate) const fn direction(below: bool) -> Direction {
+    if below { Direction::Below } else { Direction::Above }
+}
+
 /// Leaves in `counts` those of the metrics `wanted`, and gives them as values.
 fn pick(present: u64, counts: &mut Vec<i64>, wanted: MetricSet) -> Result<Values, CountsError> {
     let all = values_from_counts(present, counts)?;
@@ -89,8 +120,6 @@ fn pick(present: u64, counts: &mut Vec<i64>, wanted: MetricSet) -> Result<Values
 
 #[cfg(test)]
 mod tests {
-    use proto::Alert;
-
     use super::*;
 
     fn record() -> MetricsRecord {
@@ -104,9 +133,13 @@ mod tests {
                     count: 2,
                     min: vec![1, 2, 3],
                     max: vec![4, 5, 6],
+                    last: vec![3, 3, 3],
+                    counts: vec![1, 2, 1],
                     ..Window::default()
                 }),
-                alerts: [0, 4, 40].map(|metric| Alert { metric, limit: 1 }).to_vec(),
+                alerts: [0, 4, 40]
+                    .map(|metric| Alert { metric, limit: 1, below: metric == 4 })
+                    .to_vec(),
                 ..Record::default()
             }),
             ..MetricsRecord::default()
@@ -119,10 +152,26 @@ mod tests {
         let sample = Sample::decode(record(), wanted).unwrap();
         let values: Vec<_> = sample.values().iter().collect();
         assert_eq!(values, [(Metric::DiskRead, 20)]);
-        assert_eq!(sample.window().unwrap().min, [2]);
-        assert_eq!(sample.window().unwrap().max, [5]);
-        let alerts: Vec<_> = sample.alerts().collect();
-        assert_eq!(alerts, [(Metric::DiskRead, 1)]);
+        let window = sample.window().unwrap();
+        assert_eq!(
+            (&window.min[..], &window.max[..], &window.last[..]),
+            (&[2][..], &[5][..], &[3][..])
+        );
+        assert_eq!(window.counts, [2]);
+        let marks: Vec<_> = sample.marks().collect();
+        let floor = Mark { metric: Metric::DiskRead, limit: 1, direction: Direction::Below };
+        assert_eq!(marks, [floor]);
+    }
+
+    #[test]
+    fn a_window_of_an_earlier_version_has_neither_last_values_nor_counts() {
+        let mut record = record();
+        let window = record.record.as_mut().unwrap().window.as_mut().unwrap();
+        window.last.clear();
+        window.counts.clear();
+        let sample = Sample::decode(record, MetricSet::ALL).unwrap();
+        let window = sample.window().unwrap();
+        assert_eq!((window.last.len(), window.counts.len()), (0, 0));
     }
 
     #[test]
@@ -135,6 +184,11 @@ mod tests {
         let body = long_window.record.as_mut().unwrap();
         body.window.as_mut().unwrap().max.push(7);
         assert!(Sample::decode(long_window, MetricSet::ALL).is_err());
+
+        let mut short_counts = record();
+        let body = short_counts.record.as_mut().unwrap();
+        body.window.as_mut().unwrap().counts.pop();
+        assert!(Sample::decode(short_counts, MetricSet::ALL).is_err());
     }
 
     #[test]

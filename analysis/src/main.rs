@@ -1,4 +1,4 @@
-//! `picket`, the operator's tool: metrics, summaries, commands and configuration from a terminal.
+//! `picket`, the operator's tool: metrics, alerts, summaries, commands and configuration from a terminal.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -9,6 +9,7 @@ mod dedup;
 mod exit;
 mod interrupt;
 mod request;
+mod standing;
 mod stats;
 mod view;
 

@@ -1,22 +1,31 @@
 //! From what the operator said to what the server is asked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::str::FromStr;
 use std::time::Duration;
 
 use agent_core::id::AgentId;
 use agent_core::metric::{Metric, MetricSet, MetricSwitch};
+use clap::ValueEnum;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use proto::command::CommandType;
 use proto::subscribe_metrics_request::Start;
-use proto::{Command, SubscribeMetricsRequest};
+use proto::{
+    Command, StatusEvent, SubscribeMetricsRequest, SubscribeStatusRequest,
+    subscribe_status_request as status,
+};
 
-use crate::cli;
+use crate::cli::{self, EventKind};
 
 /// Records shown by `get-metrics --no-follow` when neither a start nor a limit is given: a screenful.
 const LAST_DEFAULT: u64 = 20;
+
+/// How far back `alerts` and `events` look when nothing is said: a day of alerts, which are rare, and an hour of
+/// everything.
+const ALERTS_SINCE: Point = Point::Ago(Duration::from_secs(24 * 3600));
+const EVENTS_SINCE: Point = Point::Ago(Duration::from_secs(3600));
 
 /// A point in time as operators give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,20 +81,18 @@ impl FromStr for MetricName {
         let metric = name.parse::<Metric>().map(|metric| [metric].into_iter().collect());
         let switch = || name.parse::<MetricSwitch>().map(MetricSwitch::metrics);
         metric.or_else(|_| switch()).map(Self).map_err(|_| {
-            let switches = MetricSwitch::ALL.map(MetricSwitch::name).join(", ");
+            let switches = MetricSwitch::SINGLE.map(MetricSwitch::name).join(", ");
             let metrics = Metric::ALL.map(Metric::name).join(", ");
-            format!("is none of {switches}, {metrics}")
+            let profile = MetricSwitch::Standard.name();
+            format!("is none of {switches}, {profile}, {metrics}")
         })
     }
 }
 
 impl MetricName {
-    /// All that was asked for; everything when nothing was.
-    pub(crate) fn union(names: &[Self]) -> MetricSet {
-        if names.is_empty() {
-            return MetricSet::ALL;
-        }
-        names.iter().fold(MetricSet::EMPTY, |set, name| set.union(name.0))
+    /// All that was asked for; none when nothing was.
+    pub(crate) fn union(names: &[Self]) -> Option<MetricSet> {
+        names.iter().map(|name| name.0).reduce(MetricSet::union)
     }
 }
 
@@ -152,6 +159,57 @@ pub(crate) fn live(agents: &[AgentId]) -> SubscribeMetricsRequest {
         follow: true,
         ..SubscribeMetricsRequest::default()
     }
+}
+
+/// What `alerts` asks for.
+///
+/// What stands now may have been raised long ago, so with `--active` it is everything that the server keeps. A
+/// connect tells of a new boot, in which what stood before does not stand any more.
+pub(crate) fn alerts(args: &cli::Alerts, now_ms: i64) -> SubscribeStatusRequest {
+    let mut events = vec![StatusEvent::Alert, StatusEvent::AlertLoss];
+    if args.active {
+        events.push(StatusEvent::Connected);
+    }
+    let since = if args.active { Point::At(0) } else { ALERTS_SINCE };
+    SubscribeStatusRequest {
+        agents: names(&args.agents),
+        start: status_start(args.since, args.follow, since, now_ms),
+        follow: args.follow,
+        events: numbers(events),
+    }
+}
+
+/// What `events` asks for: unless said otherwise everything but heartbeats, among which one would find nothing else.
+pub(crate) fn events(args: &cli::Events, now_ms: i64) -> SubscribeStatusRequest {
+    let asked: Vec<EventKind> = if args.events.is_empty() {
+        let all = EventKind::value_variants().iter().copied();
+        all.filter(|kind| !matches!(kind, EventKind::Heartbeat | EventKind::All)).collect()
+    } else {
+        args.events.clone()
+    };
+    // One that stands for all of them makes it none, which is how the wire says all.
+    let asked: Option<BTreeSet<StatusEvent>> = asked.into_iter().map(EventKind::event).collect();
+    SubscribeStatusRequest {
+        agents: names(&args.agents),
+        start: status_start(args.since, args.follow, EVENTS_SINCE, now_ms),
+        follow: args.follow,
+        events: numbers(asked.unwrap_or_default()),
+    }
+}
+
+/// Where to begin: as said; else with what comes from now on when there is no end; else at `default`.
+fn status_start(
+    since: Option<Point>,
+    follow: bool,
+    default: Point,
+    now_ms: i64,
+) -> Option<status::Start> {
+    let since = since.or((!follow).then_some(default))?;
+    Some(status::Start::SinceMs(since.resolve(now_ms)))
+}
+
+fn numbers(events: impl IntoIterator<Item = StatusEvent>) -> Vec<i32> {
+    events.into_iter().map(i32::from).collect()
 }
 
 /// The names of agents for the wire.
@@ -251,6 +309,50 @@ mod tests {
         assert!(asked("picket get-metrics --since 1h --until 1h").is_ok());
     }
 
+    fn status_asked(line: &str) -> SubscribeStatusRequest {
+        match cli::Cli::try_parse_from(line.split_whitespace()).unwrap().command {
+            cli::Command::Alerts(args) => alerts(&args, NOW_MS),
+            cli::Command::Events(args) => events(&args, NOW_MS),
+            other => panic!("another command: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn alerts_and_events_begin_in_the_past_or_follow() {
+        let check = |line: &str, ago_ms: Option<i64>, follow| {
+            let request = status_asked(line);
+            let start = ago_ms.map(|ago_ms| status::Start::SinceMs(NOW_MS - ago_ms));
+            assert_eq!((request.start, request.follow), (start, follow), "{line}");
+        };
+        let hour = 3_600_000;
+        check("picket alerts", Some(24 * hour), false);
+        check("picket alerts --since 2h", Some(2 * hour), false);
+        check("picket alerts --follow", None, true);
+        check("picket alerts --since 2h --follow", Some(2 * hour), true);
+        check("picket alerts --active", Some(NOW_MS), false);
+        check("picket alerts --active --since 2h", Some(2 * hour), false);
+        check("picket events", Some(hour), false);
+        check("picket events --follow", None, true);
+        check("picket events web-1 --since 2h", Some(2 * hour), false);
+    }
+
+    #[test]
+    fn events_are_chosen_and_heartbeats_only_by_name() {
+        let check = |line: &str, expected: &[StatusEvent]| {
+            assert_eq!(status_asked(line).events, numbers(expected.iter().copied()), "{line}");
+        };
+        use StatusEvent as E;
+        check("picket alerts", &[E::Alert, E::AlertLoss]);
+        check("picket alerts --active", &[E::Alert, E::AlertLoss, E::Connected]);
+        check("picket events --event loss,connected --event loss", &[E::Connected, E::Loss]);
+        check("picket events --event heartbeat", &[E::Heartbeat]);
+        check("picket events --event all", &[]);
+        check("picket events --event loss,all", &[]);
+        let by_default = status_asked("picket events").events;
+        assert_eq!(by_default.len(), 8);
+        assert!(!by_default.contains(&E::Heartbeat.into()));
+    }
+
     #[test]
     fn points_are_durations_or_times() {
         let check = |text: &str, expected| assert_eq!(text.parse::<Point>(), expected, "{text}");
@@ -270,9 +372,11 @@ mod tests {
             let names: Vec<MetricName> = names.iter().map(|name| name.parse().unwrap()).collect();
             MetricName::union(&names)
         };
-        assert_eq!(set(&[]), MetricSet::ALL);
-        assert_eq!(set(&["memory"]).len(), 3);
-        assert_eq!(set(&["disk read", "cpu_percent"]).len(), 2);
+        assert_eq!(set(&[]), None);
+        assert_eq!(set(&["memory"]).unwrap().len(), 3);
+        assert_eq!(set(&["disk read", "cpu_percent"]).unwrap().len(), 2);
+        assert_eq!(set(&["load", "temperature_celsius"]).unwrap().len(), 4);
+        assert_eq!(set(&["standard"]), Some(MetricSet::ALL));
         let error = "gpu".parse::<MetricName>().unwrap_err();
         assert!(error.starts_with("is none of cpu, "), "{error}");
     }

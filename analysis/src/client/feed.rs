@@ -1,17 +1,14 @@
-//! A stream of metrics that outlives the server it comes from.
+//! A stream of records that outlives the server it comes from.
 
 use std::time::Duration;
 
 use agent_core::random::SplitMix64;
-use bus::Topic;
-use proto::subscribe_metrics_request::Start;
-use proto::{MetricsBatch, SubscribeMetricsRequest};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tonic::Streaming;
 
-use super::{Client, Error, ServerAddress};
+use super::{Client, Error, ServerAddress, Subscribe};
 
 /// Events that wait while the output is slow. A full queue stops the reading, and so the server's sending: a
 /// batch is at most a few hundred records, so this is a few MB.
@@ -23,9 +20,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(8);
 
 /// What a feed yields.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum Event<B> {
     /// Some records. After a reconnect they may repeat some from before.
-    Batch(MetricsBatch),
+    Batch(B),
     /// The server is away; the feed tries to reach it again until it is dropped.
     Away { reason: String },
     /// The server is back, and the feed goes on.
@@ -41,47 +38,47 @@ pub(crate) enum Resumption {
     Oldest,
 }
 
-/// Metrics as they come, over as many connections as it takes.
+/// Records as they come, over as many connections as it takes.
 ///
 /// Only a request with `follow` is reconnected: a history that breaks off is an error.
 #[derive(Debug)]
-pub(crate) struct Feed {
-    events: mpsc::Receiver<Result<Event, Error>>,
+pub(crate) struct Feed<B> {
+    events: mpsc::Receiver<Result<Event<B>, Error>>,
     reader: JoinHandle<()>,
 }
 
-impl Feed {
+impl<B: Send + 'static> Feed<B> {
     /// Connects and asks. Fails when the server cannot be reached now.
     pub(crate) async fn open(
         server: ServerAddress,
-        request: SubscribeMetricsRequest,
+        request: impl Subscribe<Batch = B>,
         now_ms: i64,
     ) -> Result<Self, Error> {
         let client = Client::connect(server).await?;
-        let stream = client.subscribe(request.clone()).await?;
+        let stream = request.clone().open(&client).await?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let reader = Reader { client, request, opened_ms: now_ms, events: sender };
         Ok(Self { events, reader: tokio::spawn(reader.run(stream)) })
     }
 
     /// The next event; none at the end. Safe to cancel.
-    pub(crate) async fn next(&mut self) -> Result<Option<Event>, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event<B>>, Error> {
         self.events.recv().await.transpose()
     }
 }
 
-impl Drop for Feed {
+impl<B> Drop for Feed<B> {
     fn drop(&mut self) {
         self.reader.abort();
     }
 }
 
 /// The task behind a feed.
-struct Reader {
+struct Reader<R: Subscribe> {
     client: Client,
-    request: SubscribeMetricsRequest,
+    request: R,
     opened_ms: i64,
-    events: mpsc::Sender<Result<Event, Error>>,
+    events: mpsc::Sender<Result<Event<R::Batch>, Error>>,
 }
 
 /// How a stream ended.
@@ -94,8 +91,8 @@ enum Ending {
     Failed(Error),
 }
 
-impl Reader {
-    async fn run(mut self, mut stream: Streaming<MetricsBatch>) {
+impl<R: Subscribe> Reader<R> {
+    async fn run(mut self, mut stream: Streaming<R::Batch>) {
         loop {
             let error = match self.forward(stream).await {
                 Ending::Done => return,
@@ -117,11 +114,11 @@ impl Reader {
         }
     }
 
-    async fn forward(&mut self, mut stream: Streaming<MetricsBatch>) -> Ending {
+    async fn forward(&mut self, mut stream: Streaming<R::Batch>) -> Ending {
         loop {
             let batch = match stream.message().await {
                 Ok(Some(batch)) => batch,
-                Ok(None) if self.request.follow => {
+                Ok(None) if self.request.follows() => {
                     return Ending::Away(Error::Lost {
                         server: self.client.server.clone(),
                         reason: "it closed the stream".to_owned(),
@@ -130,7 +127,7 @@ impl Reader {
                 Ok(None) => return Ending::Done,
                 Err(status) => {
                     let error = self.client.error(&status);
-                    if self.request.follow && error.is_transient() {
+                    if self.request.follows() && error.is_transient() {
                         return Ending::Away(error);
                     }
                     return Ending::Failed(error);
@@ -144,18 +141,18 @@ impl Reader {
     }
 
     /// Lets the next stream begin after what this one has brought.
-    fn advance(&mut self, batch: &MetricsBatch) {
-        if let Some(last) = batch.entries.last() {
-            self.request.start = Some(Start::Offset(last.offset.saturating_add(1)));
+    fn advance(&mut self, batch: &R::Batch) {
+        if let Some(last) = R::last_offset(batch) {
+            self.request.start_at(last.saturating_add(1));
         }
     }
 
     /// Tries until the server answers. Fails only when it answers that it will not serve the request.
-    async fn reopen(&mut self) -> Result<(Streaming<MetricsBatch>, Resumption), Error> {
-        if self.request.start.is_none() {
+    async fn reopen(&mut self) -> Result<(Streaming<R::Batch>, Resumption), Error> {
+        if !self.request.has_start() {
             // Nothing came yet, so there is no offset to go on from. What was stored since the first
             // connection is missing; by the server's clock that is more or less since then.
-            self.request.start = Some(Start::SinceMs(self.opened_ms));
+            self.request.start_since(self.opened_ms);
         }
         let mut backoff = Backoff::new(random_seed());
         loop {
@@ -163,7 +160,7 @@ impl Reader {
             let attempt = async {
                 self.client = Client::connect(self.client.server.clone()).await?;
                 let resumption = self.resume().await?;
-                let stream = self.client.subscribe(self.request.clone()).await;
+                let stream = self.request.clone().open(&self.client).await;
                 stream.map(|stream| (stream, resumption))
             };
             match attempt.await {
@@ -176,7 +173,7 @@ impl Reader {
     /// Begins at the oldest record when the server's records end before the last one that was read, which is
     /// so once its data directory was replaced: the wait for our offset would pass over all that comes before.
     async fn resume(&mut self) -> Result<Resumption, Error> {
-        let Some(Start::Offset(offset)) = self.request.start else {
+        let Some(offset) = self.request.start_offset() else {
             return Ok(Resumption::AfterLast);
         };
         let status = match self.client.server_status().await {
@@ -185,12 +182,12 @@ impl Reader {
             // A server that does not tell can still serve the records.
             Err(_) => return Ok(Resumption::AfterLast),
         };
-        let topic = Topic::MonitoringData.name();
+        let topic = R::TOPIC.name();
         let extent = status.topics.iter().find(|extent| extent.name == topic);
         if extent.is_none_or(|extent| offset <= extent.next_offset) {
             return Ok(Resumption::AfterLast);
         }
-        self.request.start = Some(Start::Offset(0));
+        self.request.start_at(0);
         Ok(Resumption::Oldest)
     }
 

@@ -1,6 +1,7 @@
 //! The connection to the server, and what each way of failing means.
 
 mod feed;
+mod subscribe;
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -10,13 +11,14 @@ use proto::operator_service_client::OperatorServiceClient;
 use proto::{
     AgentInfo, Command, CommandResponse, DeleteConfigRequest, GetConfigRequest, GetConfigResponse,
     GetServerStatusRequest, ListAgentsRequest, MetricsBatch, ServerStatus, SetConfigRequest,
-    SetConfigResponse, SubscribeMetricsRequest,
+    SetConfigResponse, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
 };
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 pub(crate) use self::feed::{Event, Feed, Resumption};
+pub(crate) use self::subscribe::Subscribe;
 pub(crate) use proto::address::ServerAddress;
 
 /// For the connection to stand. A server in reach needs milliseconds.
@@ -108,12 +110,19 @@ impl Client {
         self.answer(deadline, service.send_command(request)).await
     }
 
-    /// Opens a stream of metrics. It ends by itself only when `follow` is not asked for.
-    async fn subscribe(
+    async fn subscribe_metrics(
         &self,
         request: SubscribeMetricsRequest,
     ) -> Result<Streaming<MetricsBatch>, Error> {
         let call = async |mut service: Operator| service.subscribe_metrics(request).await;
+        self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await
+    }
+
+    async fn subscribe_status(
+        &self,
+        request: SubscribeStatusRequest,
+    ) -> Result<Streaming<StatusBatch>, Error> {
+        let call = async |mut service: Operator| service.subscribe_status(request).await;
         self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await
     }
 

@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use ratatui::crossterm::terminal;
+use agent_core::metric::MetricSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::cli::{self, Output};
-use crate::client::{Event, Feed, Resumption};
+use crate::cli;
+use crate::client::{Event, Feed};
 use crate::command::intake::Intake;
-use crate::command::{Error, Session, now_ms};
+use crate::command::{Error, Session, away, back, now_ms, page};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::request::{self, MetricName};
@@ -42,9 +42,9 @@ pub(super) async fn run(
         feed = Feed::open(session.server.clone(), request, now_ms) => feed?,
         () = interrupt.wait() => return Ok(Exit::Ok),
     };
-    let wanted = MetricName::union(&args.metrics);
-    let mut intake = Intake::new(wanted);
-    let mut rows = Rows::new(out, session.output, wanted, session.zone.clone(), page_rows(session));
+    let asked = MetricName::union(&args.metrics);
+    let mut intake = Intake::new(asked.unwrap_or(MetricSet::ALL));
+    let mut rows = Rows::new(out, session.output, asked, session.zone.clone(), page(session));
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut nothing_found = true;
     while left > 0 {
@@ -59,11 +59,13 @@ pub(super) async fn run(
                 if let Some(remark) = taken.remark {
                     view::notice(&remark);
                 }
-                for sample in taken.samples {
-                    if left == 0 {
-                        break;
-                    }
-                    rows.write(&sample)?;
+                let amount = usize::try_from(left).unwrap_or(usize::MAX);
+                let samples = &taken.samples[..taken.samples.len().min(amount)];
+                if let Some(remark) = rows.make_room(samples) {
+                    view::notice(&remark);
+                }
+                for sample in samples {
+                    rows.write(sample)?;
                     left -= 1;
                     nothing_found = false;
                 }
@@ -83,27 +85,4 @@ pub(super) async fn run(
         ));
     }
     Ok(Exit::Ok)
-}
-
-/// What is said while the server is away.
-pub(super) fn away(session: &Session, reason: &str) -> String {
-    format!("lost the server at {}: {reason}; trying to reach it again", session.server)
-}
-
-/// What is said when it is back.
-pub(super) const fn back(resumption: Resumption) -> &'static str {
-    match resumption {
-        Resumption::AfterLast => "the server is back; going on after the last record",
-        Resumption::Oldest => "the server's records start anew; reading from the oldest",
-    }
-}
-
-/// Rows of one screenful, when there is a screen.
-fn page_rows(session: &Session) -> Option<usize> {
-    if !session.terminal || session.output != Output::Table {
-        return None;
-    }
-    let (_, height) = terminal::size().ok()?;
-    // One line for the header, one for the prompt.
-    Some(usize::from(height).saturating_sub(2).max(10))
 }

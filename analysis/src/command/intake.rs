@@ -3,6 +3,7 @@
 use agent_core::metric::MetricSet;
 use proto::MetricsBatch;
 
+use crate::command::skipped;
 use crate::decode::{self, Sample};
 use crate::dedup::{Dedup, Judgement};
 
@@ -29,9 +30,7 @@ impl Intake {
     }
 
     pub(super) fn take(&mut self, batch: MetricsBatch) -> Taken {
-        let (first, last) = (batch.skipped_first, batch.skipped_last);
-        // An offset may be 0, so the first alone does not tell.
-        let remark = (last > 0).then(|| format!("retention removed offsets {first}..{last}"));
+        let remark = skipped(batch.skipped_first, batch.skipped_last);
         let records = batch.entries.into_iter().filter_map(|entry| entry.metrics);
         let mut samples = Vec::with_capacity(records.size_hint().0);
         for record in records {

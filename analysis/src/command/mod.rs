@@ -1,11 +1,14 @@
 //! The commands: each asks the server and shows the answer.
 
 mod agents;
+mod alerts;
 mod completions;
 mod config;
+mod events;
 mod get_metrics;
 mod input;
 mod intake;
+mod journal;
 mod monitor;
 mod send_command;
 mod server_status;
@@ -16,11 +19,13 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use ratatui::crossterm::terminal;
 use tokio::runtime;
 
 use crate::cli::{Cli, Command, Output};
-use crate::client::{self, ServerAddress};
+use crate::client::{self, Resumption, ServerAddress};
 use crate::exit::Exit;
+use crate::view::page::Page;
 
 /// Why a command did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +84,8 @@ async fn dispatch(session: &Session, command: Command) -> Result<Exit, Error> {
     let exit = match command {
         Command::GetMetrics(args) => get_metrics::run(session, &args, &mut out).await,
         Command::Monitor(args) => monitor::run(session, &args, &mut out).await,
+        Command::Alerts(args) => alerts::run(session, &args, &mut out).await,
+        Command::Events(args) => events::run(session, &args, &mut out).await,
         Command::SendCommand(args) => send_command::run(session, &args, &mut out).await,
         Command::Agents(args) => agents::run(session, &args, &mut out).await,
         Command::Config(args) => config::run(session, args, &mut out).await,
@@ -92,14 +99,20 @@ async fn dispatch(session: &Session, command: Command) -> Result<Exit, Error> {
 /// CSV is for rows; the other commands answer with something else.
 fn check_output(command: &Command, output: Output) -> Result<(), Error> {
     match command {
-        Command::GetMetrics(_) | Command::Monitor(_) | Command::Agents(_) => Ok(()),
+        Command::GetMetrics(_)
+        | Command::Monitor(_)
+        | Command::Alerts(_)
+        | Command::Events(_)
+        | Command::Agents(_) => Ok(()),
         Command::SendCommand(_)
         | Command::Config(_)
         | Command::ServerStatus
         | Command::Completions { .. } => match output {
             Output::Table | Output::Json => Ok(()),
             Output::Csv => Err(Error::Usage(
-                "--output csv is for get-metrics, monitor and agents; use --output json".to_owned(),
+                "--output csv is for get-metrics, monitor, alerts, events and agents; \
+                 use --output json"
+                    .to_owned(),
             )),
         },
     }
@@ -116,4 +129,34 @@ fn server(flag: Option<ServerAddress>) -> Result<ServerAddress, Error> {
 /// Unix milliseconds.
 fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
+}
+
+/// What is said while the server is away.
+fn away(session: &Session, reason: &str) -> String {
+    format!("lost the server at {}: {reason}; trying to reach it again", session.server)
+}
+
+/// What is said when it is back.
+const fn back(resumption: Resumption) -> &'static str {
+    match resumption {
+        Resumption::AfterLast => "the server is back; going on after the last record",
+        Resumption::Oldest => "the server's records start anew; reading from the oldest",
+    }
+}
+
+/// What is said of offsets that can no longer be read; both are 0 when there are none.
+fn skipped(first: u64, last: u64) -> Option<String> {
+    // An offset may be 0, so the first alone does not tell.
+    (last > 0).then(|| format!("retention removed offsets {first}..{last}"))
+}
+
+/// One screenful, when the output is a table on a screen.
+fn page(session: &Session) -> Option<Page> {
+    if !session.terminal || session.output != Output::Table {
+        return None;
+    }
+    let (width, height) = terminal::size().ok()?;
+    // One line for the header, one for the prompt.
+    let rows = usize::from(height).saturating_sub(2).max(10);
+    Some(Page { width: width.into(), rows })
 }

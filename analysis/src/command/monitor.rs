@@ -4,13 +4,13 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use agent_core::metric::MetricSet;
+use proto::MetricsBatch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::{self, Output};
 use crate::client::{Event, Feed};
-use crate::command::get_metrics::{away, back};
 use crate::command::intake::Intake;
-use crate::command::{Error, Session, now_ms};
+use crate::command::{Error, Session, away, back, now_ms};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::stats::Summary;
@@ -105,7 +105,7 @@ impl Watch {
         }
     }
 
-    fn handle(&mut self, session: &Session, event: Event) {
+    fn handle(&mut self, session: &Session, event: Event<MetricsBatch>) {
         match event {
             Event::Batch(batch) => {
                 let taken = self.intake.take(batch);

@@ -62,8 +62,16 @@ impl Grid {
 
     /// For programs: a header with the names as they are, and a line per row.
     pub(crate) fn write_csv(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut writer = csv::Writer::from_writer(out);
+        let mut writer = csv::Writer::from_writer(&mut *out);
         writer.write_record(self.columns.iter().map(|(name, _)| name))?;
+        writer.flush()?;
+        drop(writer);
+        self.write_csv_rows(out)
+    }
+
+    /// The same without the header, which was written before.
+    pub(crate) fn write_csv_rows(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut writer = csv::Writer::from_writer(out);
         for row in &self.rows {
             for (cell, (_, align)) in row.iter().zip(&self.columns) {
                 match align {

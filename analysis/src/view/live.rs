@@ -65,7 +65,7 @@ impl Board {
             cpu_counts: VecDeque::with_capacity(CURVE_SAMPLES),
         });
         latest.values = *sample.values();
-        latest.alerts = sample.alerts().map(|(metric, _)| metric).collect();
+        latest.alerts = sample.marks().map(|mark| mark.metric).collect();
         latest.received_ms = now_ms;
         if let Some(count) = sample.values().get(Metric::CpuPercent) {
             if latest.cpu_counts.len() == CURVE_SAMPLES {
@@ -229,7 +229,7 @@ mod tests {
             record: Some(Record {
                 present: 0b1,
                 values: vec![cpu],
-                alerts: vec![Alert { metric: 0, limit: 1 }],
+                alerts: vec![Alert { metric: 0, limit: 1, below: false }],
                 ..Record::default()
             }),
             ..MetricsRecord::default()

@@ -1,10 +1,11 @@
 //! The answer to a command, with the agent's status and books where it gave them.
 
 use std::io::{self, Write};
+use std::iter;
 
 use proto::{
-    AgentStatus, CommandOutcome, CommandResponse, ConfigOutcome, ConfigReport, Ledger, NamedCount,
-    RunState,
+    AgentStatus, AlertLedger, CommandOutcome, CommandResponse, ConfigOutcome, ConfigReport, Ledger,
+    NamedCount, PluginCounters, RunState,
 };
 
 use crate::cli::Output;
@@ -69,13 +70,18 @@ fn lines(response: &CommandResponse) -> Vec<(&'static str, String)> {
     lines
 }
 
-fn status_lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
-    let state = match status.state() {
+/// A state in one word.
+pub(crate) const fn state_name(state: RunState) -> &'static str {
+    match state {
         RunState::Unspecified => "unknown",
         RunState::Running => "running",
         RunState::Stopped => "stopped",
         RunState::Draining => "draining",
-    };
+    }
+}
+
+fn status_lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
+    let state = state_name(status.state());
     let config = match (&status.last_config, status.config_revision) {
         (None, 0) => "none from a server".to_owned(),
         (None, revision) => format!("revision {revision}"),
@@ -101,6 +107,9 @@ fn status_lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
     ];
     if let Some(ledger) = &status.ledger {
         lines.extend(ledger_lines(ledger));
+        let names = ["counters"].into_iter().chain(iter::repeat(""));
+        lines.extend(names.zip(ledger.plugins.iter().map(counters_text)));
+        lines.extend(ledger.alerts.as_ref().map(|alerts| ("alerts", alerts_text(alerts))));
     }
     lines
 }
@@ -125,6 +134,33 @@ fn ledger_lines(ledger: &Ledger) -> [(&'static str, String); 2] {
         difference(ledger.recorded, &[ledger.delivered, lost, ledger.held]),
     );
     [("books", sampled), ("", sent)]
+}
+
+/// The equation of one plugin. What it holds is what is missing on the right; that cannot be less than nothing.
+fn counters_text(counters: &PluginCounters) -> String {
+    let PluginCounters { name, received, forwarded, merged, .. } = counters;
+    let dropped = total(&counters.dropped);
+    let gone = [*forwarded, *merged, dropped];
+    let sum = gone.iter().copied().fold(0, u64::saturating_add);
+    let dropped = itemised(dropped, &counters.dropped);
+    let terms = format!("received {received} = forwarded {forwarded} + merged {merged}");
+    match received.checked_sub(sum) {
+        Some(held) => format!("{name}: {terms} + dropped {dropped} + held {held}"),
+        None => format!("{name}: {terms} + dropped {dropped}{}", difference(*received, &gone)),
+    }
+}
+
+/// The equation of the alerts, which are counted apart from the records.
+fn alerts_text(alerts: &AlertLedger) -> String {
+    let lost = total(&alerts.lost);
+    format!(
+        "recorded {} = delivered {} + lost {} + held {}{}",
+        alerts.recorded,
+        alerts.delivered,
+        itemised(lost, &alerts.lost),
+        alerts.held,
+        difference(alerts.recorded, &[alerts.delivered, lost, alerts.held]),
+    )
 }
 
 fn itemised(total: u64, counts: &[NamedCount]) -> String {
@@ -181,6 +217,34 @@ mod tests {
                     delivered: 77,
                     lost: vec![],
                     held: 2,
+                    plugins: vec![
+                        PluginCounters {
+                            name: "filter".into(),
+                            received: 100,
+                            forwarded: 85,
+                            merged: 0,
+                            dropped: vec![named("idle", 10), named("low_cpu", 5)],
+                        },
+                        PluginCounters {
+                            name: "aggregation".into(),
+                            received: 85,
+                            forwarded: 16,
+                            merged: 64,
+                            dropped: vec![],
+                        },
+                        PluginCounters {
+                            name: "own.x".into(),
+                            received: 1,
+                            forwarded: 2,
+                            ..PluginCounters::default()
+                        },
+                    ],
+                    alerts: Some(AlertLedger {
+                        recorded: 5,
+                        delivered: 3,
+                        lost: vec![named("overwritten", 1)],
+                        held: 1,
+                    }),
                 }),
                 ..AgentStatus::default()
             }),
@@ -207,6 +271,10 @@ config    revision 4; latest was 5: rejected: interval: too short
 sessions  0
 books     produced 100 = suppressed 20 (filter 15, deduplication 5) + in plugins 0 + recorded 80
           recorded 80 = delivered 77 + lost 0 + held 2; does not balance, off by 1
+counters  filter: received 100 = forwarded 85 + merged 0 + dropped 15 (idle 10, low_cpu 5) + held 0
+          aggregation: received 85 = forwarded 16 + merged 64 + dropped 0 + held 5
+          own.x: received 1 = forwarded 2 + merged 0 + dropped 0; does not balance, off by -1
+alerts    recorded 5 = delivered 3 + lost 1 (overwritten 1) + held 1
 "
         );
     }

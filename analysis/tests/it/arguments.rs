@@ -23,6 +23,16 @@ fn wrong_arguments_end_with_2_and_say_why() {
     check("send-command web-1 UPDATE_CONFIG --config /none", "cannot use /none: ");
     check("config get _other", "must begin and end");
     check("config get a -o csv", "use --output json");
+    check(
+        "get-metrics --metric gpu",
+        "load, swap, disk_usage, temperature, uptime, agent, standard",
+    );
+    check("alerts --severity bad", "[possible values: info, warning, critical]");
+    check("alerts --since tomorrowish", "neither a duration");
+    check("alerts --active --follow", "cannot be used with");
+    check("alerts ../x", "agent id has a character");
+    check("events --event gone", "[possible values: connected, disconnected, heartbeat");
+    check("events --since 1furlong", "neither a duration");
     check("nonsense", "unrecognized subcommand");
     check("agents --server a:b", "the port is no number from 1 to 65535");
 }
@@ -57,7 +67,16 @@ fn an_unreachable_server_ends_with_3_and_a_remedy() {
         listener.local_addr().unwrap().port()
     };
     let server = format!("127.0.0.1:{port}");
-    for line in ["get-metrics", "monitor", "agents", "server-status", "send-command a STATUS"] {
+    for line in [
+        "get-metrics",
+        "monitor",
+        "alerts",
+        "alerts --active",
+        "events --follow",
+        "agents",
+        "server-status",
+        "send-command a STATUS",
+    ] {
         let run = run(&server, line);
         assert_eq!(run.code, 3, "{line}: {run:#?}");
         assert_eq!(
@@ -94,7 +113,16 @@ fn help_is_enough() {
     for word in ["get-metrics", "GRPC_SERVER_HOST", "Examples:", "Exit codes:", "  6  "] {
         assert!(root.stdout.contains(word), "{word}: {}", root.stdout);
     }
-    for line in ["get-metrics", "monitor", "send-command", "agents", "config", "config set"] {
+    for line in [
+        "get-metrics",
+        "monitor",
+        "alerts",
+        "events",
+        "send-command",
+        "agents",
+        "config",
+        "config set",
+    ] {
         let run = run("", &format!("{line} --help"));
         assert_eq!(run.code, 0, "{line}");
         assert!(run.stdout.contains("Examples:"), "{line}: {}", run.stdout);

@@ -10,8 +10,9 @@ use proto::operator_service_server::{OperatorService, OperatorServiceServer};
 use proto::{
     Boot, Command, CommandResponse, DeleteConfigRequest, GetConfigRequest, GetConfigResponse,
     GetServerStatusRequest, ListAgentsRequest, ListAgentsResponse, MetricsBatch, MetricsRecord,
-    MetricsRequest, Record, ServerStatus, SetConfigRequest, SetConfigResponse, StoredMetrics,
-    SubscribeMetricsRequest,
+    MetricsRequest, Record, ServerStatus, SetConfigRequest, SetConfigResponse, StatusBatch,
+    StatusEvent, StatusRecord, StoredMetrics, StoredStatus, SubscribeMetricsRequest,
+    SubscribeStatusRequest,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -21,8 +22,10 @@ use tonic::{Request, Response, Status, Streaming};
 /// What the server answers, and what it was asked.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
-    /// One for each subscription; when they run out, a subscription stays silent.
-    pub(crate) feeds: VecDeque<Feed>,
+    /// One for each subscription to metrics; when they run out, a subscription stays silent.
+    pub(crate) feeds: VecDeque<Feed<MetricsBatch>>,
+    /// Likewise for what happens to agents.
+    pub(crate) status_feeds: VecDeque<Feed<StatusBatch>>,
     pub(crate) agents: ListAgentsResponse,
     pub(crate) command: Option<Result<CommandResponse, Status>>,
     pub(crate) config: Option<Result<GetConfigResponse, Status>>,
@@ -30,14 +33,15 @@ pub(crate) struct Script {
     pub(crate) status: ServerStatus,
 
     pub(crate) subscribed: Vec<SubscribeMetricsRequest>,
+    pub(crate) status_subscribed: Vec<SubscribeStatusRequest>,
     pub(crate) commanded: Vec<Command>,
     pub(crate) set: Vec<SetConfigRequest>,
 }
 
 /// What one subscription brings.
 #[derive(Clone, Debug)]
-pub(crate) struct Feed {
-    pub(crate) batches: Vec<MetricsBatch>,
+pub(crate) struct Feed<B> {
+    pub(crate) batches: Vec<B>,
     pub(crate) ending: Ending,
 }
 
@@ -121,6 +125,7 @@ impl Fake {
 #[tonic::async_trait]
 impl OperatorService for Fake {
     type SubscribeMetricsStream = ReceiverStream<Result<MetricsBatch, Status>>;
+    type SubscribeStatusStream = ReceiverStream<Result<StatusBatch, Status>>;
 
     async fn list_agents(
         &self,
@@ -138,11 +143,16 @@ impl OperatorService for Fake {
     ) -> Result<Response<Self::SubscribeMetricsStream>, Status> {
         let mut script = self.0.lock().unwrap();
         script.subscribed.push(request.into_inner());
-        let feed = script.feeds.pop_front();
-        let feed = feed.unwrap_or_else(|| feed_of(vec![], Ending::Silence));
-        let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(feed.send(sender));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(play(script.feeds.pop_front())))
+    }
+
+    async fn subscribe_status(
+        &self,
+        request: Request<SubscribeStatusRequest>,
+    ) -> Result<Response<Self::SubscribeStatusStream>, Status> {
+        let mut script = self.0.lock().unwrap();
+        script.status_subscribed.push(request.into_inner());
+        Ok(Response::new(play(script.status_feeds.pop_front())))
     }
 
     async fn get_config(
@@ -195,8 +205,15 @@ impl MonitoringService for Fake {
     }
 }
 
-impl Feed {
-    async fn send(self, sender: mpsc::Sender<Result<MetricsBatch, Status>>) {
+fn play<B: Clone + Send + 'static>(feed: Option<Feed<B>>) -> ReceiverStream<Result<B, Status>> {
+    let feed = feed.unwrap_or_else(|| feed_of(vec![], Ending::Silence));
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(feed.send(sender));
+    ReceiverStream::new(receiver)
+}
+
+impl<B: Clone> Feed<B> {
+    async fn send(self, sender: mpsc::Sender<Result<B, Status>>) {
         let last = self.batches.last().cloned();
         for batch in self.batches {
             if sender.send(Ok(batch)).await.is_err() {
@@ -215,13 +232,18 @@ impl Feed {
     }
 }
 
-pub(crate) fn feed_of(batches: Vec<MetricsBatch>, ending: Ending) -> Feed {
+pub(crate) fn feed_of<B>(batches: Vec<B>, ending: Ending) -> Feed<B> {
     Feed { batches, ending }
 }
 
-/// A script whose subscriptions bring these feeds.
-pub(crate) fn script_of(feeds: impl IntoIterator<Item = Feed>) -> Script {
+/// A script whose subscriptions to metrics bring these feeds.
+pub(crate) fn script_of(feeds: impl IntoIterator<Item = Feed<MetricsBatch>>) -> Script {
     Script { feeds: feeds.into_iter().collect(), ..Script::default() }
+}
+
+/// A script whose subscriptions to what happens to agents bring these feeds.
+pub(crate) fn status_script_of(feeds: impl IntoIterator<Item = Feed<StatusBatch>>) -> Script {
+    Script { status_feeds: feeds.into_iter().collect(), ..Script::default() }
 }
 
 /// A batch with these entries.
@@ -247,5 +269,27 @@ pub(crate) fn entry(agent_id: &str, sequence: u64) -> StoredMetrics {
             }),
             metadata: [("rack".to_owned(), "7".to_owned())].into(),
         }),
+    }
+}
+
+/// A batch with these records; the offset of the first is 10, of the second 20, and so on.
+pub(crate) fn status_batch(records: Vec<StatusRecord>) -> StatusBatch {
+    let entries = records.into_iter().zip(1..).map(|(record, number)| StoredStatus {
+        offset: 10 * number,
+        stored_ms: 0,
+        status: Some(record),
+    });
+    StatusBatch { entries: entries.collect(), ..StatusBatch::default() }
+}
+
+/// An event of an agent in its boot with this counter.
+pub(crate) fn event(agent_id: &str, boot: u64, event: StatusEvent) -> StatusRecord {
+    StatusRecord {
+        agent_id: agent_id.into(),
+        event: event.into(),
+        timestamp_ms: 1_700_000_000_000,
+        server_id: "s1".into(),
+        boot: Some(Boot { counter: boot, nonce: 0xabc }),
+        ..StatusRecord::default()
     }
 }
