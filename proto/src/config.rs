@@ -6,20 +6,20 @@
 //! [`agent_core::config::Settings`]. Unknown keys are kept and have no effect; unknown names inside known keys are
 //! errors, because a misspelt plugin or metric would otherwise be silence.
 
+mod condition;
+mod decimal;
+mod fields;
+mod unique;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::marker::PhantomData;
 use std::str::FromStr;
-use std::time::Duration;
 
-use agent_core::config::{AlertRule, Config, ConfigError, Settings, Tolerance, WindowEnd};
-use agent_core::limits::{PLUGINS_MAX, WINDOW_SNAPSHOTS_MAX};
-use agent_core::metric::{Metric, MetricSet, MetricSwitch};
-use agent_core::plugin::PluginKind;
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use agent_core::config::Config;
+use agent_core::plugin::own;
 use serde_json::{Map, Value};
 
-use crate::convert::count_from_units;
+use fields::OwnNames;
 
 /// Bytes of a document.
 pub const DOCUMENT_BYTES_MAX: usize = 65_536;
@@ -49,37 +49,20 @@ pub struct Document {
     object: Map<String, Value>,
 }
 
-/// The keys that have an effect, with their JSON types. `None` is a key that is absent or null.
-#[derive(serde::Deserialize)]
-struct Fields {
-    interval: Option<f64>,
-    metrics: Option<Vec<String>>,
-    plugins: Option<Vec<String>>,
-    thresholds: Option<UniqueMap<Option<f64>>>,
-    window_size: Option<u64>,
-    min_cpu: Option<f64>,
-    min_memory: Option<f64>,
-    send_idle: Option<bool>,
-    deduplication: Option<DeduplicationFields>,
-}
-
-#[derive(serde::Deserialize)]
-struct DeduplicationFields {
-    tolerance: Option<UniqueMap<Option<f64>>>,
-    max_silence: Option<f64>,
-}
-
-/// The names of [`Fields`], in the order of the documentation.
-pub const KEYS: [&str; 9] = [
+/// The keys that have an effect, in the order of the documentation.
+pub const KEYS: [&str; 12] = [
     "interval",
     "metrics",
     "plugins",
     "thresholds",
     "window_size",
+    "window_seconds",
+    "send_idle",
     "min_cpu",
     "min_memory",
-    "send_idle",
+    "condition",
     "deduplication",
+    "own",
 ];
 
 impl Document {
@@ -98,7 +81,7 @@ impl Document {
             return Err(DocumentError::new(".", reason));
         }
         // Read twice: into the types for errors with a path and for repeated keys, then as a whole for merging.
-        parse_fields(text)?;
+        fields::parse(text)?;
         let value = serde_json::from_str(text).map_err(|error| DocumentError::new(".", error))?;
         Self::from_value(value)
     }
@@ -123,8 +106,11 @@ impl Document {
 
     /// A layer from the params of an UPDATE_CONFIG command.
     ///
-    /// A key is one of [`KEYS`] or a path into one (`thresholds.cpu_percent`). A value is JSON; what is no JSON is
-    /// taken as a string, and as a comma-separated list for `metrics` and `plugins`.
+    /// A key is one of [`KEYS`] or a path into one (`thresholds.cpu_percent.above`). The name of one of the user's own
+    /// plugins, which begins with `own.`, is a path as it stands: `own.every_nth` leads to that key of `own`.
+    ///
+    /// A value is JSON; what is no JSON is taken as a string, and as a comma-separated list for `metrics`, `plugins` and
+    /// the numbers of one's own plugins, of which a single one may also stand alone.
     ///
     /// # Errors
     ///
@@ -144,16 +130,13 @@ impl Document {
                 let reason = format!("unknown key; known are {}", KEYS.join(", "));
                 return Err(DocumentError::new(path.as_str(), reason));
             }
-            let value = match serde_json::from_str(text) {
-                Ok(value) => value,
-                Err(_) if matches!(path.as_str(), "metrics" | "plugins") => {
-                    text.split(',').map(|item| Value::from(item.trim())).collect()
-                }
-                Err(_) => Value::from(text.as_str()),
+            let wrap =
+                |inner, part: &str| Value::Object(Map::from_iter([(part.to_owned(), inner)]));
+            let nested = if own::is_sound(path.as_bytes()) {
+                wrap(wrap(own_param(text), path), key)
+            } else {
+                path.rsplit('.').fold(param(path, text), wrap)
             };
-            let nested = path.rsplit('.').fold(value, |inner, part| {
-                Value::Object(Map::from_iter([(part.to_owned(), inner)]))
-            });
             let Value::Object(nested) = nested else {
                 continue;
             };
@@ -170,15 +153,24 @@ impl Document {
         Self { object }
     }
 
-    /// The configuration that this layer makes of the defaults.
+    /// The configuration that this layer makes of the defaults, for who does not know the agent: any own plugin is taken
+    /// to exist. They are numbered as they appear in the chain, so the result is good for checking only.
     ///
     /// # Errors
     ///
     /// The first key whose value cannot be used. A merge of valid layers can still have one.
     pub fn config(&self) -> Result<Config, DocumentError> {
-        let text = self.to_json();
-        let fields = parse_fields(&text)?;
-        Config::new(fields.settings()?).map_err(|error| DocumentError::new(path_of(error), error))
+        fields::parse(&self.to_json())?.config(OwnNames::Any(Vec::new()))
+    }
+
+    /// The configuration that this layer makes of the defaults, for an agent that has exactly these plugins of the user's
+    /// own: its [`OwnPlugins::NAMES`](agent_core::plugin::own::OwnPlugins::NAMES).
+    ///
+    /// # Errors
+    ///
+    /// As [`Document::config`], and a plugin that the agent does not have.
+    pub fn config_for(&self, own: &[&str]) -> Result<Config, DocumentError> {
+        fields::parse(&self.to_json())?.config(OwnNames::These(own))
     }
 
     /// The layer as JSON, keys in the order in which they were given.
@@ -216,138 +208,26 @@ impl fmt::Display for Document {
     }
 }
 
-fn parse_fields(text: &str) -> Result<Fields, DocumentError> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let fields = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        // The library's word for text that cannot be read as far as a key.
-        let path = match error.path().to_string() {
-            path if path == "?" => ".".to_owned(),
-            path => path,
-        };
-        DocumentError::new(path, error.into_inner())
-    })?;
-    deserializer.end().map_err(|error| DocumentError::new(".", error))?;
-    Ok(fields)
+/// The value of a param.
+fn param(path: &str, text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| match path {
+        "metrics" | "plugins" => items(text).map(Value::from).collect(),
+        _ => Value::from(text),
+    })
 }
 
-impl Fields {
-    fn settings(self) -> Result<Settings, DocumentError> {
-        let mut settings = Settings::default();
-        if let Some(interval) = self.interval {
-            settings.interval = duration("interval", interval)?;
-        }
-        if let Some(names) = self.metrics {
-            settings.metrics = MetricSet::EMPTY;
-            for (index, name) in names.iter().enumerate() {
-                let switch = name.parse::<MetricSwitch>().map_err(|_| {
-                    let known = MetricSwitch::SINGLE.map(MetricSwitch::name).join(", ");
-                    let reason = format!("unknown metric {name:?}; known are {known}");
-                    DocumentError::new(format!("metrics[{index}]"), reason)
-                })?;
-                settings.metrics = settings.metrics.union(switch.metrics());
-            }
-        }
-        if let Some(names) = self.plugins {
-            settings.plugins.clear();
-            for (index, name) in names.iter().enumerate() {
-                let path = || format!("plugins[{index}]");
-                let kind = name.parse::<PluginKind>().map_err(|_| {
-                    let known = PluginKind::BUILT_IN.map(|kind| kind.name(&[])).join(", ");
-                    DocumentError::new(
-                        path(),
-                        format!("unknown plugin {name:?}; known are {known}"),
-                    )
-                })?;
-                settings.plugins.push(kind).map_err(|_| {
-                    DocumentError::new(path(), format!("at most {PLUGINS_MAX} plugins are allowed"))
-                })?;
-            }
-        }
-        if let Some(UniqueMap(limits)) = self.thresholds {
-            set_counts("thresholds", limits, |metric, limit| {
-                settings.thresholds.set(metric, AlertRule::above(limit));
-            })?;
-        }
-        if let Some(size) = self.window_size {
-            let size = u16::try_from(size).map_err(|_| {
-                let reason =
-                    format!("window_size is {size}, it must be 1 to {WINDOW_SNAPSHOTS_MAX}");
-                DocumentError::new("window_size", reason)
-            })?;
-            settings.window = WindowEnd::Snapshots(size);
-        }
-        if let Some(percent) = self.min_cpu {
-            settings.filter.min_cpu = count("min_cpu", Metric::CpuPercent, percent)?;
-        }
-        if let Some(percent) = self.min_memory {
-            settings.filter.min_memory = count("min_memory", Metric::MemoryPercent, percent)?;
-        }
-        if let Some(send_idle) = self.send_idle {
-            settings.filter.send_idle = send_idle;
-        }
-        if let Some(deduplication) = self.deduplication {
-            if let Some(UniqueMap(tolerances)) = deduplication.tolerance {
-                let tolerance = &mut settings.deduplication.tolerance;
-                set_counts("deduplication.tolerance", tolerances, |metric, count| {
-                    tolerance.set(metric, Tolerance::Absolute(count));
-                })?;
-            }
-            if let Some(silence) = deduplication.max_silence {
-                settings.deduplication.max_silence =
-                    duration("deduplication.max_silence", silence)?;
-            }
-        }
-        Ok(settings)
+/// The value of a param that configures one of the user's own plugins.
+fn own_param(text: &str) -> Value {
+    let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+    match json(text) {
+        number @ Value::Number(_) => Value::from(vec![number]),
+        Value::String(_) => items(text).map(json).collect(),
+        other => other,
     }
 }
 
-fn duration(path: &str, seconds: f64) -> Result<Duration, DocumentError> {
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| {
-        DocumentError::new(path, format!("{seconds} is not a number of seconds from 0 up"))
-    })?;
-    // The core counts whole milliseconds.
-    let ms = duration.as_micros().div_ceil(1000);
-    Ok(Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX)))
-}
-
-fn count(path: &str, metric: Metric, value: f64) -> Result<i64, DocumentError> {
-    count_from_units(metric, value).map_err(|error| DocumentError::new(path, error))
-}
-
-fn set_counts(
-    path: &str,
-    pairs: BTreeMap<String, Option<f64>>,
-    mut set: impl FnMut(Metric, i64),
-) -> Result<(), DocumentError> {
-    for (name, value) in pairs {
-        let path = format!("{path}.{name}");
-        let metric = name.parse::<Metric>().map_err(|_| {
-            let known = Metric::ALL.map(Metric::name).join(", ");
-            DocumentError::new(path.as_str(), format!("unknown metric; known are {known}"))
-        })?;
-        if let Some(value) = value {
-            set(metric, count(&path, metric, value)?);
-        }
-    }
-    Ok(())
-}
-
-/// The key of the document that an error of the core is about.
-fn path_of(error: ConfigError) -> String {
-    match error {
-        ConfigError::Interval { .. } => "interval".to_owned(),
-        ConfigError::NoMetrics => "metrics".to_owned(),
-        ConfigError::DuplicatePlugin(_) => "plugins".to_owned(),
-        ConfigError::WindowSize(_) => "window_size".to_owned(),
-        ConfigError::WindowDuration { .. } => "window_seconds".to_owned(),
-        ConfigError::Threshold(metric) => format!("thresholds.{metric}"),
-        ConfigError::Hysteresis(metric) => format!("thresholds.{metric}.hysteresis"),
-        ConfigError::AlertFor { metric, .. } => format!("thresholds.{metric}.for"),
-        ConfigError::Tolerance(metric) => format!("deduplication.tolerance.{metric}"),
-        ConfigError::MaxSilence { .. } => "deduplication.max_silence".to_owned(),
-        ConfigError::MinCpu => "min_cpu".to_owned(),
-        ConfigError::MinMemory => "min_memory".to_owned(),
-    }
+fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim)
 }
 
 /// Adds `above` to `below`, objects key by key; unlike a merge patch it keeps `null`, which takes a key away later.
@@ -394,38 +274,14 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-/// A JSON object whose keys must differ; serde's own maps let the last one win.
-struct UniqueMap<V>(BTreeMap<String, V>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for UniqueMap<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct UniqueMapVisitor<V>(PhantomData<V>);
-
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for UniqueMapVisitor<V> {
-            type Value = UniqueMap<V>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
-                let mut map = BTreeMap::new();
-                while let Some((key, value)) = access.next_entry::<String, V>()? {
-                    if map.contains_key(&key) {
-                        return Err(A::Error::custom(format_args!("key {key:?} stands twice")));
-                    }
-                    map.insert(key, value);
-                }
-                Ok(UniqueMap(map))
-            }
-        }
-
-        deserializer.deserialize_map(UniqueMapVisitor(PhantomData))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use agent_core::config::{AlertRule, Settings, Tolerance, WindowEnd};
+    use agent_core::metric::{Metric, MetricSet};
+    use agent_core::plugin::{OwnIndex, PluginKind};
+    use agent_core::record::{Direction, Severity};
     use proptest::prelude::*;
 
     use super::*;
@@ -452,10 +308,12 @@ mod tests {
         assert_eq!(settings.plugins, [PluginKind::Deduplication, PluginKind::Filter]);
         assert!(settings.metrics.contains(Metric::MemoryTotal));
         assert!(!settings.metrics.contains(Metric::DiskWrite));
-        assert_eq!(settings.thresholds.get(Metric::CpuPercent), Some(9000));
-        assert_eq!(settings.thresholds.get(Metric::NetIn), Some(1_572_864));
-        assert_eq!(settings.thresholds.get(Metric::NetOut), Some(50 * 1_048_576));
-        assert_eq!((settings.window_size, settings.filter.min_cpu), (10, 150));
+        let above = |limit| Some(AlertRule::above(limit));
+        assert_eq!(settings.thresholds.get(Metric::CpuPercent), above(9000));
+        assert_eq!(settings.thresholds.get(Metric::NetIn), above(1_572_864));
+        assert_eq!(settings.thresholds.get(Metric::NetOut), above(50 * 1_048_576));
+        assert_eq!(settings.window, WindowEnd::Snapshots(10));
+        assert_eq!(settings.filter.min_cpu, 150);
         assert!(!settings.filter.send_idle);
         assert_eq!(document.unknown_keys().collect::<Vec<_>>(), ["theirs"]);
     }
@@ -487,7 +345,11 @@ mod tests {
         check_refused(r#"{"metrics": []}"#, "metrics", "empty");
         check_refused(r#"{"metrics": ["cpu", "gpu"]}"#, "metrics[1]", "gpu");
         check_refused(r#"{"plugins": ["filter", "x.y"]}"#, "plugins[1]", "x.y");
-        check_refused(r#"{"plugins": ["filter", "filter"]}"#, "plugins", "twice");
+        check_refused(
+            r#"{"plugins": ["filter", "filter"]}"#,
+            "plugins[1]",
+            "filter is listed twice",
+        );
         check_refused(r#"{"thresholds": {"cpu": 1}}"#, "thresholds.cpu", "cpu_percent");
         check_refused(r#"{"thresholds": {"net_in_mb": -1}}"#, "thresholds.net_in_mb", "negative");
         check_refused(
@@ -503,6 +365,8 @@ mod tests {
         check_refused(r#"{"window_size": 0}"#, "window_size", "1 to 3600");
         check_refused(r#"{"window_size": 70000}"#, "window_size", "1 to 3600");
         check_refused(r#"{"window_size": 1.5}"#, "window_size", "invalid type");
+        check_refused(r#"{"window_seconds": 0}"#, "window_seconds", "1 to 86400000 ms");
+        check_refused(r#"{"window_seconds": 1, "window_size": 0}"#, "window_size", "is 0");
         check_refused(r#"{"min_cpu": 101}"#, "min_cpu", "0 to 100");
         check_refused(
             r#"{"deduplication": {"max_silence": 0}}"#,
@@ -512,6 +376,144 @@ mod tests {
         check_refused(&format!(r#"{{"x": {}1{}}}"#, "[".repeat(9), "]".repeat(9)), ".", "deeper");
         check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), "x", "");
         check_refused(&format!(r#"{{"x": "{}"}}"#, "x".repeat(65_536)), ".", "65536");
+    }
+
+    fn settings(text: &str) -> Settings {
+        Document::parse(text).unwrap().config().unwrap().settings().clone()
+    }
+
+    #[test]
+    fn standard_switches_every_metric_on() {
+        assert_eq!(settings("{}").metrics, MetricSet::FIXED);
+        assert_eq!(settings(r#"{"metrics": ["standard"]}"#).metrics, MetricSet::ALL);
+        let some = settings(r#"{"metrics": ["temperature", "disk usage"]}"#).metrics;
+        let expected = [Metric::DiskPercent, Metric::DiskUsed, Metric::DiskTotal];
+        assert_eq!(some, expected.into_iter().chain([Metric::Temperature]).collect());
+        check_refused(
+            r#"{"metrics": ["all"]}"#,
+            "metrics[0]",
+            "uptime, agent, and standard for all",
+        );
+    }
+
+    #[test]
+    fn a_threshold_has_a_short_and_a_long_form() {
+        let rules = settings(
+            r#"{"thresholds": {
+                "cpu_percent": {"above": 90, "hysteresis": 5, "for": 30, "severity": "critical"},
+                "temperature_celsius": {"below": 2.5},
+                "memory_percent": false, "disk_read_mb": null, "load1": 4}}"#,
+        )
+        .thresholds;
+        let expected = AlertRule {
+            hysteresis: 500,
+            hold: Duration::from_secs(30),
+            severity: Severity::Critical,
+            ..AlertRule::above(9000)
+        };
+        assert_eq!(rules.get(Metric::CpuPercent), Some(expected));
+        let expected = AlertRule { direction: Direction::Below, ..AlertRule::above(2500) };
+        assert_eq!(rules.get(Metric::Temperature), Some(expected));
+        assert_eq!(rules.get(Metric::MemoryPercent), None);
+        assert_eq!(rules.get(Metric::DiskRead), settings("{}").thresholds.get(Metric::DiskRead));
+        assert_eq!(rules.get(Metric::Load1), Some(AlertRule::above(400)));
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_threshold_is_named_with_its_path() {
+        let check = |threshold: &str, path: &str, part: &str| {
+            let text = format!(r#"{{"thresholds": {{"cpu_percent": {threshold}}}}}"#);
+            check_refused(&text, &format!("thresholds.cpu_percent{path}"), part);
+        };
+        check("true", "", "expected a number, false, or an object");
+        check(r#""80""#, "", "expected a number, false, or an object");
+        check("[80]", "", "expected a number, false, or an object");
+        check("{}", "", "above or below");
+        check(r#"{"hysteresis": 1}"#, "", "above or below");
+        check(r#"{"above": 1, "below": 2}"#, "", "both");
+        check(r#"{"above": "1"}"#, ".above", "invalid type");
+        check(r#"{"above": -1}"#, ".above", "negative");
+        check(r#"{"above": 1e300}"#, ".above", "range");
+        check(r#"{"below": -1}"#, ".below", "negative");
+        check(r#"{"above": 1, "hysteresis": -1}"#, ".hysteresis", "negative");
+        check(r#"{"above": 1, "for": -1}"#, ".for", "seconds");
+        check(r#"{"above": 1, "for": 1e6}"#, ".for", "86400000 ms");
+        check(r#"{"above": 1, "severity": "bad"}"#, ".severity", "info, warning, critical");
+        check(r#"{"above": 1, "over": 2}"#, ".over", "unknown field");
+    }
+
+    #[test]
+    fn seconds_decide_the_window_when_they_are_set() {
+        let window = settings(r#"{"window_size": 7, "window_seconds": 1.5}"#).window;
+        assert_eq!(window, WindowEnd::Duration(Duration::from_millis(1500)));
+        let window = settings(r#"{"window_size": 7, "window_seconds": null}"#).window;
+        assert_eq!(window, WindowEnd::Snapshots(7));
+    }
+
+    #[test]
+    fn a_tolerance_is_absolute_or_relative() {
+        let tolerance = settings(
+            r#"{"deduplication": {"tolerance":
+                {"cpu_percent": 0.5, "load1": 1, "net_in_mb": "0.25%", "net_out_mb": "100 %"}}}"#,
+        )
+        .deduplication
+        .tolerance;
+        assert_eq!(tolerance.of(Metric::CpuPercent), Tolerance::Absolute(50));
+        assert_eq!(tolerance.of(Metric::Load1), Tolerance::Absolute(100));
+        assert_eq!(tolerance.of(Metric::NetIn), Tolerance::Relative { hundredths: 25 });
+        assert_eq!(tolerance.of(Metric::NetOut), Tolerance::Relative { hundredths: 10_000 });
+        for bad in [r#""1""#, r#""-1%""#, r#""0.001%""#, r#""101%""#, r#""%""#, r#""1%%""#] {
+            let text = format!(r#"{{"deduplication": {{"tolerance": {{"load1": {bad}}}}}}}"#);
+            check_refused(&text, "deduplication.tolerance.load1", "0% to 100%");
+        }
+        let text = r#"{"deduplication": {"tolerance": {"load1": true}}}"#;
+        check_refused(text, "deduplication.tolerance.load1", "a text such as");
+        let text = r#"{"deduplication": {"tolerance": {"load1": -1}}}"#;
+        check_refused(text, "deduplication.tolerance.load1", "negative");
+    }
+
+    #[test]
+    fn a_condition_is_read_and_its_errors_have_a_column() {
+        let filter = settings(r#"{"condition": "cpu_percent > 20 or load1 > 1"}"#).filter;
+        assert_eq!(filter.condition.terms().len(), 2);
+        check_refused(r#"{"condition": "cpu_percent"}"#, "condition", "column 12: expected one of");
+        check_refused(r#"{"condition": 20}"#, "condition", "invalid type");
+    }
+
+    const OWN: &str =
+        r#"{"plugins": ["own.b", "filter", "own.a"], "own": {"own.a": [3, -1], "own.b": []}}"#;
+
+    #[test]
+    fn own_plugins_are_those_of_the_agent() {
+        let kinds = |config: &Config| config.settings().plugins.to_vec();
+        let own = |index| PluginKind::Own(OwnIndex::new(index).unwrap());
+        let document = Document::parse(OWN).unwrap();
+        let any = document.config().unwrap();
+        assert_eq!(kinds(&any), [own(0), PluginKind::Filter, own(1)]);
+        assert_eq!(any.settings().own[1], [3, -1, 0, 0]);
+        let config = document.config_for(&["own.a", "own.b"]).unwrap();
+        assert_eq!(kinds(&config), [own(1), PluginKind::Filter, own(0)]);
+        assert_eq!(config.settings().own[0], [3, -1, 0, 0]);
+
+        let error = document.config_for(&["own.b"]).unwrap_err();
+        assert_eq!(error.path, "plugins[2]");
+        let text = "unknown plugin \"own.a\"; known are \
+                    deduplication, threshold_alert, aggregation, filter, own.b";
+        assert_eq!(error.reason, text);
+        let misspelt = Document::parse(r#"{"own": {"own.aa": [3]}}"#).unwrap();
+        assert_eq!(misspelt.config_for(&["own.a"]).unwrap_err().path, "own.own.aa");
+    }
+
+    #[test]
+    fn what_is_wrong_with_own_plugins_is_named_with_its_path() {
+        check_refused(r#"{"plugins": ["own.A"]}"#, "plugins[0]", "own.NAME for the agent's own");
+        check_refused(r#"{"plugins": ["own.a", "own.a"]}"#, "plugins[1]", "own.a is listed twice");
+        let many = r#"{"plugins": ["own.a", "own.b", "own.c", "own.d", "own.e"]}"#;
+        check_refused(many, "plugins[4]", "at most 4 own plugins");
+        check_refused(r#"{"own": {"a": [1]}}"#, "own.a", "own.NAME");
+        check_refused(r#"{"own": {"own.a": 1}}"#, "own.own.a", "invalid type");
+        check_refused(r#"{"own": {"own.a": [1.5]}}"#, "own.own.a[0]", "invalid type");
+        check_refused(r#"{"own": {"own.a": [1, 2, 3, 4, 5]}}"#, "own.own.a", "at most 4");
     }
 
     #[test]
@@ -545,16 +547,83 @@ mod tests {
         let document = Document::from_params(&params(&[("interval", "null")])).unwrap();
         let below = Document::parse(r#"{"interval": 1, "window_size": 2}"#).unwrap();
         assert_eq!(Document::merge(&below, &document).to_json(), r#"{"window_size":2}"#);
+        let document = Document::from_params(&params(&[
+            ("condition", "load1 > 1"),
+            ("deduplication.tolerance.load1", "1%"),
+            ("own.every_nth", "3"),
+            ("own.pick", "1, 2"),
+            ("own.reset", "null"),
+            ("plugins", "own.every_nth,filter"),
+            ("thresholds.cpu_percent.above", "70"),
+            ("thresholds.cpu_percent.severity", "info"),
+            ("thresholds.load1", "false"),
+        ]));
+        assert_eq!(
+            document.unwrap().to_json(),
+            concat!(
+                r#"{"condition":"load1 > 1","deduplication":{"tolerance":{"load1":"1%"}},"#,
+                r#""own":{"own.every_nth":[3],"own.pick":[1,2],"own.reset":null},"#,
+                r#""plugins":["own.every_nth","filter"],"#,
+                r#""thresholds":{"cpu_percent":{"above":70,"severity":"info"},"load1":false}}"#,
+            )
+        );
+        let given = params(&[("own", r#"{"own.a": [1]}"#), ("own.b", "[2]")]);
+        let document = Document::from_params(&given).unwrap();
+        assert_eq!(document.to_json(), r#"{"own":{"own.a":[1],"own.b":[2]}}"#);
+        let error = Document::from_params(&params(&[("own.a", "many")])).unwrap_err();
+        assert_eq!(error.path, "own.own.a[0]");
+        let error = Document::from_params(&params(&[("own.A", "1")])).unwrap_err();
+        assert_eq!(error.path, "own.A");
         let error = Document::from_params(&params(&[("shell", "rm")])).unwrap_err();
         assert_eq!(error.path, "shell");
         let error = Document::from_params(&params(&[("interval", "soon")])).unwrap_err();
         assert_eq!(error.path, "interval");
     }
 
+    /// JSON that has much of what a document may have, at places where it may stand and where it may not.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let words = KEYS.iter().copied().map(str::to_owned);
+        let words = words.chain(Metric::ALL.map(|metric| metric.name().to_owned()));
+        let more =
+            ["above", "below", "hysteresis", "for", "severity", "info", "1%", "own.a", "own.b"];
+        let more = more.into_iter().chain(["tolerance", "max_silence", "filter", "load1 > 1"]);
+        let words = words.chain(more.map(str::to_owned)).collect::<Vec<_>>();
+        let word = prop::sample::select(words);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-10.0..100.0f64).prop_map(Value::from),
+            word.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 6, move |inner| {
+            let object = prop::collection::vec((word.clone(), inner.clone()), 0..6);
+            prop_oneof![
+                prop::collection::vec(inner, 0..6).prop_map(Value::from),
+                object.prop_map(|entries| Value::from(Map::from_iter(entries))),
+            ]
+        })
+    }
+
     proptest! {
         #[test]
         fn no_text_panics(text in ".*") {
             Document::parse(&text).ok();
+        }
+
+        #[test]
+        fn no_json_panics(value in any_json()) {
+            if let Ok(document) = Document::from_value(value) {
+                prop_assert!(document.config().is_ok());
+                document.config_for(&["own.a"]).ok();
+            }
+        }
+
+        #[test]
+        fn no_params_panic(
+            params in prop::collection::hash_map("[a-z_.]{0,20}|own\\.[a-z.]{0,3}", ".{0,20}", 0..5),
+        ) {
+            Document::from_params(&params).ok();
         }
 
         #[test]
