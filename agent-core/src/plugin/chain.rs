@@ -4,66 +4,12 @@ use heapless::Vec;
 
 use crate::config::{Config, Settings};
 use crate::ledger::{PluginBooks, PluginCounters};
-use crate::limits::PLUGINS_MAX;
+use crate::limits::{OWN_PLUGINS_MAX, PLUGINS_MAX};
 use crate::plugin::own::{NoPlugins, OwnPlugins, Parameters};
 use crate::plugin::{
     Aggregation, Deduplication, Filter, OwnIndex, Plugin, PluginKind, ThresholdAlert, Verdict,
 };
 use crate::record::{Alert, Sample};
-
-/// One plugin in the chain.
-#[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "the core does not allocate")]
-enum Stage<O> {
-    Deduplication(Deduplication),
-    ThresholdAlert(ThresholdAlert),
-    Aggregation(Aggregation),
-    Filter(Filter),
-    Own(OwnIndex, O),
-}
-
-impl<O: OwnPlugins> Stage<O> {
-    /// None for a plugin that this program does not have.
-    fn new(kind: PluginKind, settings: &Settings) -> Option<Self> {
-        Some(match kind {
-            PluginKind::Deduplication => Self::Deduplication(Deduplication::new(settings)),
-            PluginKind::ThresholdAlert => Self::ThresholdAlert(ThresholdAlert::new(settings)),
-            PluginKind::Aggregation => Self::Aggregation(Aggregation::new(settings)),
-            PluginKind::Filter => Self::Filter(Filter::new(settings)),
-            PluginKind::Own(index) => Self::Own(index, O::new(index, parameters(settings, index))?),
-        })
-    }
-
-    const fn kind(&self) -> PluginKind {
-        match self {
-            Self::Deduplication(_) => PluginKind::Deduplication,
-            Self::ThresholdAlert(_) => PluginKind::ThresholdAlert,
-            Self::Aggregation(_) => PluginKind::Aggregation,
-            Self::Filter(_) => PluginKind::Filter,
-            Self::Own(index, _) => PluginKind::Own(*index),
-        }
-    }
-
-    fn plugin(&self) -> &dyn Plugin {
-        match self {
-            Self::Deduplication(plugin) => plugin,
-            Self::ThresholdAlert(plugin) => plugin,
-            Self::Aggregation(plugin) => plugin,
-            Self::Filter(plugin) => plugin,
-            Self::Own(_, own) => own.plugin(),
-        }
-    }
-
-    fn plugin_mut(&mut self) -> &mut dyn Plugin {
-        match self {
-            Self::Deduplication(plugin) => plugin,
-            Self::ThresholdAlert(plugin) => plugin,
-            Self::Aggregation(plugin) => plugin,
-            Self::Filter(plugin) => plugin,
-            Self::Own(_, own) => own.plugin_mut(),
-        }
-    }
-}
 
 const fn parameters(settings: &Settings, index: OwnIndex) -> &Parameters {
     &settings.own[index.get()]
@@ -96,7 +42,14 @@ pub trait Outlet {
 /// and never two of them. [`PluginBooks`] is where this is counted.
 #[derive(Clone, Debug)]
 pub struct Chain<O = NoPlugins> {
-    stages: Vec<Stage<O>, PLUGINS_MAX>,
+    // Each of these has a plugin below, and no other has.
+    order: Vec<PluginKind, PLUGINS_MAX>,
+    // A kind stands in the chain at most once, so each has a place of its own.
+    deduplication: Option<Deduplication>,
+    threshold_alert: Option<ThresholdAlert>,
+    aggregation: Option<Aggregation>,
+    filter: Option<Filter>,
+    own: [Option<O>; OWN_PLUGINS_MAX],
 }
 
 impl<O: OwnPlugins> Chain<O> {
@@ -113,9 +66,16 @@ impl<O: OwnPlugins> Chain<O> {
 
     /// The chain that `config` asks for. A plugin that this program does not have is left out, see [`Chain::supports`].
     pub fn new(config: &Config) -> Self {
-        let settings = config.settings();
-        let stage = |kind: &PluginKind| Stage::new(*kind, settings);
-        Self { stages: settings.plugins.iter().filter_map(stage).collect() }
+        let mut chain = Self {
+            order: Vec::new(),
+            deduplication: None,
+            threshold_alert: None,
+            aggregation: None,
+            filter: None,
+            own: [const { None }; OWN_PLUGINS_MAX],
+        };
+        chain.arrange(config.settings());
+        chain
     }
 
     /// Passes `sample` through the chain. What comes out goes to `outlet`.
@@ -125,13 +85,13 @@ impl<O: OwnPlugins> Chain<O> {
 
     /// How many snapshots the plugins hold.
     pub fn held(&self) -> u64 {
-        self.stages.iter().map(|stage| stage.plugin().held()).sum()
+        self.order.iter().map(|kind| self.held_by(*kind)).sum()
     }
 
     /// Makes every plugin give out what it holds.
     pub fn flush(&mut self, books: &mut PluginBooks, outlet: &mut impl Outlet) {
-        for index in 0..self.stages.len() {
-            self.flush_stage(index, books, outlet);
+        for place in 0..self.order.len() {
+            self.flush_plugin(place, books, outlet);
         }
     }
 
@@ -146,39 +106,99 @@ impl<O: OwnPlugins> Chain<O> {
         outlet: &mut impl Outlet,
     ) {
         let (old, new) = (old.settings(), new.settings());
-        for index in 0..self.stages.len() {
-            let kind = self.stages[index].kind();
+        for place in 0..self.order.len() {
+            let kind = self.order[place];
             let stays = new.plugins.contains(&kind) && is_same_for(kind, old, new);
-            if !stays && self.stages[index].plugin().held() > 0 {
-                self.flush_stage(index, books, outlet);
+            if !stays && self.held_by(kind) > 0 {
+                self.flush_plugin(place, books, outlet);
             }
         }
-        for stage in &mut self.stages {
-            let kind = stage.kind();
-            if !new.plugins.contains(&kind) {
-                stage.plugin_mut().retire(&mut |alert| outlet.alert(alert));
+        for place in 0..self.order.len() {
+            let kind = self.order[place];
+            let Some(plugin) = self.plugin_mut(kind) else { continue };
+            let is_remade = matches!(kind, PluginKind::Own(index)
+                if parameters(old, index) != parameters(new, index));
+            if is_remade || !new.plugins.contains(&kind) {
+                plugin.retire(&mut |alert| outlet.alert(alert));
+                self.remove(kind);
             } else if !is_same_for(kind, old, new) {
-                reconfigure_stage(stage, old, new, outlet);
+                plugin.reconfigure(new, &mut |alert| outlet.alert(alert));
             }
         }
-        let kept_or_new = |kind: &PluginKind| {
-            let kept = self.stages.iter().find(|stage| stage.kind() == *kind).cloned();
-            kept.or_else(|| Stage::new(*kind, new))
-        };
-        self.stages = new.plugins.iter().filter_map(kept_or_new).collect();
+        self.arrange(new);
     }
 
-    fn flush_stage(&mut self, index: usize, books: &mut PluginBooks, outlet: &mut impl Outlet) {
-        let stage = &mut self.stages[index];
-        let held = stage.plugin().held();
-        let Some(sample) = stage.plugin_mut().flush() else {
+    /// Makes the plugins that `settings` name and the chain does not have, and puts all into order.
+    fn arrange(&mut self, settings: &Settings) {
+        self.order.clear();
+        for kind in &settings.plugins {
+            if self.plugin_mut(*kind).is_none() {
+                self.insert(*kind, settings);
+            }
+            if self.plugin_mut(*kind).is_some() {
+                // Both lists have the same room.
+                self.order.push(*kind).ok();
+            }
+        }
+    }
+
+    fn insert(&mut self, kind: PluginKind, settings: &Settings) {
+        match kind {
+            PluginKind::Deduplication => self.deduplication = Some(Deduplication::new(settings)),
+            PluginKind::ThresholdAlert => {
+                self.threshold_alert = Some(ThresholdAlert::new(settings));
+            }
+            PluginKind::Aggregation => self.aggregation = Some(Aggregation::new(settings)),
+            PluginKind::Filter => self.filter = Some(Filter::new(settings)),
+            PluginKind::Own(index) => {
+                self.own[index.get()] = O::new(index, parameters(settings, index));
+            }
+        }
+    }
+
+    fn remove(&mut self, kind: PluginKind) {
+        match kind {
+            PluginKind::Deduplication => self.deduplication = None,
+            PluginKind::ThresholdAlert => self.threshold_alert = None,
+            PluginKind::Aggregation => self.aggregation = None,
+            PluginKind::Filter => self.filter = None,
+            PluginKind::Own(index) => self.own[index.get()] = None,
+        }
+    }
+
+    fn held_by(&self, kind: PluginKind) -> u64 {
+        match kind {
+            PluginKind::Deduplication => self.deduplication.as_ref().map_or(0, Plugin::held),
+            PluginKind::ThresholdAlert => self.threshold_alert.as_ref().map_or(0, Plugin::held),
+            PluginKind::Aggregation => self.aggregation.as_ref().map_or(0, Plugin::held),
+            PluginKind::Filter => self.filter.as_ref().map_or(0, Plugin::held),
+            PluginKind::Own(index) => {
+                self.own[index.get()].as_ref().map_or(0, |own| own.plugin().held())
+            }
+        }
+    }
+
+    fn plugin_mut(&mut self, kind: PluginKind) -> Option<&mut dyn Plugin> {
+        match kind {
+            PluginKind::Deduplication => self.deduplication.as_mut().map(|p| p as _),
+            PluginKind::ThresholdAlert => self.threshold_alert.as_mut().map(|p| p as _),
+            PluginKind::Aggregation => self.aggregation.as_mut().map(|p| p as _),
+            PluginKind::Filter => self.filter.as_mut().map(|p| p as _),
+            PluginKind::Own(index) => self.own[index.get()].as_mut().map(O::plugin_mut),
+        }
+    }
+
+    fn flush_plugin(&mut self, place: usize, books: &mut PluginBooks, outlet: &mut impl Outlet) {
+        let kind = self.order[place];
+        let held = self.held_by(kind);
+        let Some(sample) = self.plugin_mut(kind).and_then(Plugin::flush) else {
             return;
         };
-        let counters = books.of_mut(stage.kind());
+        let counters = books.of_mut(kind);
         counters.forwarded += 1;
         // The sample stands for itself and for all the others that were held.
         counters.merged += held.saturating_sub(1);
-        self.process_from(index + 1, sample, books, outlet);
+        self.process_from(place + 1, sample, books, outlet);
     }
 
     fn process_from(
@@ -188,34 +208,18 @@ impl<O: OwnPlugins> Chain<O> {
         books: &mut PluginBooks,
         outlet: &mut impl Outlet,
     ) {
-        for stage in self.stages.iter_mut().skip(first) {
-            let counters = books.of_mut(stage.kind());
+        for place in first..self.order.len() {
+            let kind = self.order[place];
+            let Some(plugin) = self.plugin_mut(kind) else { continue };
+            let counters = books.of_mut(kind);
             counters.received += 1;
-            let verdict = stage.plugin_mut().process(&mut sample, &mut |alert| outlet.alert(alert));
+            let verdict = plugin.process(&mut sample, &mut |alert| outlet.alert(alert));
             if !count(counters, verdict) {
                 return;
             }
         }
         outlet.sample(sample);
     }
-}
-
-fn reconfigure_stage<O: OwnPlugins>(
-    stage: &mut Stage<O>,
-    old: &Settings,
-    new: &Settings,
-    outlet: &mut impl Outlet,
-) {
-    if let Stage::Own(index, own) = stage
-        && parameters(old, *index) != parameters(new, *index)
-    {
-        own.plugin_mut().retire(&mut |alert| outlet.alert(alert));
-        if let Some(fresh) = O::new(*index, parameters(new, *index)) {
-            *own = fresh;
-        }
-        return;
-    }
-    stage.plugin_mut().reconfigure(new, &mut |alert| outlet.alert(alert));
 }
 
 /// Enters `verdict` into `counters`. Answers whether a sample goes on.

@@ -9,12 +9,14 @@
 use core::panic::PanicInfo;
 
 use agent_core::agent::{Agent, Batch, Input, Output, Transmit};
-use agent_core::codec::{CodecError, Deframer, Frame, FrameError, encode_frame, pack, unpack};
-use agent_core::config::{Config, Settings};
+use agent_core::codec::{
+    CodecError, Deframer, Frame, FrameError, encode_frame, pack, pack_alerts, unpack, unpack_alerts,
+};
+use agent_core::config::{Config, Settings, WindowEnd};
 use agent_core::id::{AgentId, BootId};
 use agent_core::metric::{Metric, Values};
 use agent_core::plugin::PluginKind;
-use agent_core::record::{Sample, Snapshot};
+use agent_core::record::{Marks, Sample, Snapshot};
 use agent_core::time::Instant;
 
 /// Bytes of a block of one record, and of the frame around it; the largest has windows and alerts of all metrics.
@@ -60,13 +62,13 @@ pub extern "C" fn picket_bare_round_trip(snapshots: u32, cpu: u32) -> i32 {
 
 fn round_trip(snapshots: u32, cpu: i64) -> Result<usize, Failure> {
     let settings = Settings {
-        plugins: PluginKind::ALL.into_iter().collect(),
-        window_size: 2,
+        plugins: PluginKind::BUILT_IN.into_iter().collect(),
+        window: WindowEnd::Snapshots(2),
         ..Settings::default()
     };
     let config = Config::new(settings).map_err(|_| Failure::Settings)?;
     let mut now = Instant::from_ms(0);
-    let mut agent = Agent::<8, 2>::new(now, BOOT, 1, config, None);
+    let mut agent: Agent<2048, 2> = Agent::new(now, BOOT, 1, config, None);
     let mut deframer = Deframer::<FRAME_BYTES>::new();
     let mut left = snapshots;
     let mut records = 0;
@@ -89,8 +91,19 @@ fn round_trip(snapshots: u32, cpu: i64) -> Result<usize, Failure> {
                 agent.handle(now, input);
             }
             Output::Transmit(transmit) => {
-                if let Transmit::Plain(batch) = transmit {
-                    records += send(&agent, &batch, &mut deframer)?;
+                match transmit {
+                    Transmit::Plain(batch) => records += send(&agent, &batch, &mut deframer)?,
+                    Transmit::Alerts(batch) => {
+                        let mut buffer = [0; BLOCK_BYTES];
+                        let alerts = agent.alerts(&batch).map(|(_, alert)| alert);
+                        let length = pack_alerts(batch.first, alerts, &mut buffer)?;
+                        let alerts = buffer.get(..length).ok_or(Failure::Missing)?;
+                        transfer(&Frame::Alerts(alerts), &mut deframer)?;
+                    }
+                    Transmit::Batch(_)
+                    | Transmit::Answer(_)
+                    | Transmit::ConfigReport
+                    | Transmit::Status => {}
                 }
                 agent.handle(now, Input::Transmitted(transmit));
             }
@@ -124,7 +137,7 @@ fn transfer(frame: &Frame<'_>, deframer: &mut Deframer<FRAME_BYTES>) -> Result<u
     const EMPTY: Sample = Sample {
         snapshot: Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values: Values::EMPTY },
         window: None,
-        alerts: Values::EMPTY,
+        marks: Marks::NONE,
         repeats: 0,
     };
 
@@ -137,6 +150,10 @@ fn transfer(frame: &Frame<'_>, deframer: &mut Deframer<FRAME_BYTES>) -> Result<u
             Some(Frame::Records(block)) => {
                 let (_, count) = unpack(block, &mut [EMPTY; 1])?;
                 return Ok(count);
+            }
+            Some(Frame::Alerts(alerts)) => {
+                unpack_alerts(alerts)?;
+                return Ok(0);
             }
         }
     }

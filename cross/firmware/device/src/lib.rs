@@ -16,11 +16,11 @@ mod trace;
 use core::time::Duration;
 
 use agent_core::agent::{Agent, Batch, Input, Output, Transmit};
-use agent_core::codec::{CodecError, Frame, encode_frame, pack};
-use agent_core::config::{Config, ConfigError, Settings};
+use agent_core::codec::{CodecError, Frame, encode_frame, pack, pack_alerts};
+use agent_core::config::{AlertRule, AlertRules, Config, ConfigError, Settings, WindowEnd};
 use agent_core::id::{AgentId, AgentIdError, BootId, ConfigRevision};
 use agent_core::ledger::Ledger;
-use agent_core::metric::{Metric, MetricSet, Values};
+use agent_core::metric::{Metric, MetricSet};
 use agent_core::plugin::PluginKind;
 use agent_core::record::Snapshot;
 use agent_core::time::Instant;
@@ -28,20 +28,20 @@ use agent_core::time::Instant;
 use self::sensor::Sensor;
 pub use self::trace::Trace;
 
-/// Records held while the wire is down: half a minute.
-pub const RING_RECORDS: usize = 32;
+/// Bytes of records held while the wire is down: more than half a minute.
+pub const RING_BYTES: usize = 2048;
 /// Commands remembered. The wire leads away from the device, so none comes.
 pub const COMMANDS: usize = 1;
 
 /// The agent in the size of this device.
-pub type DeviceAgent = Agent<RING_RECORDS, COMMANDS>;
+pub type DeviceAgent = Agent<RING_BYTES, COMMANDS>;
 
 /// The name that the device says.
 pub const AGENT_ID: &str = "lm3s6965evb";
 /// The boot that the device says. One that can store a counter and has a source of noise says a new one each time.
 pub const BOOT: BootId = BootId { counter: 1, nonce: 0x7069_636b_6574 };
 
-/// A Hello stands before the first of so many frames with records.
+/// A Hello stands before the first of so many frames with records or alerts.
 pub const HELLO_EVERY: u64 = 64;
 
 /// How long after the start the wire comes up.
@@ -52,8 +52,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const WINDOW_SNAPSHOTS: u16 = 10;
 const SEED: u64 = 0x5eed;
 
-/// Bytes of a block of one record: at most 32 values of at most 72 bits, and the columns beside them.
+/// Bytes of a block of one record: a window of eight metrics has 40 values of at most 72 bits, and columns beside them.
 const BLOCK_BYTES: usize = 512;
+/// Bytes of one alert with its sequence.
+const ALERT_BYTES: usize = 80;
 /// Bytes of the frame around it: version, kind, length, checksum, and a byte of stuffing for each 254.
 const FRAME_BYTES: usize = BLOCK_BYTES + 32;
 
@@ -68,7 +70,7 @@ pub trait Wire {
 pub struct Totals {
     /// The books at the end.
     pub ledger: Ledger,
-    /// Frames with records.
+    /// Frames with records or alerts.
     pub frames: u64,
     /// Bytes on the wire.
     pub bytes: u64,
@@ -149,8 +151,14 @@ impl<W: Wire> Device<'_, W> {
             Output::Dial => self.agent.handle(self.now, Input::LinkOneWay),
             Output::Collect(metrics) => self.collect(metrics)?,
             Output::Transmit(transmit) => {
-                if let Transmit::Plain(batch) = transmit {
-                    self.send_records(&batch)?;
+                match transmit {
+                    Transmit::Plain(batch) => self.send_records(&batch)?,
+                    Transmit::Alerts(batch) => self.send_alerts(&batch)?,
+                    // A link that leads one way asks for nothing else.
+                    Transmit::Batch(_)
+                    | Transmit::Answer(_)
+                    | Transmit::ConfigReport
+                    | Transmit::Status => {}
                 }
                 // The wire has taken it before it comes back.
                 self.agent.handle(self.now, Input::Transmitted(transmit));
@@ -203,13 +211,24 @@ impl<W: Wire> Device<'_, W> {
         let mut block = [0; BLOCK_BYTES];
         let records = self.agent.records(batch).map(|(_, record)| record);
         let length = pack(batch.first, records, &mut block)?;
-        let block = block.get(..length).ok_or(CodecError::BufferFull)?;
+        self.send_data(&Frame::Records(block.get(..length).ok_or(CodecError::BufferFull)?))
+    }
+
+    fn send_alerts(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        let mut buffer = [0; ALERT_BYTES];
+        let alerts = self.agent.alerts(batch).map(|(_, alert)| alert);
+        let length = pack_alerts(batch.first, alerts, &mut buffer)?;
+        self.send_data(&Frame::Alerts(buffer.get(..length).ok_or(CodecError::BufferFull)?))
+    }
+
+    /// Sends what has no meaning without a Hello.
+    fn send_data(&mut self, frame: &Frame<'_>) -> Result<(), DeviceError> {
         if self.frames.is_multiple_of(HELLO_EVERY) {
             let agent = self.agent_id.clone();
             self.send(&Frame::Hello { agent, boot: BOOT })?;
         }
         self.frames += 1;
-        self.send(&Frame::Records(block))
+        self.send(frame)
     }
 
     fn send(&mut self, frame: &Frame<'_>) -> Result<(), DeviceError> {
@@ -234,12 +253,14 @@ fn trace_config() -> Result<Config, ConfigError> {
 }
 
 fn sensor_config() -> Result<Config, ConfigError> {
+    let mut thresholds = AlertRules::NONE;
+    thresholds.set(Metric::CpuPercent, AlertRule { hysteresis: 500, ..AlertRule::above(6000) });
     Config::new(Settings {
         interval: INTERVAL,
         metrics: Sensor::metrics(),
         plugins: [PluginKind::Aggregation, PluginKind::ThresholdAlert].into_iter().collect(),
-        thresholds: Values::from_iter([(Metric::CpuPercent, 6000)]),
-        window_size: WINDOW_SNAPSHOTS,
+        thresholds,
+        window: WindowEnd::Snapshots(WINDOW_SNAPSHOTS),
         ..Settings::default()
     })
 }

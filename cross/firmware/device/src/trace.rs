@@ -1,6 +1,6 @@
 //! The recorded trace, read from the table that `build.rs` made of it.
 
-use agent_core::metric::{Metric, Values};
+use agent_core::metric::{Metric, MetricSet, Values};
 use agent_core::record::Snapshot;
 use agent_core::time::Instant;
 
@@ -61,13 +61,12 @@ impl Iterator for Trace {
         self.uptime_ms = self.uptime_ms.wrapping_add(self.number()?);
         self.wall_ms = self.wall_ms.wrapping_add(self.number()?);
         let mut values = Values::EMPTY;
-        for metric in Metric::ALL {
-            if present >> metric.index() & 1 == 1 {
-                let difference = self.number()?;
-                let count = self.counts.get_mut(metric.index())?;
-                *count = count.wrapping_add(difference);
-                values.set(metric, *count);
-            }
+        // The table has the eight fixed metrics, whose ids are the bits of one byte.
+        for metric in MetricSet::from_bits_truncate(u64::from(present)).iter() {
+            let difference = self.number()?;
+            let count = self.counts.get_mut(metric.index())?;
+            *count = count.wrapping_add(difference);
+            values.set(metric, *count);
         }
         let taken_at = Instant::from_ms(self.uptime_ms.cast_unsigned());
         Some(Snapshot { taken_at, wall_ms: self.wall_ms, values })
