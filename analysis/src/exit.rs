@@ -40,7 +40,7 @@ impl Exit {
             Self::Unreachable => "the server cannot be reached",
             Self::Rejected => "rejected: by the agent, or by the server as invalid",
             Self::TimedOut => "no answer in time: the command expired, or its fate is unknown",
-            Self::NotFound => "nothing found: no such agent or document, no records",
+            Self::NotFound => "nothing found: no such agent or document, no records, no alert",
         }
     }
 

@@ -204,7 +204,7 @@ fn status_start(
     default: Point,
     now_ms: i64,
 ) -> Option<status::Start> {
-    let since = since.or((!follow).then_some(default))?;
+    let since = since.or_else(|| (!follow).then_some(default))?;
     Some(status::Start::SinceMs(since.resolve(now_ms)))
 }
 

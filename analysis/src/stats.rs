@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use agent_core::metric::{Metric, Values};
 use hdrhistogram::Histogram;
 
-/// Agents summed up at once. Their histograms take about 80 kB each.
+/// Agents summed up at once. Their histograms take about 80 kB each for the usual eight metrics, and 210 kB for all.
 pub(crate) const AGENTS_MAX: usize = 1000;
 
 /// Of the p95: 1 %.
@@ -71,7 +71,10 @@ struct Series {
     max: i64,
     // 2^63 samples of 2^63 do not overflow it.
     sum: i128,
+    // Counts from zero up.
     histogram: Histogram<u32>,
+    // Magnitudes of counts below zero, which few metrics but a temperature have.
+    below_zero: Option<Histogram<u32>>,
 }
 
 impl Series {
@@ -81,8 +84,8 @@ impl Series {
             min: i64::MAX,
             max: i64::MIN,
             sum: 0,
-            histogram: Histogram::new(SIGNIFICANT_DIGITS)
-                .expect("2 significant digits are within 0 to 5"),
+            histogram: empty_histogram(),
+            below_zero: None,
         }
     }
 
@@ -91,11 +94,13 @@ impl Series {
         self.min = self.min.min(count);
         self.max = self.max.max(count);
         self.sum += i128::from(count);
-        // No metric of a host is negative; a faulty one counts as 0 here, and shows in the minimum.
-        let magnitude = u64::try_from(count).unwrap_or(0);
-        if self.histogram.record(magnitude).is_err() {
+        let histogram = match count {
+            0.. => &mut self.histogram,
+            _ => self.below_zero.get_or_insert_with(empty_histogram),
+        };
+        if histogram.record(count.unsigned_abs()).is_err() {
             // It cannot grow that far where a usize is small: the largest it can hold is near enough.
-            self.histogram.saturating_record(magnitude);
+            histogram.saturating_record(count.unsigned_abs());
         }
     }
 
@@ -106,7 +111,7 @@ impl Series {
         let count = i128::from(self.count);
         let half = count / 2;
         let mean = (self.sum + half).div_euclid(count);
-        let p95 = i64::try_from(self.histogram.value_at_quantile(0.95)).unwrap_or(i64::MAX);
+        let p95 = self.at_rank(self.count.saturating_mul(95).div_ceil(100));
         Some(Figures {
             count: self.count,
             min: self.min,
@@ -115,6 +120,37 @@ impl Series {
             p95: p95.clamp(self.min, self.max),
         })
     }
+
+    /// The count that has this rank among all, from 1, when they are sorted.
+    fn at_rank(&self, rank: u64) -> i64 {
+        match &self.below_zero {
+            // The greatest magnitude comes first.
+            Some(below_zero) if rank <= below_zero.len() => {
+                let from_zero = below_zero.len() - rank + 1;
+                0_i64.saturating_sub_unsigned(at_rank(below_zero, from_zero))
+            }
+            below_zero => {
+                let passed = below_zero.as_ref().map_or(0, Histogram::len);
+                i64::try_from(at_rank(&self.histogram, rank - passed)).unwrap_or(i64::MAX)
+            }
+        }
+    }
+}
+
+fn empty_histogram() -> Histogram<u32> {
+    Histogram::new(SIGNIFICANT_DIGITS).expect("2 significant digits are within 0 to 5")
+}
+
+/// The value that has this rank, from 1; 0 when there is none.
+fn at_rank(histogram: &Histogram<u32>, rank: u64) -> u64 {
+    let mut seen = 0_u64;
+    for bin in histogram.iter_recorded() {
+        seen = seen.saturating_add(bin.count_since_last_iteration());
+        if rank <= seen {
+            return bin.value_iterated_to();
+        }
+    }
+    0
 }
 
 #[cfg(test)]
@@ -169,14 +205,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_sorting(mut counts in prop::collection::vec(0_i64..1 << 40, 1..300)) {
+        fn agrees_with_sorting(
+            mut counts in prop::collection::vec(-(1_i64 << 20)..1 << 40, 1..300),
+            below in 0_usize..300,
+        ) {
+            for count in counts.iter_mut().take(below) {
+                *count = -(*count % 1_000_000);
+            }
             let figures = figures(&counts);
             counts.sort_unstable();
             let rank = (counts.len() * 95).div_ceil(100);
             let p95 = counts[rank - 1];
             prop_assert_eq!(figures.min, counts[0]);
             prop_assert_eq!(figures.max, counts[counts.len() - 1]);
-            prop_assert!((figures.p95 - p95).abs() <= p95 / 100, "{} {}", figures.p95, p95);
+            prop_assert!((figures.p95 - p95).abs() <= p95.abs() / 100, "{} {}", figures.p95, p95);
         }
     }
 }

@@ -1,7 +1,10 @@
 //! `send-command`, `agents` and `server-status`.
 
 use proto::command::CommandType;
-use proto::{AgentInfo, CommandOutcome, CommandResponse, ListAgentsResponse};
+use proto::{
+    AgentInfo, AgentStatus, AlertLedger, CommandOutcome, CommandResponse, Ledger,
+    ListAgentsResponse, NamedCount, PluginCounters,
+};
 use tonic::Status;
 
 use crate::picket::{run, run_with_input};
@@ -58,6 +61,52 @@ fn the_answer_is_one_json_object() {
         "{\"agent_id\":\"web-1\",\"success\":true,\"outcome\":\"SUCCEEDED\",\
          \"message\":\"as said\",\"timestamp\":0}\n",
     );
+}
+
+#[test]
+fn status_has_the_books_of_plugins_and_alerts() {
+    let counters = PluginCounters {
+        name: "deduplication".into(),
+        received: 10,
+        forwarded: 4,
+        merged: 0,
+        dropped: vec![NamedCount { name: "unchanged".into(), count: 6 }],
+    };
+    let ledger = Ledger {
+        produced: 10,
+        suppressed: vec![NamedCount { name: "deduplication".into(), count: 6 }],
+        recorded: 4,
+        delivered: 4,
+        plugins: vec![counters],
+        alerts: Some(AlertLedger { recorded: 2, delivered: 2, ..AlertLedger::default() }),
+        ..Ledger::default()
+    };
+    let status = AgentStatus { ledger: Some(ledger), ..AgentStatus::default() };
+    let response = CommandResponse {
+        success: true,
+        status: Some(status.clone()),
+        ..CommandResponse::default()
+    };
+    let agent =
+        AgentInfo { agent_id: "web-1".into(), status: Some(status), ..AgentInfo::default() };
+    let server = Server::start(Script {
+        command: Some(Ok(response)),
+        agents: ListAgentsResponse { agents: vec![agent] },
+        ..Script::default()
+    });
+    let table = run(&server.name(), "send-command web-1 STATUS");
+    let counters = "counters  deduplication: \
+                    received 10 = forwarded 4 + merged 0 + dropped 6 (unchanged 6) + held 0\n";
+    assert!(table.stdout.contains(counters), "{table:#?}");
+    let alerts = "alerts    recorded 2 = delivered 2 + lost 0 + held 0\n";
+    assert!(table.stdout.ends_with(alerts), "{table:#?}");
+    for line in ["send-command web-1 STATUS -o json", "agents -o json"] {
+        let json = run(&server.name(), line);
+        let value: serde_json::Value = json.stdout.parse().unwrap();
+        let ledger = &value["status"]["ledger"];
+        assert_eq!(ledger["plugins"]["deduplication"]["dropped"]["unchanged"], 6, "{line}");
+        assert_eq!(ledger["alerts"]["delivered"], 2, "{line}");
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
 
 use proto::subscribe_metrics_request::Start;
-use proto::{ServerStatus, TopicStatus};
+use proto::{Alert, ServerStatus, StoredMetrics, TopicStatus, Window};
+use serde_json::json;
 use tonic::Status;
 
 use crate::picket::{self, Run, command, piped, run};
@@ -58,6 +59,67 @@ timestamp,agent_id,boot,sequence,cpu_percent,alerts,window_count,window_duration
 2023-11-14T22:13:22.000Z,db.2,1-0000000000000abc,2,2,,,,0
 ",
     );
+}
+
+/// A record with a load and a temperature, which is below its floor, beside what `entry` has.
+fn richer(mut entry: StoredMetrics) -> StoredMetrics {
+    let record = entry.metrics.as_mut().unwrap().record.as_mut().unwrap();
+    record.present |= 1 << 8 | 1 << 16;
+    record.values.extend([52, -4_250]);
+    record.alerts = vec![Alert { metric: 16, limit: -2_000, below: true }];
+    record.window = Some(Window {
+        count: 2,
+        duration_ms: 5_000,
+        min: record.values.clone(),
+        max: record.values.clone(),
+        partial: false,
+        last: vec![100, 0, 60, -4_000],
+        counts: vec![2, 2, 2, 1],
+    });
+    entry
+}
+
+fn richer_record() -> Server {
+    let records = batch(vec![entry("web-1", 1), richer(entry("web-1", 2))]);
+    Server::start(script_of([feed_of(vec![records], Ending::End)]))
+}
+
+#[test]
+fn metrics_beyond_the_eight_are_columns_when_they_come() {
+    let server = richer_record();
+    run(&server.name(), "get-metrics --no-follow").check(
+        0,
+        "\
+TIME                 AGENT           CPU%    MEM%     USED MB    TOTAL MB  READ MB/s  WRITE MB/s    IN MB/s   OUT MB/s   LOAD1  TEMP C  NOTE
+2023-11-14 22:13:21  web-1           1.00       -           -           -      1.000           -          -          -       -       -
+2023-11-14 22:13:22  web-1           2.00       -           -           -      1.000           -          -          -    0.52    -4.2  \
+ALERT temperature_celsius < -2.0; average of 2 over 5s
+",
+    );
+}
+
+#[test]
+fn metrics_beyond_the_eight_are_chosen_by_name() {
+    let server = richer_record();
+    run(&server.name(), "get-metrics --no-follow --metric load,temperature_celsius -o csv").check(
+        0,
+        "\
+timestamp,agent_id,boot,sequence,alerts,window_count,window_duration_ms,repeats,load1,load5,load15,temperature_celsius
+2023-11-14T22:13:21.000Z,web-1,1-0000000000000abc,1,,,,0,,,,
+2023-11-14T22:13:22.000Z,web-1,1-0000000000000abc,2,temperature_celsius,2,5000,0,0.52,,,-4.25
+",
+    );
+}
+
+#[test]
+fn json_has_all_of_a_window_by_name() {
+    let server = richer_record();
+    let run = run(&server.name(), "get-metrics --no-follow --metric temperature,load -o json");
+    let value: serde_json::Value = run.stdout.lines().nth(1).unwrap().parse().unwrap();
+    assert_eq!(value["metrics"], json!({"load1": 0.52, "temperature_celsius": -4.25}));
+    assert_eq!(value["window"]["last"], json!({"load1": 0.6, "temperature_celsius": -4.0}));
+    assert_eq!(value["window"]["counts"], json!({"load1": 2, "temperature_celsius": 1}));
+    assert_eq!(value["alerts"][0]["below"], true);
 }
 
 #[test]
@@ -154,7 +216,7 @@ fn a_closed_pipe_is_success() {
 }
 
 /// A plain client's record, which is never a repeat.
-fn no_name(mut entry: proto::StoredMetrics) -> proto::StoredMetrics {
+fn no_name(mut entry: StoredMetrics) -> StoredMetrics {
     let metrics = entry.metrics.as_mut().unwrap();
     metrics.boot = None;
     metrics.record.as_mut().unwrap().sequence = 0;
