@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it found")]
 
+use std::thread;
 use std::time::Duration;
 
 use agent_core::metric::{MetricSet, MetricSwitch};
@@ -14,8 +15,12 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::collector::{Collector as _, SysinfoCollector};
 
-/// The agent is a program without a library, so its collector is compiled in here, without the thread around it.
+/// The collector is private to the agent, so it is compiled in here, without the thread around it.
 #[path = "../src/collector"]
+#[cfg_attr(
+    test,
+    expect(dead_code, unused_imports, reason = "its tests run with those of the agent")
+)]
 mod collector {
     use agent_core::metric::{MetricSet, Values};
 
@@ -31,7 +36,10 @@ mod collector {
     }
 }
 
-const ROUNDS: usize = 1001;
+const ROUNDS: usize = 101;
+
+/// The share of the processors is not read anew before this has passed. An agent's measurements are apart as well.
+const PAUSE: Duration = ::sysinfo::MINIMUM_CPU_UPDATE_INTERVAL;
 
 struct Subject {
     name: &'static str,
@@ -74,6 +82,7 @@ fn main() -> Result<(), ::sysinfo::Error> {
         ])
         .collect::<Result<Vec<_>, _>>()?;
     for _ in 0..ROUNDS {
+        thread::sleep(PAUSE);
         for subject in &mut subjects {
             subject.measure();
         }
