@@ -765,26 +765,47 @@ mod tests {
         assert!(iso_8601(i64::MIN).starts_with("-009999"));
     }
 
+    const COUNTS: std::ops::Range<i64> = -(1_i64 << 48)..1 << 48;
+
+    prop_compose! {
+        /// A list for each field that has one value per metric, and a flag for what may be there or not.
+        fn any_record()(
+            present in 0..=MetricSet::ALL.bits(),
+            lists in prop::collection::vec([COUNTS; 4], Metric::COUNT),
+            counts in prop::collection::vec(any::<u32>(), Metric::COUNT),
+            alerts in prop::collection::vec((0..21_u32, COUNTS, any::<bool>()), 0..3),
+            flags: [bool; 3],
+        ) -> Record {
+            let amount = present.count_ones() as usize;
+            let list = |index: usize| lists.iter().take(amount).map(|row| row[index]).collect();
+            let [windowed, has_last, has_counts] = flags;
+            let window = windowed.then(|| Window {
+                count: 5,
+                duration_ms: 7,
+                min: list(1),
+                max: list(2),
+                partial: has_last,
+                last: if has_last { list(3) } else { Vec::new() },
+                counts: if has_counts { counts[..amount].to_vec() } else { Vec::new() },
+            });
+            let alert = |(metric, limit, below)| Alert { metric, limit, below };
+            let alerts = alerts.into_iter().map(alert).collect();
+            Record { present, values: list(0), window, alerts, ..Record::default() }
+        }
+    }
+
     proptest! {
         #[test]
         fn every_record_is_read_back(
-            present in 0..=MetricSet::ALL.bits(),
-            counts in prop::array::uniform8(-(1_i64 << 48)..1 << 48),
+            record in any_record(),
             sequence: u64,
             timestamp_ms in -377_705_023_201_000_i64..253_402_207_200_000,
             nonce: u64,
         ) {
-            let amount = present.count_ones() as usize;
             let record = MetricsRecord {
                 agent_id: "a".into(),
                 boot: Some(Boot { counter: 1, nonce }),
-                record: Some(Record {
-                    sequence,
-                    timestamp_ms,
-                    present,
-                    values: counts[..amount].to_vec(),
-                    ..Record::default()
-                }),
+                record: Some(Record { sequence, timestamp_ms, ..record }),
                 metadata: HashMap::new(),
             };
             let text = metrics(&record).unwrap().to_string();

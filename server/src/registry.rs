@@ -349,6 +349,19 @@ mod tests {
     }
 
     #[test]
+    fn alerts_are_remembered_for_their_boot_only() {
+        let mut registry = Registry::new(10);
+        registry.connect(&id("a"), connection(1, Some(&hello(BOOT)))).unwrap();
+        registry.alerts_stored(&id("a"), BOOT, 5);
+        registry.alerts_stored(&id("a"), BOOT, 3);
+        assert_eq!(registry.last_alert(&id("a"), BOOT), 5);
+        let next = BootId { counter: 2, nonce: 8 };
+        registry.connect(&id("a"), connection(2, Some(&hello(next)))).unwrap();
+        assert_eq!(registry.last_alert(&id("a"), BOOT), 0);
+        assert_eq!(registry.last_alert(&id("a"), next), 0);
+    }
+
+    #[test]
     fn full_registry_forgets_who_was_away_longest() {
         let mut registry = Registry::new(2);
         registry.connect(&id("a"), connection(1, None)).unwrap();

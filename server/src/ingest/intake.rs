@@ -358,7 +358,8 @@ fn describe(record: &Record, alert: &Alert) -> String {
 mod tests {
     use super::*;
 
-    use proto::{LossReason, SystemMetrics, Window};
+    use agent_core::record::{Completeness, Direction, Window};
+    use proto::{LossReason, SystemMetrics};
 
     const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 
@@ -392,6 +393,7 @@ mod tests {
             boot: Some(BOOT.into()),
             records: records.iter().map(|s| record(*s)).collect(),
             losses: losses.iter().map(|(f, l)| loss(*f, *l)).collect(),
+            packed: Vec::new(),
         };
         let last = batch(&agent(), BOOT, received, given).map_or_else(
             |rejection| {
@@ -439,17 +441,132 @@ mod tests {
     #[test]
     fn batch_of_another_boot_is_refused() {
         let other = BootId { counter: 2, nonce: 7 };
-        let given =
-            RecordBatch { boot: Some(other.into()), records: vec![record(1)], losses: Vec::new() };
+        let given = RecordBatch {
+            boot: Some(other.into()),
+            records: vec![record(1)],
+            ..RecordBatch::default()
+        };
         assert!(batch(&agent(), BOOT, None, given).is_err());
     }
 
     #[test]
     fn batch_beyond_the_limit_is_refused() {
-        let given =
-            RecordBatch { boot: None, records: (1..=65).map(record).collect(), losses: Vec::new() };
+        let records = (1..=65).map(record).collect();
+        let given = RecordBatch { records, ..RecordBatch::default() };
         let rejection = batch(&agent(), BOOT, None, given).unwrap_err();
         assert_eq!(rejection.reason, Reason::Oversized);
+    }
+
+    /// Samples that use every part of the form.
+    fn samples() -> Vec<Sample> {
+        let values = |count| Values::from_iter([(Metric::CpuPercent, count), (Metric::Load1, 7)]);
+        let sample = |number: i64| {
+            let mut sample = NO_SAMPLE;
+            sample.snapshot.taken_at = Instant::from_ms(5000 * number.unsigned_abs());
+            sample.snapshot.wall_ms = 1_700_000_000_000 + 5000 * number;
+            sample.snapshot.values = values(9000 + number);
+            sample
+        };
+        let mut samples: Vec<Sample> = (1..=3).map(sample).collect();
+        samples[1].repeats = 4;
+        samples[1].marks.set(Metric::CpuPercent, 8000, Direction::Above);
+        samples[2].window = Some(Window {
+            count: 5,
+            first_taken_at: Instant::from_ms(2000),
+            completeness: Completeness::Partial,
+            min: values(8000),
+            max: values(9500),
+            last: values(9100),
+            counts: values(5),
+        });
+        samples
+    }
+
+    fn packed(first: u64) -> RecordBatch {
+        let mut buffer = vec![0; 4096];
+        let first = Sequence::new(first).unwrap();
+        let length = codec::pack(first, samples().iter(), &mut buffer).unwrap();
+        buffer.truncate(length);
+        RecordBatch { boot: Some(BOOT.into()), packed: buffer, ..RecordBatch::default() }
+    }
+
+    #[test]
+    fn packed_records_are_as_if_they_had_come_plain() {
+        let take = |received, given| batch(&agent(), BOOT, Some(received), given);
+        let samples = samples();
+        let records = samples
+            .iter()
+            .zip(7..)
+            .map(|(sample, number)| convert::record(Sequence::new(number).unwrap(), sample));
+        let plain = RecordBatch { records: records.collect(), ..RecordBatch::default() };
+        let unpacked = take(6, packed(7)).unwrap();
+        assert_eq!(take(6, plain).as_ref(), Ok(&unpacked));
+        assert_eq!(unpacked.last, 9);
+        assert_eq!(unpacked.records[1].metadata[ALERTS], "cpu_percent 90.02 > 80.00");
+        assert_eq!(take(5, packed(7)).unwrap_err().reason, Reason::Sequence);
+        let explained = RecordBatch { losses: vec![loss(6, 6)], ..packed(7) };
+        assert_eq!(take(5, explained).unwrap().last, 9);
+    }
+
+    #[test]
+    fn packed_records_that_are_not_of_the_form_are_refused() {
+        let check = |change: fn(&mut RecordBatch), expected| {
+            let mut given = packed(7);
+            change(&mut given);
+            let rejection = batch(&agent(), BOOT, None, given).unwrap_err();
+            assert_eq!(rejection.reason, expected, "{rejection}");
+        };
+        check(|b| b.packed[0] ^= 0xf0, Reason::Packed);
+        check(|b| b.packed = vec![0xff; 200_000], Reason::Packed);
+        check(|b| b.records = vec![record(7)], Reason::Packed);
+        check(|b| b.boot = Some(Boot::default()), Reason::Sequence);
+        let rejection = batch(&agent(), BOOT, None, packed(u64::MAX - 1)).unwrap_err();
+        assert_eq!(rejection.reason, Reason::Sequence, "{rejection}");
+    }
+
+    fn alert(sequence: u64) -> AlertRecord {
+        let timestamp_ms = 1_700_000_000_000;
+        AlertRecord { sequence, timestamp_ms, metric: 99, ..AlertRecord::default() }
+    }
+
+    /// What alerts after `received` account for, or why they are refused.
+    fn check_alerts(
+        received: Option<u64>,
+        sequences: &[u64],
+        losses: Vec<Loss>,
+        expected: Result<u64, Reason>,
+    ) {
+        let given = AlertBatch {
+            boot: Some(BOOT.into()),
+            alerts: sequences.iter().map(|sequence| alert(*sequence)).collect(),
+            losses,
+        };
+        let taken = alerts(BOOT, received, given);
+        let last = taken.map(|taken| taken.last).map_err(|rejection| rejection.reason);
+        assert_eq!(last, expected, "{received:?} {sequences:?}");
+    }
+
+    #[test]
+    fn alerts_rise_without_holes() {
+        check_alerts(None, &[3, 4], Vec::new(), Ok(4));
+        check_alerts(Some(2), &[3], Vec::new(), Ok(3));
+        check_alerts(Some(2), &[5], vec![loss(3, 4)], Ok(5));
+        check_alerts(None, &[4, 3], Vec::new(), Err(Reason::Sequence));
+        check_alerts(None, &[3, 3], Vec::new(), Err(Reason::Sequence));
+        check_alerts(None, &[0], Vec::new(), Err(Reason::Sequence));
+        check_alerts(None, &[u64::MAX], Vec::new(), Err(Reason::Sequence));
+        check_alerts(Some(2), &[5], Vec::new(), Err(Reason::Sequence));
+        check_alerts(None, &[], Vec::new(), Err(Reason::Sequence));
+        check_alerts(None, &Vec::from_iter(1..=33), Vec::new(), Err(Reason::Oversized));
+    }
+
+    #[test]
+    fn alerts_of_another_boot_or_time_are_refused() {
+        let mut given = AlertBatch { alerts: vec![alert(1)], ..AlertBatch::default() };
+        given.alerts[0].timestamp_ms = -1;
+        assert_eq!(alerts(BOOT, None, given.clone()).unwrap_err().reason, Reason::Timestamp);
+        given.boot = Some(Boot::default());
+        assert_eq!(alerts(BOOT, None, given).unwrap_err().reason, Reason::Sequence);
     }
 
     #[test]
@@ -463,7 +580,22 @@ mod tests {
         assert_eq!(check(|r| r.present = 0b1), Err(Reason::Value));
         assert_eq!(check(|r| r.present = 0b111), Err(Reason::Value));
         assert_eq!(check(|r| r.present = 3 << 60), Ok(()), "metrics of a newer agent");
-        assert_eq!(check(|r| r.window = Some(Window::default())), Err(Reason::Value));
+        let window = |last: usize, counts: usize| proto::Window {
+            min: vec![1, 2],
+            max: vec![1, 2],
+            last: vec![1; last],
+            counts: vec![1; counts],
+            ..proto::Window::default()
+        };
+        let windowed = |window: proto::Window| {
+            check_record(&Record { window: Some(window), ..record(1) })
+                .map_err(|rejection| rejection.reason)
+        };
+        assert_eq!(windowed(proto::Window::default()), Err(Reason::Value));
+        assert_eq!(windowed(window(0, 0)), Ok(()), "agents of the first version");
+        assert_eq!(windowed(window(2, 2)), Ok(()));
+        assert_eq!(windowed(window(1, 0)), Err(Reason::Value));
+        assert_eq!(windowed(window(0, 3)), Err(Reason::Value));
         assert_eq!(check(|r| r.alerts = vec![Alert::default(); 65]), Err(Reason::Value));
         assert_eq!(check(|r| r.timestamp_ms = -1), Err(Reason::Timestamp));
         assert_eq!(check(|r| r.timestamp_ms = i64::MAX), Err(Reason::Timestamp));
@@ -473,14 +605,14 @@ mod tests {
     fn alerts_are_put_in_words() {
         let mut alerting = record(1);
         alerting.alerts = vec![
-            Alert { metric: 0, limit: 8000 },
-            Alert { metric: 1, limit: 2000 },
-            Alert { metric: 63, limit: 1 },
+            Alert { metric: 0, limit: 8000, below: false },
+            Alert { metric: 1, limit: 4000, below: true },
+            Alert { metric: 63, limit: 1, below: false },
         ];
         let metadata = describe_alerts(&alerting);
         assert_eq!(
             metadata[ALERTS],
-            "cpu_percent 91.20 > 80.00, memory_percent 25.00 > 20.00, metric 63"
+            "cpu_percent 91.20 > 80.00, memory_percent 25.00 < 40.00, metric 63"
         );
         assert_eq!(metadata[ALERT_COUNT], "3");
         assert!(describe_alerts(&record(1)).is_empty());
@@ -507,6 +639,19 @@ mod tests {
         assert_eq!(record.present, 0xff);
         assert_eq!(record.values, [1250, 0, 1_048_576, 0, 0, 0, 0, 0]);
         assert_eq!(stored.boot, None);
+    }
+
+    #[test]
+    fn plain_snapshot_may_have_metrics_beyond_the_eight() {
+        let values = Values::from_iter([(Metric::CpuPercent, 1250), (Metric::Load1, 42)]);
+        let request = MetricsRequest { metrics: Some(SystemMetrics::from(&values)), ..plain() };
+        let record = snapshot(&agent(), request.clone(), 5).unwrap().record.unwrap();
+        assert_eq!(record.present, 0b1_0000_0001);
+        assert_eq!(record.values, [1250, 42]);
+        let mut request = request;
+        request.metrics.as_mut().unwrap().more.clear();
+        let rejection = snapshot(&agent(), request, 5).unwrap_err();
+        assert_eq!(rejection.reason, Reason::Value);
     }
 
     #[test]

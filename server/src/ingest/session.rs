@@ -538,7 +538,7 @@ mod tests {
     use std::time::Duration;
 
     use proto::server_message;
-    use proto::{AgentMessage, Ledger, NamedCount, RunState, SystemMetrics};
+    use proto::{AgentMessage, AlertRecord, Ledger, NamedCount, RunState, SystemMetrics};
 
     const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 
@@ -606,6 +606,7 @@ mod tests {
             boot: Some(BOOT.into()),
             records: records.collect(),
             losses,
+            packed: Vec::new(),
         }))
     }
 
@@ -704,6 +705,83 @@ mod tests {
         store(&mut session);
         let rejection = session.handle_message(at(1), batch(&[9], Vec::new())).unwrap_err();
         assert_eq!(rejection.reason, Reason::Sequence);
+    }
+
+    fn alerts(sequences: &[u64], losses: Vec<Loss>) -> MetricsRequest {
+        let alerts = sequences
+            .iter()
+            .map(|sequence| AlertRecord { sequence: *sequence, ..AlertRecord::default() });
+        message(Body::Alerts(AlertBatch {
+            boot: Some(BOOT.into()),
+            alerts: alerts.collect(),
+            losses,
+        }))
+    }
+
+    /// Does as if the bus stored what is to be stored; answers with the sequences of the alerts among it.
+    fn store_alerts(session: &mut Session) -> Vec<u64> {
+        let records = session.poll_publish().unwrap_or_default();
+        if !records.is_empty() {
+            session.handle_stored();
+        }
+        let alerts = records.into_iter().flat_map(|record| match record.payload {
+            Payload::Status(status) => status.alerts,
+            _ => Vec::new(),
+        });
+        alerts.map(|alert| alert.sequence).collect()
+    }
+
+    fn acknowledged_alerts(session: &mut Session) -> Option<(u64, u64)> {
+        match session.poll_transmit()?.message?.body? {
+            server_message::Body::Ack(ack) => Some((ack.sequence, ack.alert_sequence)),
+            other => panic!("{other:?} is no acknowledgement"),
+        }
+    }
+
+    #[test]
+    fn alerts_are_stored_and_then_acknowledged() {
+        let mut session = full();
+        let loss = Loss { first: 1, last: 2, ..Loss::default() };
+        session.handle_message(at(1), alerts(&[3, 4], vec![loss])).unwrap();
+        assert!(!session.wants_message(), "back-pressure");
+        assert!(!session.has_transmit());
+        assert_eq!(store(&mut session), [StatusEvent::Alert, StatusEvent::AlertLoss]);
+        assert_eq!(acknowledged_alerts(&mut session), Some((0, 4)));
+        let expected = Fact::Alerts { stored: 2, lost: 2, boot: BOOT, sequence: 4 };
+        assert_eq!(facts(&mut session), [expected]);
+        let gap = session.handle_message(at(1), alerts(&[6], Vec::new())).unwrap_err();
+        assert_eq!(gap.reason, Reason::Sequence);
+    }
+
+    #[test]
+    fn alerts_that_are_stored_are_acknowledged_again_and_not_stored_again() {
+        let mut session = full();
+        session.handle_alerts_stored(4);
+        let loss = Loss { first: 1, last: 2, ..Loss::default() };
+        session.handle_message(at(1), alerts(&[3, 4], vec![loss])).unwrap();
+        assert!(session.wants_message(), "there is nothing to wait for");
+        assert_eq!(store_alerts(&mut session), [0; 0]);
+        assert_eq!(acknowledged_alerts(&mut session), Some((0, 4)));
+        session.handle_message(at(1), alerts(&[5], Vec::new())).unwrap();
+        assert_eq!(store_alerts(&mut session), [5]);
+        assert_eq!(acknowledged_alerts(&mut session), Some((0, 5)));
+
+        let mut session = full();
+        session.handle_alerts_stored(4);
+        session.handle_message(at(1), alerts(&[3, 4, 5], Vec::new())).unwrap();
+        assert_eq!(store_alerts(&mut session), [5]);
+        assert_eq!(acknowledged_alerts(&mut session), Some((0, 5)));
+    }
+
+    #[test]
+    fn alerts_and_records_are_numbered_apart() {
+        let mut session = full();
+        session.handle_message(at(1), batch(&[1, 2], Vec::new())).unwrap();
+        store(&mut session);
+        session.handle_message(at(1), alerts(&[1], Vec::new())).unwrap();
+        store(&mut session);
+        assert_eq!(acknowledged_alerts(&mut session), Some((2, 1)), "in one message");
+        assert!(!session.has_transmit());
     }
 
     #[test]

@@ -109,7 +109,9 @@ mod tests {
 
     #[test]
     fn bad_requests_are_refused() {
-        let reason = |request| Query::<Statuses>::try_from(request).unwrap_err().reason;
+        let reason = |request: SubscribeStatusRequest| {
+            Query::<Statuses>::try_from(request).unwrap_err().reason
+        };
         let agents = vec!["../x".to_owned()];
         let bad = SubscribeStatusRequest { agents, ..SubscribeStatusRequest::default() };
         assert_eq!(reason(bad), Reason::AgentId);

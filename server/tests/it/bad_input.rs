@@ -177,7 +177,7 @@ async fn bad_batches_end_their_stream_only() {
         let mut batch = RecordBatch {
             boot: Some(BOOT),
             records: vec![record(1), record(2)],
-            losses: Vec::new(),
+            ..RecordBatch::default()
         };
         change(&mut batch);
         let before = server.counter(counter).await;
@@ -195,6 +195,11 @@ async fn bad_batches_end_their_stream_only() {
     check(|b| b.records.clear(), "rejected.sequence", invalid).await;
     let many: fn(&mut RecordBatch) = |b| b.records = (1..=65).map(record).collect();
     check(many, "rejected.oversized", Code::OutOfRange).await;
+    let garbled: fn(&mut RecordBatch) = |b| {
+        b.records.clear();
+        b.packed = vec![0xff; 1000];
+    };
+    check(garbled, "rejected.packed", invalid).await;
     assert!(server.history().await.is_empty());
     bystander.send_records([1]).await;
     bystander.acknowledged(1).await;

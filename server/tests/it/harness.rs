@@ -256,7 +256,7 @@ impl Stream {
         let batch = RecordBatch {
             boot: Some(BOOT),
             records: sequences.into_iter().map(record).collect(),
-            losses: Vec::new(),
+            ..RecordBatch::default()
         };
         self.say(Body::Records(batch)).await;
     }

@@ -3,6 +3,11 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use agent_core::codec;
+use agent_core::id::Sequence;
+use agent_core::metric::{Metric, Values};
+use agent_core::record::{Sample, Snapshot};
+use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::subscribe_metrics_request::Start;
 use proto::{Alert, Loss, LossReason, RecordBatch, SubscribeMetricsRequest};
@@ -63,8 +68,8 @@ async fn batches_are_unpacked_and_acknowledged_cumulatively() {
     agent.send_records(1..=64).await;
     agent.acknowledged(64).await;
     let mut alerting = record(65);
-    alerting.alerts = vec![Alert { metric: 1, limit: 2000 }];
-    let batch = RecordBatch { boot: Some(BOOT), records: vec![alerting], losses: Vec::new() };
+    alerting.alerts = vec![Alert { metric: 1, limit: 2000, below: false }];
+    let batch = RecordBatch { boot: Some(BOOT), records: vec![alerting], ..RecordBatch::default() };
     agent.say(Body::Records(batch)).await;
     agent.acknowledged(65).await;
 
@@ -74,6 +79,39 @@ async fn batches_are_unpacked_and_acknowledged_cumulatively() {
     assert_eq!(last.boot, Some(BOOT));
     assert_eq!(last.metadata["alerts"], "memory_percent 25.00 > 20.00");
     assert_eq!(last.metadata["alert_count"], "1");
+}
+
+#[tokio::test]
+async fn packed_batches_are_stored_as_records() {
+    let server = Server::start();
+    let mut agent = server.agent("edge-01").await;
+    assert_eq!(agent.welcome.as_ref().unwrap().packed, 1);
+    let sample = |number: i64| {
+        Sample::from(Snapshot {
+            taken_at: Instant::from_ms(5000),
+            wall_ms: 1_700_000_000_000 + 5000 * number,
+            values: Values::from_iter([(Metric::CpuPercent, 1250), (Metric::Uptime, number)]),
+        })
+    };
+    let samples: Vec<Sample> = (1..=60).map(sample).collect();
+    let mut packed = vec![0; 16 * 1024];
+    let length = codec::pack(Sequence::FIRST, samples.iter(), &mut packed).unwrap();
+    packed.truncate(length);
+    agent
+        .say(Body::Records(RecordBatch { boot: Some(BOOT), packed, ..RecordBatch::default() }))
+        .await;
+    agent.acknowledged(60).await;
+    agent.send_records([61]).await;
+    agent.acknowledged(61).await;
+
+    let entries = server.history().await;
+    assert_eq!(sequences(&entries), Vec::from_iter(1..=61));
+    let last = entries[59].metrics.as_ref().unwrap();
+    assert_eq!(last.boot, Some(BOOT));
+    let last = last.record.as_ref().unwrap();
+    assert_eq!(last.present, 1 | 1 << Metric::Uptime.id());
+    assert_eq!(last.values, [1250, 60]);
+    assert_eq!(last.timestamp_ms, 1_700_000_300_000);
 }
 
 #[tokio::test]
@@ -101,6 +139,7 @@ async fn losses_are_announced_and_acknowledged() {
             never_sent: 3,
             unacknowledged: 0,
         }],
+        packed: Vec::new(),
     };
     agent.say(Body::Records(batch)).await;
     agent.acknowledged(5).await;
