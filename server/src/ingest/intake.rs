@@ -184,8 +184,9 @@ fn unpack(packed: &[u8]) -> Result<Vec<Record>, Rejection> {
     let mut rows = vec![NO_SAMPLE; BLOCK_ROWS_MAX];
     let (first, count) = codec::unpack(packed, &mut rows)
         .map_err(|error| refuse(format!("packed records: {error}")))?;
-    let numbers = (first.number()..).map_while(Sequence::new);
-    let records = numbers.zip(rows.iter().take(count));
+    // Where the numbers end before the rows do, the last of them is one that no record may have.
+    let numbers = (0_u64..).map_while(|index| first.number().checked_add(index));
+    let records = numbers.filter_map(Sequence::new).zip(rows.iter().take(count));
     Ok(records.map(|(sequence, sample)| convert::record(sequence, sample)).collect())
 }
 
