@@ -1,7 +1,7 @@
 //! Any bytes on a byte link.
 #![no_main]
 
-use agent_core::codec::{Deframer, encode_frame};
+use agent_core::codec::{Deframer, Frame, encode_frame, pack_alerts, unpack_alerts};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|link: &[u8]| {
@@ -15,6 +15,14 @@ fuzz_target!(|link: &[u8]| {
                 .iter()
                 .find_map(|byte| again.push(*byte).map(|result| result.map(|read| read == frame)));
             assert_eq!(read, Some(Ok(true)));
+            if let Frame::Alerts(bytes) = frame
+                && let Ok((first, alerts)) = unpack_alerts(bytes)
+            {
+                let mut buffer = [0; 4096];
+                let length = pack_alerts(first, alerts.iter().copied(), &mut buffer);
+                let length = length.expect("at most 32 alerts of at most 60 bytes fit");
+                assert_eq!(unpack_alerts(&buffer[..length]), Ok((first, alerts)));
+            }
         }
     }
 });

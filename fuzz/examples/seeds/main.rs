@@ -15,7 +15,7 @@ mod commands;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use agent_core::codec::{Frame, SeriesEncoder, encode_frame, pack};
+use agent_core::codec::{Frame, SeriesEncoder, encode_frame, pack, pack_alerts};
 use agent_core::id::{BootId, Sequence};
 use agent_core::metric::Metric;
 use agent_core::record::Sample;
@@ -104,6 +104,12 @@ fn frames(blocks: &[Seed]) -> Vec<Seed> {
         encoded(&Frame::Records(&block.1))
     };
     let (one, few) = (of("one"), of("few"));
+    let alerts = {
+        let mut buffer = [0; 256];
+        let alerts = records::alerts().into_iter();
+        let length = pack_alerts(Sequence::FIRST, alerts, &mut buffer).expect("two fit");
+        encoded(&Frame::Alerts(&buffer[..length]))
+    };
     let mut damaged = few.clone();
     damaged[few.len() / 2] ^= 0x40;
     let late = [&few[few.len() / 3..], &hello, &one].concat();
@@ -114,6 +120,7 @@ fn frames(blocks: &[Seed]) -> Vec<Seed> {
         ("too-long", of("whole").repeat(2)),
         ("delimiters", [&[0; 4], hello.as_slice(), &[0; 4]].concat()),
         ("empty-block", encoded(&Frame::Records(&[]))),
+        ("alerts", alerts),
         ("hello", hello),
         ("one", one),
     ]
@@ -165,11 +172,16 @@ fn configs() -> Vec<Seed> {
         "thresholds":{"cpu_percent":80.0,"memory_percent":85.5,"net_in_mb":null},"window_size":10,"min_cpu":0.0,
         "min_memory":12.5,"send_idle":true,
         "deduplication":{"tolerance":{"cpu_percent":0.5},"max_silence":300},"of_the_future":[1,{"a":null}]}"#;
-    const VALID: [(&str, &str); 5] = [
+    const RULES: &str = r#"{"metrics":["standard"],"thresholds":{"cpu_percent":{"above":80,"hysteresis":5,"for":30,
+        "severity":"critical"},"temperature_celsius":{"below":-5.5},"net_in_mb":false},"window_seconds":60,
+        "deduplication":{"tolerance":{"memory_used_mb":"1.5%"}},"condition":"cpu_percent > 20 and net_in_mb >= 0.5 or
+        load1 < 3","plugins":["own.every_nth","filter"],"own":{"own.every_nth":[3,-1]}}"#;
+    const VALID: [(&str, &str); 6] = [
         ("whole", WHOLE),
         ("empty", "{}"),
         ("digits", r#"{"future":184640473777777777777777777777777777777774709551615}"#),
         ("short", r#"{"interval":0.1,"metrics":["cpu"],"plugins":[]}"#),
+        ("rules", RULES),
         ("nulls", r#"{"interval":null,"thresholds":null,"deduplication":{"tolerance":null}}"#),
     ];
     const WRONG: [(&str, &str); 9] = [

@@ -1,14 +1,16 @@
 //! Records as an agent makes them of a recorded trace.
 
 use std::path::Path;
+use std::time::Duration;
 use std::{fs, io};
 
 use agent_core::agent::{Agent, Input, Output, Transmit};
-use agent_core::config::{Config, Settings};
+use agent_core::config::{Config, Settings, Tolerance};
 use agent_core::id::BootId;
 use agent_core::metric::{Metric, Values};
 use agent_core::plugin::PluginKind;
-use agent_core::record::{Sample, Snapshot};
+use agent_core::plugin::own::NoPlugins;
+use agent_core::record::{Alert, Direction, Sample, Severity, Snapshot, Transition};
 use agent_core::time::Instant;
 
 /// The recording, from this directory.
@@ -49,11 +51,13 @@ pub(crate) fn through(trace: &[Sample], plugins: &[PluginKind]) -> Vec<Sample> {
     let mut settings =
         Settings { plugins: plugins.iter().copied().collect(), ..Settings::default() };
     // A few percent of processor time, and any amount of memory and traffic, count as unchanged.
-    let tolerance = |metric| (metric, if metric == Metric::CpuPercent { 500 } else { i64::MAX });
-    settings.deduplication.tolerance = Metric::ALL.into_iter().map(tolerance).collect();
+    for metric in Metric::ALL {
+        let counts = if metric == Metric::CpuPercent { 500 } else { i64::MAX };
+        settings.deduplication.tolerance.set(metric, Tolerance::Absolute(counts));
+    }
     let config = Config::new(settings).expect("the settings are valid");
     let boot = BootId { counter: 1, nonce: 7 };
-    let mut agent = Agent::<1024, 1>::new(Instant::default(), boot, 1, config, None);
+    let mut agent = Agent::<65_536, 1, NoPlugins>::new(Instant::default(), boot, 1, config, None);
     let mut records = Vec::new();
     let mut handle = |now, input| {
         agent.handle(now, input);
@@ -62,7 +66,7 @@ pub(crate) fn through(trace: &[Sample], plugins: &[PluginKind]) -> Vec<Sample> {
                 Output::Wait(_) => return,
                 Output::Transmit(transmit) => {
                     if let Transmit::Plain(batch) = &transmit {
-                        records.extend(agent.records(batch).map(|(_, record)| record.clone()));
+                        records.extend(agent.records(batch).map(|(_, record)| record));
                     }
                     agent.handle(now, Input::Transmitted(transmit));
                 }
@@ -76,4 +80,20 @@ pub(crate) fn through(trace: &[Sample], plugins: &[PluginKind]) -> Vec<Sample> {
         handle(sample.snapshot.taken_at, Input::Snapshot(sample.snapshot));
     }
     records
+}
+
+/// An alert that began, and its end.
+pub(crate) fn alerts() -> [Alert; 2] {
+    let raised = Alert {
+        metric: Metric::CpuPercent,
+        transition: Transition::Raised,
+        severity: Severity::Warning,
+        direction: Direction::Above,
+        limit: 8000,
+        value: 9120,
+        taken_at: Instant::from_ms(30_000),
+        wall_ms: 1_795_387_018_000,
+        lasted: Duration::from_secs(30),
+    };
+    [raised, Alert { transition: Transition::Cleared, value: 7400, ..raised }]
 }

@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use agent_core::agent::{Action, Agent, Command, Input, Output, Reason, Transmit};
-use agent_core::config::{Config, Settings};
+use agent_core::config::{
+    AlertRule, Comparison, Condition, Config, Joint, Settings, Term, Tolerance, WindowEnd,
+};
 use agent_core::id::{BootId, ConfigRevision, Sequence};
-use agent_core::limits::{BATCH_RECORDS_MAX, RING_RECORDS, TRANSMIT_SLOTS};
-use agent_core::metric::{Metric, Values};
-use agent_core::plugin::PluginKind;
-use agent_core::record::Snapshot;
+use agent_core::limits::{BATCH_ALERTS_MAX, BATCH_RECORDS_MAX, TRANSMIT_SLOTS};
+use agent_core::metric::{Metric, MetricSet, Values};
+use agent_core::plugin::{OwnIndex, PluginKind};
+use agent_core::record::{Direction, Snapshot};
 use agent_core::time::Instant;
 use arbitrary::Arbitrary;
 
@@ -47,6 +49,9 @@ pub(crate) enum Operation {
         through: u16,
         own_boot: bool,
     },
+    AcknowledgeAlerts {
+        through: u8,
+    },
     AcknowledgeAnswer {
         id: u8,
     },
@@ -78,8 +83,12 @@ pub(crate) enum Kind {
 pub(crate) struct Chain {
     interval_ms: u16,
     plugins: [Option<u8>; 4],
-    window_size: u8,
+    window: Window,
     tolerance: u8,
+    relative: bool,
+    rule: Rule,
+    condition: Option<u8>,
+    all_metrics: bool,
     min_cpu: u16,
     send_idle: bool,
 }
@@ -89,18 +98,68 @@ impl Chain {
     fn config(&self) -> Result<Config, Reason> {
         let mut settings = Settings {
             interval: Duration::from_millis(self.interval_ms.into()),
-            window_size: self.window_size.into(),
+            window: match self.window {
+                Window::Snapshots(size) => WindowEnd::Snapshots(size.into()),
+                Window::Duration { ms } => WindowEnd::Duration(Duration::from_millis(ms.into())),
+            },
             ..Settings::default()
         };
         let kinds = self.plugins.iter().flatten();
-        settings.plugins =
-            kinds.map(|index| PluginKind::ALL[usize::from(*index) % PluginKind::COUNT]).collect();
-        settings.deduplication.tolerance =
-            Values::from_iter([(Metric::CpuPercent, self.tolerance.into())]);
+        settings.plugins = kinds.map(|index| plugin(*index)).collect();
+        let tolerance = if self.relative {
+            Tolerance::Relative { hundredths: u32::from(self.tolerance) * 100 }
+        } else {
+            Tolerance::Absolute(self.tolerance.into())
+        };
+        settings.deduplication.tolerance.set(Metric::CpuPercent, tolerance);
+        settings.thresholds.set(Metric::CpuPercent, self.rule.rule());
+        if let Some(limit) = self.condition {
+            let term = Term {
+                joint: Joint::And,
+                metric: Metric::CpuPercent,
+                comparison: Comparison::Greater,
+                count: limit.into(),
+            };
+            settings.filter.condition = Condition::new(&[term]).expect("one is not too many");
+        }
+        if self.all_metrics {
+            settings.metrics = MetricSet::ALL;
+        }
         settings.filter.min_cpu = self.min_cpu.into();
         settings.filter.send_idle = self.send_idle;
         Config::new(settings).map_err(|error| Reason::from(error.to_string().as_str()))
     }
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Window {
+    Snapshots(u8),
+    Duration { ms: u16 },
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Rule {
+    limit: u8,
+    below: bool,
+    hysteresis: u8,
+    hold_ms: u16,
+}
+
+impl Rule {
+    fn rule(self) -> AlertRule {
+        AlertRule {
+            direction: if self.below { Direction::Below } else { Direction::Above },
+            hysteresis: self.hysteresis.into(),
+            hold: Duration::from_millis(self.hold_ms.into()),
+            ..AlertRule::above(self.limit.into())
+        }
+    }
+}
+
+/// One of the built-in kinds, or one that this agent does not have.
+fn plugin(index: u8) -> PluginKind {
+    let built_in = PluginKind::BUILT_IN.get(usize::from(index) % (PluginKind::BUILT_IN.len() + 1));
+    built_in.copied().unwrap_or(PluginKind::Own(OwnIndex::FIRST))
 }
 
 fn config(chain: Option<&Chain>) -> Result<Config, Reason> {
@@ -159,6 +218,12 @@ impl Shell {
                 let sequences = self.agent.records(&batch).map(|(sequence, _)| sequence.number());
                 assert!(sequences.eq(batch.first.number()..batch.end.number()));
             }
+            Transmit::Alerts(batch) => {
+                let count = batch.first.count_until(batch.end);
+                assert!(count <= BATCH_ALERTS_MAX);
+                let sequences = self.agent.alerts(&batch).map(|(sequence, _)| sequence.number());
+                assert!(sequences.eq(batch.first.number()..batch.end.number()));
+            }
             Transmit::Answer(slot) => assert!(self.agent.answer(slot).is_some()),
             Transmit::ConfigReport => assert!(self.agent.config_report().is_some()),
             Transmit::Status => {}
@@ -169,7 +234,6 @@ impl Shell {
     fn check(&self) {
         let ledger = self.agent.ledger();
         assert!(ledger.balances(), "{ledger:?}");
-        assert!(ledger.held <= RING_RECORDS as u64);
         assert!(self.with_transport.len() <= usize::from(TRANSMIT_SLOTS));
         assert_eq!(self.agent.status(self.now()).ledger, ledger);
     }
@@ -222,6 +286,11 @@ impl Shell {
                 let boot = if *own_boot { BOOT } else { BootId { counter: 0, nonce: 0 } };
                 if let Some(through) = Sequence::new((*through).into()) {
                     self.handle(Input::Acknowledged { boot, through });
+                }
+            }
+            Operation::AcknowledgeAlerts { through } => {
+                if let Some(through) = Sequence::new((*through).into()) {
+                    self.handle(Input::AlertsAcknowledged { boot: BOOT, through });
                 }
             }
             Operation::AcknowledgeAnswer { id } => {

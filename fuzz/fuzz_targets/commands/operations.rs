@@ -19,7 +19,7 @@ use agent_core::time::Instant;
 use arbitrary::Arbitrary;
 
 /// An agent that remembers few commands.
-type SmallAgent = Agent<16, 6>;
+type SmallAgent = Agent<2048, 6>;
 
 /// Far above what one input can cause.
 const OUTPUTS_MAX: usize = 1000;
