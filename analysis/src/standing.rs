@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use agent_core::id::BootId;
 use proto::{AlertRecord, AlertTransition, Boot, StatusEvent, StatusRecord};
 
+/// Alerts of one agent that are remembered: one for each metric that an agent can have on the wire.
+const AGENT_ALERTS_MAX: usize = 64;
+
 /// The alerts that stand, by agent and metric.
 ///
 /// An alert stands from where it was raised until it was cleared or withdrawn, or until its agent has a new boot,
@@ -18,9 +21,9 @@ pub(crate) struct Standing {
 #[derive(Debug)]
 struct Latest {
     boot: BootId,
-    // By the id of the metric, of which this version need not know.
+    // By the id of the metric, of which this version need not know. At most AGENT_ALERTS_MAX.
     alerts: BTreeMap<u32, AlertRecord>,
-    has_losses: bool,
+    is_uncertain: bool,
 }
 
 impl Standing {
@@ -35,7 +38,7 @@ impl Standing {
             }
             StatusEvent::AlertLoss => {
                 if let Some(latest) = self.latest(record) {
-                    latest.has_losses = true;
+                    latest.is_uncertain = true;
                 }
             }
             StatusEvent::Unspecified
@@ -55,9 +58,9 @@ impl Standing {
         })
     }
 
-    /// Agents that lost alerts in their latest boot: more may stand, or fewer.
+    /// Agents some of whose alerts are not known, because they were lost: more may stand, or fewer.
     pub(crate) fn uncertain(&self) -> impl Iterator<Item = &str> {
-        let uncertain = self.agents.iter().filter(|(_, latest)| latest.has_losses);
+        let uncertain = self.agents.iter().filter(|(_, latest)| latest.is_uncertain);
         uncertain.map(|(agent_id, _)| agent_id.as_str())
     }
 
@@ -87,7 +90,7 @@ impl Standing {
 
 impl Latest {
     const fn new(boot: BootId) -> Self {
-        Self { boot, alerts: BTreeMap::new(), has_losses: false }
+        Self { boot, alerts: BTreeMap::new(), is_uncertain: false }
     }
 
     fn enter(&mut self, boot: BootId) {
@@ -107,7 +110,14 @@ impl Latest {
 
     fn handle_alert(&mut self, alert: AlertRecord) {
         match alert.transition() {
-            AlertTransition::Raised => drop(self.alerts.insert(alert.metric, alert)),
+            AlertTransition::Raised => {
+                let is_known = self.alerts.contains_key(&alert.metric);
+                if is_known || self.alerts.len() < AGENT_ALERTS_MAX {
+                    self.alerts.insert(alert.metric, alert);
+                } else {
+                    self.is_uncertain = true;
+                }
+            }
             AlertTransition::Cleared | AlertTransition::Withdrawn => {
                 self.alerts.remove(&alert.metric);
             }
@@ -212,6 +222,13 @@ mod tests {
         assert_eq!(standing.uncertain().collect::<Vec<_>>(), ["a"]);
         let standing = check(&[raised, loss, connect(boot(4, 0))], &[]);
         assert_eq!(standing.uncertain().count(), 0);
+    }
+
+    #[test]
+    fn what_is_remembered_of_an_agent_is_bounded() {
+        let records: Vec<_> = (0..100).map(|metric| alert(boot(1, 0), metric, Raised)).collect();
+        let standing = check(&records, &(0..64).collect::<Vec<_>>());
+        assert_eq!(standing.uncertain().collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]

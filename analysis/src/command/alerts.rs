@@ -1,5 +1,6 @@
 //! `picket alerts`.
 
+use std::cmp::Reverse;
 use std::io::Write;
 
 use proto::{StatusEvent, StatusRecord};
@@ -89,7 +90,7 @@ async fn active(session: &Session, args: &cli::Alerts, out: &mut dyn Write) -> R
         return Err(Error::NotFound(format!("no alert stands; {looked}")));
     }
     // The worst first, and of these the oldest.
-    alerts.sort_by_key(|change| (-change.alert.severity, change.alert.timestamp_ms));
+    alerts.sort_by_key(|change| (Reverse(change.alert.severity), change.alert.timestamp_ms));
     view::alerts::write_standing(&alerts, session.output, &session.zone, now_ms, out)?;
     out.flush()?;
     view::notice(&looked);
