@@ -82,7 +82,7 @@ impl Tolerances {
 /// When a metric raises an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlertRule {
-    /// The limit, a count of the metric, not negative. A value equal to it raises no alert.
+    /// The limit, a count of the metric, at least [`Metric::least`]. A value equal to it raises no alert.
     pub limit: i64,
     /// On which side of it a value is wrong.
     pub direction: Direction,
@@ -314,8 +314,8 @@ pub enum ConfigError {
         /// What was asked for.
         ms: u64,
     },
-    /// A threshold below zero.
-    #[error("threshold of {0} is negative")]
+    /// A threshold that no value can be below.
+    #[error("threshold of {0} is below all that it can be")]
     Threshold(Metric),
     /// A hysteresis below zero.
     #[error("hysteresis of {0} is negative")]
@@ -417,7 +417,7 @@ fn check_window(window: WindowEnd) -> Result<(), ConfigError> {
 
 fn check_rule(metric: Metric, rule: AlertRule) -> Result<(), ConfigError> {
     let AlertRule { limit, hysteresis, hold, direction: _, severity: _ } = rule;
-    if limit < 0 {
+    if limit < metric.least() {
         Err(ConfigError::Threshold(metric))
     } else if hysteresis < 0 {
         Err(ConfigError::Hysteresis(metric))

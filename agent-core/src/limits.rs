@@ -38,7 +38,7 @@ pub const CONDITION_TERMS_MAX: usize = 8;
 pub const BATCH_RECORDS_MAX: u64 = 64;
 
 /// Alerts in one batch.
-pub const BATCH_ALERTS_MAX: u64 = 32;
+pub const BATCH_ALERTS_MAX: usize = 32;
 
 /// Records on their way without an acknowledgement. Two batches keep a link busy while one is made durable.
 pub const IN_FLIGHT_RECORDS_MAX: u64 = 4 * BATCH_RECORDS_MAX;

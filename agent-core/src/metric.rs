@@ -194,6 +194,14 @@ impl Metric {
         REGISTRY[self.index()].counts_per_unit
     }
 
+    /// The least count that it can have: 0, and absolute zero for a temperature.
+    pub const fn least(self) -> i64 {
+        match self {
+            Self::Temperature => -273_150,
+            _ => 0,
+        }
+    }
+
     /// How it is measured.
     pub const fn kind(self) -> MetricKind {
         REGISTRY[self.index()].kind

@@ -73,6 +73,10 @@ impl<T: Stored, const BYTES: usize> Ring<T, BYTES> {
     }
 
     /// Appends `record`. Answers how many of the oldest had to give way: those from what was [`Ring::first`] on.
+    ///
+    /// # Panics
+    ///
+    /// When `record` takes more bytes than [`Stored::ENCODED_BYTES_MAX`] says.
     pub fn push(&mut self, record: &T) -> u64 {
         let mut scratch = [0; RECORD_BYTES_MAX];
         let encoded = postcard::to_slice(record, &mut scratch)

@@ -548,20 +548,25 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             return;
         }
         self.newest_push = revision;
-        let outcome = Self::supported(config).map(|config| {
-            self.config_revision = revision;
-            self.apply(now, config);
-        });
+        let outcome = match config {
+            Ok(config) => match Self::refusal(&config) {
+                None => {
+                    self.config_revision = revision;
+                    self.apply(now, config);
+                    Ok(())
+                }
+                Some(reason) => Err(reason),
+            },
+            Err(reason) => Err(reason),
+        };
         self.config_report = Some(ConfigReport { revision, outcome });
         self.config_report_due = true;
     }
 
-    /// A configuration that names a plugin which this program does not have is none.
-    fn supported(config: Result<Config, Reason>) -> Result<Config, Reason> {
-        config.and_then(|config| {
-            let reason = "plugins: this agent was built without one of the user's own plugins";
-            if Chain::<O>::supports(&config) { Ok(config) } else { Err(Reason::from(reason)) }
-        })
+    /// Why a valid configuration still cannot be used: it names a plugin that this program does not have.
+    fn refusal(config: &Config) -> Option<Reason> {
+        let reason = "plugins: this agent was built without one of the user's own plugins";
+        (!Chain::<O>::supports(config)).then(|| Reason::from(reason))
     }
 
     /// Puts `config` in force between two snapshots.
@@ -599,13 +604,14 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             _ if ending => Answer::ShuttingDown,
             Action::Stop => Answer::Stopped(self.stop()),
             Action::Start => Answer::Started(self.start(now)),
-            Action::UpdateConfig(config) => match Self::supported(config) {
-                Ok(config) => {
+            Action::UpdateConfig(Ok(config)) => match Self::refusal(&config) {
+                None => {
                     self.apply(now, config);
                     Answer::ConfigApplied
                 }
-                Err(reason) => Answer::ConfigRejected(reason),
+                Some(reason) => Answer::ConfigRejected(reason),
             },
+            Action::UpdateConfig(Err(reason)) => Answer::ConfigRejected(reason),
             Action::Restart => {
                 self.begin_drain(now, Ending::Restart);
                 return None;
@@ -735,7 +741,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
                 if self.link.poll_heartbeat(now) {
                     return Some(Transmit::Status);
                 }
-                let alerts = self.outgoing.alerts.poll_batch(BATCH_ALERTS_MAX);
+                let alerts = self.outgoing.alerts.poll_batch(BATCH_ALERTS_MAX as u64);
                 if let Some(alerts) = alerts {
                     return Some(Transmit::Alerts(alerts));
                 }

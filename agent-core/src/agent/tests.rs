@@ -722,11 +722,11 @@ fn samples_never_displace_an_alert() {
     assert!(ledger.lost.by(LossReason::Overwritten) > 800);
     assert_eq!((ledger.alerts.recorded, ledger.alerts.held), (1, 1));
     let outputs = shell.connect();
-    let alerts = outputs.iter().filter_map(|output| match output {
+    let mut alerts = outputs.iter().filter_map(|output| match output {
         Output::Transmit(Transmit::Alerts(batch)) => Some(*batch),
         _ => None,
     });
-    let batch = alerts.last().unwrap();
+    let batch = alerts.next_back().unwrap();
     let (number, alert) = shell.agent.alerts(&batch).next().unwrap();
     assert_eq!((number, alert.metric, alert.value), (sequence(1), Metric::CpuPercent, 9000));
     shell.handle(Input::AlertsAcknowledged { boot: BOOT, through: sequence(1) });

@@ -12,7 +12,7 @@ use crate::limits::BATCH_ALERTS_MAX;
 use crate::record::Alert;
 
 /// Alerts in one frame.
-const ALERTS_MAX: usize = BATCH_ALERTS_MAX as usize;
+const ALERTS_MAX: usize = BATCH_ALERTS_MAX;
 
 /// Writes `alerts`, which have consecutive sequences from `first` on, into `buffer`. Answers the bytes it took.
 ///

@@ -48,9 +48,7 @@ pub trait Plugin {
     fn reconfigure(&mut self, settings: &Settings, raise: &mut dyn FnMut(Alert));
 
     /// Is about to be removed from the chain. It holds nothing when it is called.
-    fn retire(&mut self, raise: &mut dyn FnMut(Alert)) {
-        let _ = raise;
-    }
+    fn retire(&mut self, _raise: &mut dyn FnMut(Alert)) {}
 }
 
 /// What becomes of a sample.

@@ -174,8 +174,8 @@ fn configs() -> Vec<Seed> {
         "deduplication":{"tolerance":{"cpu_percent":0.5},"max_silence":300},"of_the_future":[1,{"a":null}]}"#;
     const RULES: &str = r#"{"metrics":["standard"],"thresholds":{"cpu_percent":{"above":80,"hysteresis":5,"for":30,
         "severity":"critical"},"temperature_celsius":{"below":-5.5},"net_in_mb":false},"window_seconds":60,
-        "deduplication":{"tolerance":{"memory_used_mb":"1.5%"}},"condition":"cpu_percent > 20 and net_in_mb >= 0.5 or
-        load1 < 3","plugins":["own.every_nth","filter"],"own":{"own.every_nth":[3,-1]}}"#;
+        "deduplication":{"tolerance":{"memory_used_mb":"1.5%"}},
+        "condition":"cpu_percent > 20 and net_in_mb >= 0.5 or load1 < 3","plugins":["own.every_nth","filter"],"own":{"own.every_nth":[3,-1]}}"#;
     const VALID: [(&str, &str); 6] = [
         ("whole", WHOLE),
         ("empty", "{}"),

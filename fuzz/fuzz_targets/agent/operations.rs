@@ -220,7 +220,7 @@ impl Shell {
             }
             Transmit::Alerts(batch) => {
                 let count = batch.first.count_until(batch.end);
-                assert!(count <= BATCH_ALERTS_MAX);
+                assert!(count <= BATCH_ALERTS_MAX as u64);
                 let sequences = self.agent.alerts(&batch).map(|(sequence, _)| sequence.number());
                 assert!(sequences.eq(batch.first.number()..batch.end.number()));
             }
