@@ -232,7 +232,7 @@ mod tests {
             "column 15: 9999999999999999999 has more",
         );
         check_refused("net_in_mb > 99999999999999999", "column 13: 99999999999999999 is out of");
-        let many = vec!["load1 > 1"; CONDITION_TERMS_MAX + 1].join(" or ");
+        let many = ["load1 > 1"; CONDITION_TERMS_MAX + 1].join(" or ");
         check_refused(&many, "column 105: at most 8 comparisons are allowed");
     }
 

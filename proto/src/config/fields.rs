@@ -251,7 +251,7 @@ impl RuleFields {
         };
         let at = |key: &str| format!("{path}.{key}");
         let limit = count(&at(key), metric, limit)?;
-        if limit < 0 {
+        if limit < metric.least() {
             return Err(DocumentError::new(at(key), ConfigError::Threshold(metric)));
         }
         let mut rule = AlertRule { direction, ..AlertRule::above(limit) };
