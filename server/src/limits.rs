@@ -34,8 +34,9 @@ pub(crate) const DIRECTIVES_MAX: usize = 80;
 /// How long a stream may take nothing off us before it is closed.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// How long the holder of an id has to show that it lives when another agent claims the id.
-pub(crate) const CONTEST: Duration = Duration::from_secs(2);
+/// How long the holder of an id has to show that it lives when another agent claims the id. A host that is busy may
+/// stall a process for seconds, and must not lose its name for that.
+pub(crate) const CONTEST: Duration = Duration::from_secs(5);
 
 /// At most one report of a duplicate id in this time for each id, and one heartbeat on the bus.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(60);

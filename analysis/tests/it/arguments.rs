@@ -96,7 +96,7 @@ fn a_server_that_never_answers_is_given_up() {
     let started = Instant::now();
     let run = run(&server, "agents");
     assert!(run.code == 3 || run.code == 5, "{run:#?}");
-    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(started.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use bus::{Bus, Delivery, Entry, Offset, Payload, Record, Selection, Start, Subsc
 use proto::{Command, CommandResponse, MetricsRecord, StatusRecord};
 
 /// Longer than anything here takes, and short enough to fail.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn key(name: &str) -> AgentId {
     name.parse().unwrap()

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, Command as Process, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use proto::agent_message::Body;
@@ -21,8 +21,11 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-/// Longer than anything here takes, shorter than a person waits.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Fails the test when `future` takes too long.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
@@ -109,13 +112,15 @@ impl Server {
     }
 
     pub(crate) async fn wait(&mut self) -> ExitStatus {
-        for _ in 0..150 {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
+        let ending = async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("the server does not end");
+        };
+        soon("the end of the server", ending).await
     }
 
     pub(crate) async fn channel(&self) -> Channel {
@@ -143,6 +148,13 @@ impl Server {
         counter.unwrap_or_else(|| panic!("no counter {name}")).count
     }
 
+    /// The offset that the next record of `topic` will get.
+    pub(crate) async fn stored(&self, topic: &str) -> u64 {
+        let topics = self.status().await.topics;
+        let topic = topics.iter().find(|status| status.name == topic);
+        topic.unwrap().next_offset
+    }
+
     pub(crate) async fn agents(&self) -> Vec<AgentInfo> {
         let mut operator = self.operator().await;
         let agents = soon("agents", operator.list_agents(ListAgentsRequest::default())).await;
@@ -155,13 +167,14 @@ impl Server {
         agent: &str,
         wanted: impl Fn(&AgentInfo) -> bool,
     ) -> AgentInfo {
-        for _ in 0..200 {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let agents = self.agents().await;
             let found = agents.into_iter().find(|info| info.agent_id == agent);
             if let Some(info) = found.filter(&wanted) {
                 return info;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         panic!("{agent} does not come to the state that is waited for: {:?}", self.agents().await);
     }

@@ -148,6 +148,7 @@ fn a_command_for_an_agent_that_is_away_expires() {
     let mut agent = deployment.agent("edge-1", FAST);
     deployment.wait_until_connected("edge-1");
     assert!(agent.terminate(STOP_LIMIT).unwrap().success());
+    deployment.wait_until_gone("edge-1");
 
     let answer = deployment.command("edge-1", &["STATUS", "--timeout", "1s"]);
     answer.assert_code(5);
