@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::agent::{Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
-use agent_core::id::{AgentId, Sequence};
+use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason};
 use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX};
 use agent_core::metric::{MetricSwitch, Values};
@@ -13,7 +13,7 @@ use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::{
     AgentMessage, AgentStatus, CommandOutcome, CommandResponse, ConfigOutcome, MetricsRequest,
-    NamedCount, Record, RecordBatch,
+    NamedCount, Record, RecordBatch, Welcome,
 };
 
 /// A message that only a server with a welcome understands.
@@ -34,15 +34,19 @@ pub(crate) fn record_batch(agent: &Agent, batch: &Batch) -> RecordBatch {
     }
 }
 
-/// The one record of `batch` in the form that every server knows; none if it is no longer held.
-pub(crate) fn plain(id: &AgentId, agent: &Agent, batch: &Batch) -> Option<MetricsRequest> {
-    let (sequence, sample) = agent.records(batch).next()?;
-    Some(MetricsRequest {
+/// One record in the form that every server knows.
+pub(crate) fn plain(
+    id: &AgentId,
+    boot: BootId,
+    sequence: Sequence,
+    sample: &Sample,
+) -> MetricsRequest {
+    MetricsRequest {
         agent_id: id.to_string(),
-        boot: Some(agent.boot().into()),
+        boot: Some(boot.into()),
         sequence: sequence.number(),
         ..plain_form(sample)
-    })
+    }
 }
 
 /// What `sample` says, in the form that every server knows.
@@ -57,7 +61,8 @@ pub(crate) fn plain_form(sample: &Sample) -> MetricsRequest {
     }
 }
 
-fn record(sequence: Sequence, sample: &Sample) -> Record {
+/// One record of a batch.
+pub(crate) fn record(sequence: Sequence, sample: &Sample) -> Record {
     let values = &sample.snapshot.values;
     Record {
         sequence: sequence.number(),
@@ -88,10 +93,12 @@ fn counts(values: &Values) -> Vec<i64> {
     values.iter().map(|(_, count)| count).collect()
 }
 
-fn loss(loss: &Loss) -> proto::Loss {
+/// Records that will never come.
+pub(crate) fn loss(loss: &Loss) -> proto::Loss {
     let reason = match loss.reason {
         LossReason::Overwritten => proto::LossReason::Overwritten,
         LossReason::Shutdown => proto::LossReason::Shutdown,
+        LossReason::Link => proto::LossReason::Link,
     };
     proto::Loss {
         first: loss.first.number(),
@@ -126,7 +133,8 @@ pub(crate) fn status(agent: &Agent, now: Instant, overridden: &[String]) -> Agen
     }
 }
 
-fn ledger(ledger: &Ledger) -> proto::Ledger {
+/// The books of one boot.
+pub(crate) fn ledger(ledger: &Ledger) -> proto::Ledger {
     let named = |name: &str, count| NamedCount { name: name.to_owned(), count };
     let suppressed = PluginKind::ALL.map(|kind| named(kind.name(), ledger.suppressed.by(kind)));
     let lost = LossReason::ALL.map(|reason| named(reason.name(), ledger.lost.by(reason)));
@@ -166,17 +174,29 @@ pub(crate) fn response(
 ) -> Option<CommandResponse> {
     let (command, answer) = agent.answer(slot)?;
     let (outcome, message) = describe(answer, agent);
+    let status = matches!(answer, Answer::Status).then(|| status(agent, now, overridden));
+    let said = CommandResponse { message, status, ..CommandResponse::default() };
+    Some(answer_to(command, id, agent.boot(), outcome, said))
+}
+
+/// `said` as the answer of an agent to `command`.
+pub(crate) fn answer_to(
+    command: &CommandId,
+    id: &AgentId,
+    boot: BootId,
+    outcome: CommandOutcome,
+    said: CommandResponse,
+) -> CommandResponse {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Some(CommandResponse {
+    CommandResponse {
         success: outcome == CommandOutcome::Succeeded,
-        message,
         agent_id: id.to_string(),
         timestamp: i64::try_from(seconds).unwrap_or(i64::MAX),
         command_id: command.to_string(),
         outcome: outcome.into(),
-        boot: Some(agent.boot().into()),
-        status: matches!(answer, Answer::Status).then(|| status(agent, now, overridden)),
-    })
+        boot: Some(boot.into()),
+        ..said
+    }
 }
 
 fn describe(answer: &Answer, agent: &Agent) -> (CommandOutcome, String) {
@@ -222,6 +242,14 @@ fn describe(answer: &Answer, agent: &Agent) -> (CommandOutcome, String) {
     (outcome, message.to_owned())
 }
 
+/// The longest silence that a server asks for; none when it does not say.
+pub(crate) fn heartbeat(welcome: &Welcome) -> Option<Duration> {
+    match welcome.heartbeat_ms {
+        0 => None,
+        ms => Some(Duration::from_millis(u64::from(ms))),
+    }
+}
+
 /// How long a command may still wait before it starts. On the wire 0 says nothing, so a sender whose time is over
 /// does not send.
 pub(crate) fn time_to_live(ttl_ms: u64) -> Duration {
@@ -231,7 +259,7 @@ pub(crate) fn time_to_live(ttl_ms: u64) -> Duration {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
