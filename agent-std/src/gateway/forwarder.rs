@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agent_core::agent::LinkState;
 use agent_core::id::{AgentId, BootId};
+use agent_core::limits::DRAIN_MAX;
 use agent_core::random::SplitMix64;
 use agent_core::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -77,8 +78,17 @@ struct Device {
 struct Refused {
     /// Frames of a device beyond [`DEVICES_MAX`].
     beyond_limit: u64,
-    /// Frames of a device whose name another link holds.
+    /// Frames of a device whose name another link holds, or the agent of this host.
     name_held: u64,
+}
+
+/// How long the end may take.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    // Readers take some 200 ms to notice, and longer only when they are connecting.
+    readers_until: Instant,
+    // For everything.
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -100,8 +110,8 @@ pub(super) struct Forwarder {
     past: Totals,
     reported: (Totals, Refused),
     report_at: Instant,
-    // When the end is not waited for any longer.
-    give_up_at: Option<Instant>,
+    // None while nobody has asked for the end.
+    ending: Option<Ending>,
 }
 
 impl Forwarder {
@@ -129,19 +139,23 @@ impl Forwarder {
             past: Totals::default(),
             reported: (Totals::default(), Refused::default()),
             report_at: clock.now() + REPORT_EVERY,
-            give_up_at: None,
+            ending: None,
         }
     }
 
     /// Runs until the process is asked to end.
     pub(super) fn run(mut self) {
         loop {
-            let until = self.drain();
-            let now = self.clock.now();
-            if self.give_up_at.is_some_and(|at| at <= now) || self.is_at_its_end() {
-                break;
+            let mut until = self.drain().into_iter().chain([self.report_at]).min();
+            if let Some(ending) = self.ending {
+                let now = self.clock.now();
+                let readers_ended = self.readers == 0 || ending.readers_until <= now;
+                if ending.until <= now || (readers_ended && self.streams_ended()) {
+                    break;
+                }
+                let next = if readers_ended { ending.until } else { ending.readers_until };
+                until = until.into_iter().chain([next]).min();
             }
-            let until = until.into_iter().chain([self.report_at]).chain(self.give_up_at).min();
             if let Some(event) = self.wait(until) {
                 self.on_event(event);
             }
@@ -149,13 +163,12 @@ impl Forwarder {
         self.say_totals();
     }
 
-    fn is_at_its_end(&self) -> bool {
-        let is_closed = |device: &Device| {
+    fn streams_ended(&self) -> bool {
+        self.devices.iter().all(|device| {
             let is_down =
                 matches!(device.relay.link(), LinkState::Down { .. } | LinkState::Dialling);
             device.ended && is_down
-        };
-        self.running.is_none() && self.readers == 0 && self.devices.iter().all(is_closed)
+        })
     }
 
     /// The next event; none when the time is over.
@@ -221,9 +234,11 @@ impl Forwarder {
                 for device in &mut self.devices {
                     device.relay.handle_shutdown(now);
                 }
-                let drain = agent_core::limits::DRAIN_MAX + CLOSE_MAX;
-                let again = self.give_up_at.map(|_| now + CLOSE_MAX);
-                self.give_up_at = Some(again.unwrap_or(now + drain));
+                let until = match self.ending {
+                    None => now + DRAIN_MAX + CLOSE_MAX,
+                    Some(_) => now + CLOSE_MAX,
+                };
+                self.ending = Some(Ending { readers_until: now + CLOSE_MAX, until });
             }
         }
     }
@@ -255,6 +270,16 @@ impl Forwarder {
         boot: BootId,
     ) -> Option<&mut Device> {
         let address = &self.settings.ports[line.0];
+        if agent == self.settings.host {
+            if self.refused.name_held == 0 {
+                tracing::warn!(
+                    device = %agent, line = %address,
+                    "refused: the device has the name of this host's own agent; give it another name"
+                );
+            }
+            self.refused.name_held += 1;
+            return None;
+        }
         if let Some(index) = self.devices.iter().position(|known| *known.relay.agent() == agent) {
             let known = &self.devices[index];
             let is_held = known.line.is_some_and(|holder| holder != line)

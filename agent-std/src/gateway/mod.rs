@@ -1,8 +1,8 @@
 //! The gateway: takes frames from devices on byte links and forwards their records under the devices' own names.
 //!
 //! It runs beside the agent of this host and shares nothing with it but the process and the way to the server. In the
-//! order in which data meets them: [`port`] opens a link, [`line`] finds frames and whose they are, [`record`] is what
-//! they carry, [`backlog`] holds it, [`relay`] decides what one device's stream carries. [`reader`] is the thread of a
+//! order in which data meets them: [`port`] opens a link, [`mod@line`] finds frames and whose they are, [`record`] is
+//! what they carry, [`backlog`] holds it, [`relay`] decides what one device's stream carries. [`reader`] is the thread of a
 //! link, [`forwarder`] the one thread that drives all relays.
 
 mod backlog;

@@ -296,6 +296,19 @@ async fn a_device_that_is_plugged_in_elsewhere_is_taken_from_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_cannot_take_the_name_of_the_host() {
+    let socket = Socket::open().await;
+    let mut site = Site::start(Headers::Welcome(welcome()), &[&socket.argument()]).await;
+    let mut link = socket.link().await;
+    let frames = [hello("gateway-1", BOOT), records(1..=2), hello("mcu-1", BOOT), records(1..=1)];
+    link.send(&frames.concat()).await;
+    let mut stream = site.stream("mcu-1", BOOT).await;
+    receive(&mut stream, BOOT, 1).await;
+    let boots = site.others.iter().map(|stream| stream.hello.as_ref().unwrap().boot);
+    assert!(!boots.collect::<Vec<_>>().contains(&Some(BOOT.into())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plain_server_gets_plain_snapshots() {
     let socket = Socket::open().await;
     let mut site = Site::start(Headers::WithFirstCommand, &[&socket.argument()]).await;
