@@ -54,17 +54,21 @@ pub enum LossReason {
     Overwritten,
     /// It was still held when the drain time of a shutdown was over.
     Shutdown,
+    /// It is missing between the records that a device sent over its one-way link: damaged there, or given up by the
+    /// device before. Counted by the device's gateway; an agent on its own has none.
+    Link,
 }
 
 impl LossReason {
     /// All reasons.
-    pub const ALL: [Self; 2] = [Self::Overwritten, Self::Shutdown];
+    pub const ALL: [Self; 3] = [Self::Overwritten, Self::Shutdown, Self::Link];
 
     /// The name in counters.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Overwritten => "overwritten",
             Self::Shutdown => "shutdown",
+            Self::Link => "link",
         }
     }
 }

@@ -9,6 +9,8 @@ use proto::address::ServerAddress;
 use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 
+use crate::gateway::PortAddress;
+
 /// Collects the metrics of this host and streams them to a picket server.
 ///
 /// Settings are taken, highest first, from flags, environment variables, the file of --config, the server's
@@ -101,8 +103,8 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
     pub(crate) server: Option<ServerAddress>,
 
-    /// Configuration file (TOML: agent_id, server, state_dir, and a table "config" with the keys of the
-    /// configuration store)
+    /// Configuration file (TOML: agent_id, server, state_dir, serial, baud, and a table "config" with the keys of
+    /// the configuration store)
     #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -130,6 +132,15 @@ pub(crate) struct Arguments {
     /// Plugins in order: deduplication, threshold_alert, aggregation, filter [default: threshold_alert]
     #[arg(long, env = "PICKET_PLUGINS", value_name = "LIST", value_delimiter = ',')]
     pub(crate) plugins: Option<Vec<String>>,
+
+    /// Forward the records of devices that send frames over this serial port, or over TCP from a host that exposes
+    /// one; may be repeated. Devices keep their own agent ids
+    #[arg(long, env = "PICKET_SERIAL", value_name = "PATH|tcp:HOST:PORT", value_delimiter = ',')]
+    pub(crate) serial: Option<Vec<PortAddress>>,
+
+    /// Bits per second of the serial ports; 8 data bits, no parity, 1 stop bit, no flow control [default: 115200]
+    #[arg(long, env = "PICKET_BAUD", value_name = "RATE")]
+    pub(crate) baud: Option<u32>,
 
     /// Least severe level that is logged to stderr
     #[arg(long, env = "PICKET_LOG", value_name = "LEVEL", default_value = "info")]

@@ -13,6 +13,8 @@ pub(crate) struct File {
     pub(crate) agent_id: Option<String>,
     pub(crate) server: Option<String>,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) serial: Vec<String>,
+    pub(crate) baud: Option<u32>,
     pub(crate) config: Document,
 }
 
@@ -22,6 +24,9 @@ struct Form {
     agent_id: Option<String>,
     server: Option<String>,
     state_dir: Option<PathBuf>,
+    #[serde(default)]
+    serial: Vec<String>,
+    baud: Option<u32>,
     #[serde(default)]
     config: serde_json::Map<String, serde_json::Value>,
 }
@@ -51,7 +56,8 @@ pub(crate) fn read(path: &Path) -> Result<File, FileError> {
     if let Some(key) = config.unknown_keys().next() {
         return Err(FileError::UnknownKey { path: path_buf(), key: key.to_owned() });
     }
-    Ok(File { agent_id: form.agent_id, server: form.server, state_dir: form.state_dir, config })
+    let Form { agent_id, server, state_dir, serial, baud, .. } = form;
+    Ok(File { agent_id, server, state_dir, serial, baud, config })
 }
 
 #[cfg(test)]

@@ -1,10 +1,181 @@
 //! `picket-agent`: the agent without plugins of the user's own.
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+<<<<<<< HEAD
+=======
+mod cli;
+mod clock;
+mod collector;
+mod event;
+mod file;
+mod gateway;
+mod identity;
+mod layers;
+mod main_loop;
+mod net;
+mod replay;
+mod tool;
+mod trace;
 
+use std::io::IsTerminal as _;
+>>>>>>> serial
+use std::process::ExitCode;
+use std::sync::Arc;
+
+<<<<<<< HEAD
 use agent_core::plugin::own::NoPlugins;
 
 fn main() -> ExitCode {
     agent_std::main::<NoPlugins>()
+=======
+use agent_core::agent::Agent;
+use anyhow::{Context as _, ensure};
+use clap::Parser as _;
+use proto::address::ServerAddress;
+use proto::config::Document;
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{Arguments, Cli};
+use crate::clock::Clock;
+use crate::collector::{CollectorThread, SysinfoCollector};
+use crate::event::{EVENTS_MAX, Event};
+use crate::file::File;
+use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
+use crate::layers::Layers;
+use crate::main_loop::MainLoop;
+use crate::net::Network;
+
+/// Something outside could not be used: a file, a directory, the system.
+const FAILURE: u8 = 1;
+/// The command line, a variable or the file says something that cannot be.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let Cli { tool, agent: arguments } = Cli::parse();
+    if let Some(tool) = tool {
+        return match tool::run(tool) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => report(&error, FAILURE),
+        };
+    }
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_max_level(LevelFilter::from(arguments.log_level))
+        .with_target(false)
+        .init();
+    let settings = match Settings::resolve(arguments) {
+        Ok(settings) => settings,
+        Err(error) => return report(&error, USAGE),
+    };
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error, FAILURE),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one message of a program that cannot start")]
+fn report(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("picket-agent: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Everything that was asked for, checked.
+struct Settings {
+    id: agent_core::id::AgentId,
+    server: ServerAddress,
+    endpoint: tonic::transport::Endpoint,
+    state_dir: Option<std::path::PathBuf>,
+    ports: Vec<PortAddress>,
+    baud: u32,
+    layers: Layers,
+    config: agent_core::config::Config,
+}
+
+impl Settings {
+    fn resolve(arguments: Arguments) -> anyhow::Result<Self> {
+        let file = match &arguments.config {
+            Some(path) => file::read(path)?,
+            None => File::default(),
+        };
+        let flags = Document::from_value(arguments.document())
+            .context("flags or PICKET_ variables cannot be used")?;
+        let id = identity::agent_id(arguments.agent_id.as_deref().or(file.agent_id.as_deref()))?;
+        let in_file = file.server.as_deref().map(|server| {
+            let parsed = server.parse::<ServerAddress>();
+            parsed.with_context(|| format!("server {server:?} of the file is no HOST:PORT"))
+        });
+        let server = match (arguments.server()?, in_file) {
+            (Some(server), _) => server,
+            (None, Some(server)) => server?,
+            (None, None) => ServerAddress::default(),
+        };
+        let endpoint = net::endpoint(&server).context("the server's address makes no URI")?;
+        let state_dir =
+            arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
+        let in_file = file.serial.iter().map(|port| {
+            let parsed = port.parse::<PortAddress>();
+            parsed.with_context(|| format!("serial {port:?} of the file is no port"))
+        });
+        let ports = match arguments.serial {
+            Some(ports) => ports,
+            None => in_file.collect::<Result<_, _>>()?,
+        };
+        let links = ports.len();
+        ensure!(links <= LINES_MAX, "{links} serial links, at most {LINES_MAX} are allowed");
+        let baud = arguments.baud.or(file.baud).unwrap_or(BAUD_DEFAULT);
+        ensure!(baud != 0, "baud must be at least 1");
+        let layers = Layers::new(flags, arguments.config, file.config);
+        let config = layers.config().context("the file and the flags do not go together")?;
+        Ok(Self { id, server, endpoint, state_dir, ports, baud, layers, config })
+    }
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    let Settings { id, server, endpoint, state_dir, ports, baud, layers, config } = settings;
+    let program = identity::program().context("cannot find the path of this program")?;
+    let boot = identity::next_boot(state_dir.as_deref())?;
+    let restarted = identity::restarted();
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(%id, %boot, version, %server, "picket-agent starts");
+
+    let clock = Clock::start();
+    let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+    let collector = SysinfoCollector::new().context("cannot measure this system")?;
+    let collector = CollectorThread::spawn(collector, clock, sender.clone())
+        .context("cannot start the collector thread")?;
+    let on_signal = {
+        let sender = sender.clone();
+        move || sender.send(Event::Shutdown).is_ok()
+    };
+    let network = Network::spawn(endpoint, on_signal).context("cannot start the network thread")?;
+    // Fails only when the main loop is gone, which then needs no report.
+    let uplink = network.uplink(move |session, event| {
+        sender.send(Event::Link { session, event }).ok();
+    });
+    let seed = identity::random()?;
+    let gateway_settings = match ports.as_slice() {
+        [] => None,
+        _ => Some(GatewaySettings { host: id.clone(), ports, baud, seed: identity::random()? }),
+    };
+    // It stays where it is made: moving it would touch all the memory of its ring.
+    let mut agent = Agent::new(clock.now(), boot, seed, config, restarted);
+    let mut main_loop = MainLoop {
+        id,
+        server: server.to_string(),
+        program,
+        clock,
+        events,
+        collector,
+        uplink,
+        network: Arc::new(network),
+        gateway_settings,
+        gateway: None,
+        layers,
+        was_open: false,
+    };
+    main_loop.start_gateway().context("cannot start the threads of the serial links")?;
+    main_loop.run(&mut agent);
+    Ok(())
+>>>>>>> serial
 }

@@ -1,7 +1,9 @@
 //! The main loop: the one place that drives the core. It waits for an event or a deadline, hands it in, and does
 //! what the core asks for.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::agent::{Action, Command, Input, LinkState, Output, Reason, Restarted, Transmit};
@@ -17,11 +19,16 @@ use proto::{Hello, Welcome};
 use crate::HostAgent;
 use crate::clock::Clock;
 use crate::collector::CollectorThread;
-use crate::event::{Event, LinkEvent};
+use crate::event::Event;
+use crate::gateway::{Gateway, GatewaySettings};
 use crate::identity;
 use crate::layers::{Candidate, Layers, LayersError};
+<<<<<<< HEAD
 use crate::net::message::{self, Packing};
 use crate::net::{Request, Uplink};
+=======
+use crate::net::{LinkEvent, Network, Request, Uplink, message};
+>>>>>>> serial
 
 /// How long the end of a stream may take before the process ends or is replaced.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -35,7 +42,12 @@ pub(crate) struct MainLoop {
     pub(crate) clock: Clock,
     pub(crate) events: Receiver<Event>,
     pub(crate) collector: CollectorThread,
-    pub(crate) uplink: Uplink,
+    pub(crate) uplink: Uplink<Transmit>,
+    pub(crate) network: Arc<Network>,
+    /// None when there are no devices to forward for.
+    pub(crate) gateway_settings: Option<GatewaySettings>,
+    /// None also while it is stopped for a restart.
+    pub(crate) gateway: Option<Gateway>,
     pub(crate) layers: Layers,
     /// Whether the stream in hand was open, so that a failed attempt is logged differently from a loss.
     pub(crate) was_open: bool,
@@ -50,6 +62,14 @@ enum Next {
 }
 
 impl MainLoop {
+    /// Starts the gateway, if there is to be one.
+    pub(crate) fn start_gateway(&mut self) -> io::Result<()> {
+        let start =
+            |settings: &GatewaySettings| Gateway::start(settings, self.clock, &self.network);
+        self.gateway = self.gateway_settings.as_ref().map(start).transpose()?;
+        Ok(())
+    }
+
     /// Runs until the process is asked to end.
     pub(crate) fn run(mut self, agent: &mut HostAgent<impl OwnPlugins>) {
         loop {
@@ -90,6 +110,9 @@ impl MainLoop {
                     let reason = self.restart(agent);
                     tracing::error!(reason = reason.as_str(), "cannot restart; the agent goes on");
                     agent.handle(self.clock.now(), Input::RestartFailed(reason));
+                    if let Err(error) = self.start_gateway() {
+                        tracing::error!(%error, "cannot start the gateway again");
+                    }
                 }
                 Output::Exit => return Next::Exit,
                 Output::Wait(until) => return Next::Wait(until),
@@ -130,7 +153,8 @@ impl MainLoop {
                 Some(Body::Alerts(message::alert_batch(agent, &batch)))
             }
             Transmit::Plain(batch) => {
-                let Some(record) = message::plain(&self.id, agent, &batch) else { return };
+                let Some((sequence, sample)) = agent.records(&batch).next() else { return };
+                let record = message::plain(&self.id, agent.boot(), sequence, sample);
                 return self.request(Request::Send(Box::new(record), transmit));
             }
             Transmit::Answer(slot) => {
@@ -157,7 +181,7 @@ impl MainLoop {
     }
 
     /// The core's slots keep the queue from ever being full, so a refusal means that the uplink's thread is gone.
-    fn request(&self, request: Request) {
+    fn request(&self, request: Request<Transmit>) {
         if let Err(error) = self.uplink.request(request) {
             tracing::error!(%error, "a message for the server was not taken");
         }
@@ -169,6 +193,9 @@ impl MainLoop {
             Event::Snapshot(snapshot) => agent.handle(now, Input::Snapshot(snapshot)),
             Event::Shutdown => {
                 tracing::info!("stopping: delivering what is held");
+                if let Some(gateway) = &mut self.gateway {
+                    gateway.shutdown();
+                }
                 agent.handle(now, Input::Shutdown);
             }
             Event::Link { session, event } => {
@@ -179,12 +206,16 @@ impl MainLoop {
         }
     }
 
+<<<<<<< HEAD
     fn on_link_event(
         &mut self,
         agent: &mut HostAgent<impl OwnPlugins>,
         now: Instant,
         event: LinkEvent,
     ) {
+=======
+    fn on_link_event(&mut self, agent: &mut Agent, now: Instant, event: LinkEvent<Transmit>) {
+>>>>>>> serial
         match event {
             LinkEvent::Opened => agent.handle(now, Input::LinkOpened),
             LinkEvent::Answered(None) => {
@@ -225,12 +256,16 @@ impl MainLoop {
         self.was_open = true;
         let (server, version) = (&self.server, &welcome.version);
         tracing::info!(server, version, held = agent.ledger().held, "connected");
+<<<<<<< HEAD
         let heartbeat = match welcome.heartbeat_ms {
             0 => None,
             ms => Some(Duration::from_millis(u64::from(ms))),
         };
         // A server that reads later versions of the block reads the first as well.
         self.packing = if welcome.packed == 0 { Packing::Records } else { Packing::Block };
+=======
+        let heartbeat = message::heartbeat(welcome);
+>>>>>>> serial
         let acknowledged = Sequence::new(welcome.acknowledged);
         agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat });
     }
@@ -332,8 +367,13 @@ impl MainLoop {
         }
     }
 
+<<<<<<< HEAD
     /// Ends the stream in good order, so that the server need not wait to find out.
     fn close(&self, agent: &HostAgent<impl OwnPlugins>) {
+=======
+    /// Ends the streams in good order, so that the server need not wait to find out.
+    fn close(&mut self, agent: &Agent) {
+>>>>>>> serial
         let ledger = agent.ledger();
         if matches!(
             agent.link(),
@@ -350,12 +390,19 @@ impl MainLoop {
                 }
             }
         }
+        if let Some(gateway) = self.gateway.take() {
+            gateway.finish();
+        }
         let (delivered, lost) = (ledger.delivered, ledger.lost.total());
         tracing::info!(produced = ledger.produced, delivered, lost, "stopped");
     }
 
     /// Replaces the process. Comes back only with the reason why that did not work.
+<<<<<<< HEAD
     fn restart(&self, agent: &mut HostAgent<impl OwnPlugins>) -> Reason {
+=======
+    fn restart(&mut self, agent: &mut Agent) -> Reason {
+>>>>>>> serial
         tracing::info!("restarting");
         let restarted = agent
             .restart_command()

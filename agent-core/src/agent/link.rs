@@ -40,8 +40,11 @@ pub enum LinkState {
     },
 }
 
+/// The link of one sender: an [`super::Agent`] has one, and so has whoever forwards for a device.
+///
+/// It is told what happens, and says when to dial, whether a message may be sent, and when a status is due.
 #[derive(Clone, Debug)]
-pub(crate) struct Link {
+pub struct Link {
     state: LinkState,
     opened_at: Instant,
     heartbeat: Duration,
@@ -56,7 +59,7 @@ pub(crate) struct Link {
 
 impl Link {
     /// A link that dials at once.
-    pub(crate) const fn new(now: Instant, seed: u64) -> Self {
+    pub const fn new(now: Instant, seed: u64) -> Self {
         Self {
             state: LinkState::Down { retry_at: now },
             opened_at: now,
@@ -69,16 +72,18 @@ impl Link {
         }
     }
 
-    pub(crate) const fn state(&self) -> LinkState {
+    /// How far it has come.
+    pub const fn state(&self) -> LinkState {
         self.state
     }
 
-    pub(crate) const fn sessions(&self) -> u64 {
+    /// Streams dialled.
+    pub const fn sessions(&self) -> u64 {
         self.sessions
     }
 
     /// Whether it is time to dial; then the link counts as dialling.
-    pub(crate) fn poll_dial(&mut self, now: Instant) -> bool {
+    pub fn poll_dial(&mut self, now: Instant) -> bool {
         let due = matches!(self.state, LinkState::Down { retry_at } if retry_at <= now);
         if due {
             self.state = LinkState::Dialling;
@@ -87,26 +92,30 @@ impl Link {
         due
     }
 
-    pub(crate) fn handle_opened(&mut self, now: Instant) {
+    /// A stream is open; what the peer speaks is not known yet.
+    pub fn handle_opened(&mut self, now: Instant) {
         self.opened_at = now;
         self.slots_used = 0;
         let patience = if self.welcomed { PLAIN_AFTER_WELCOME } else { PLAIN_AFTER };
         self.state = LinkState::Undecided { plain_at: now + patience };
     }
 
-    pub(crate) const fn handle_one_way(&mut self) {
+    /// A byte link is open, on which nobody answers.
+    pub const fn handle_one_way(&mut self) {
         self.slots_used = 0;
         self.state = LinkState::OneWay;
     }
 
-    pub(crate) fn handle_plain(&mut self) {
+    /// The peer answered without a welcome.
+    pub fn handle_plain(&mut self) {
         if matches!(self.state, LinkState::Undecided { .. }) {
             self.state = LinkState::Plain;
         }
     }
 
-    /// Answers whether there is a stream that can be welcomed.
-    pub(crate) fn handle_welcome(&mut self, now: Instant, heartbeat: Option<Duration>) -> bool {
+    /// The peer answered with a welcome, which names the longest silence that it wants to see. Answers whether there is
+    /// a stream that can be welcomed.
+    pub fn handle_welcome(&mut self, now: Instant, heartbeat: Option<Duration>) -> bool {
         if !matches!(self.state, LinkState::Undecided { .. } | LinkState::Plain) {
             return false;
         }
@@ -121,7 +130,7 @@ impl Link {
     ///
     /// Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: sleep = random(0, min(cap,
     /// base * 2^attempt)).
-    pub(crate) fn handle_closed(&mut self, now: Instant) {
+    pub fn handle_closed(&mut self, now: Instant) {
         let was_open = !matches!(self.state, LinkState::Down { .. } | LinkState::Dialling);
         if was_open && BACKOFF_RESET_AFTER <= now - self.opened_at {
             self.attempt = 0;
@@ -135,27 +144,29 @@ impl Link {
     }
 
     /// What time alone changes.
-    pub(crate) fn advance(&mut self, now: Instant) {
+    pub fn advance(&mut self, now: Instant) {
         if matches!(self.state, LinkState::Undecided { plain_at } if plain_at <= now) {
             self.state = LinkState::Plain;
         }
     }
 
-    /// Takes a slot for one message, if the link can carry one now.
-    pub(crate) const fn has_slot(&self) -> bool {
+    /// Whether the transport can be handed one more message.
+    pub const fn has_slot(&self) -> bool {
         self.slots_used < TRANSMIT_SLOTS
     }
 
-    pub(crate) const fn take_slot(&mut self) {
+    /// A message was handed to the transport.
+    pub const fn take_slot(&mut self) {
         self.slots_used += 1;
     }
 
-    pub(crate) const fn free_slot(&mut self) {
+    /// The transport took a message.
+    pub const fn free_slot(&mut self) {
         self.slots_used = self.slots_used.saturating_sub(1);
     }
 
     /// Whether a status is due; then the next one is due a heartbeat later.
-    pub(crate) fn poll_heartbeat(&mut self, now: Instant) -> bool {
+    pub fn poll_heartbeat(&mut self, now: Instant) -> bool {
         match &mut self.state {
             LinkState::Full { heartbeat_at } if *heartbeat_at <= now => {
                 *heartbeat_at = now + self.heartbeat;
@@ -166,14 +177,14 @@ impl Link {
     }
 
     /// Makes a status due at once.
-    pub(crate) const fn hasten_heartbeat(&mut self, now: Instant) {
+    pub const fn hasten_heartbeat(&mut self, now: Instant) {
         if let LinkState::Full { heartbeat_at } = &mut self.state {
             *heartbeat_at = now;
         }
     }
 
     /// When time alone will change something.
-    pub(crate) const fn deadline(&self) -> Option<Instant> {
+    pub const fn deadline(&self) -> Option<Instant> {
         match self.state {
             LinkState::Down { retry_at } => Some(retry_at),
             LinkState::Undecided { plain_at } => Some(plain_at),

@@ -12,11 +12,10 @@ mod sampler;
 use core::time::Duration;
 
 pub use command::{Action, Answer, Change, Command, CommandSlot, Reason};
-pub use link::LinkState;
+pub use link::{Link, LinkState};
 pub use outbox::{Batch, Loss};
 
 use self::command::{Admission, CommandTable, Repetition};
-use self::link::Link;
 use self::outbox::Outbox;
 use self::sampler::Sampler;
 use crate::config::Config;

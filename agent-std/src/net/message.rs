@@ -2,10 +2,16 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+<<<<<<< HEAD
 use agent_core::agent::{Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
 use agent_core::codec;
 use agent_core::id::AgentId;
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
+=======
+use agent_core::agent::{Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
+use agent_core::id::{AgentId, BootId, CommandId, Sequence};
+use agent_core::ledger::{Ledger, LossReason};
+>>>>>>> serial
 use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
@@ -14,8 +20,13 @@ use agent_core::record::Sample;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::{
+<<<<<<< HEAD
     AgentMessage, AgentStatus, AlertBatch, AlertLedger, CommandOutcome, CommandResponse,
     ConfigOutcome, MetricsRequest, NamedCount, RecordBatch, convert,
+=======
+    AgentMessage, AgentStatus, CommandOutcome, CommandResponse, ConfigOutcome, MetricsRequest,
+    NamedCount, Record, RecordBatch, Welcome,
+>>>>>>> serial
 };
 
 use crate::HostAgent;
@@ -81,6 +92,7 @@ pub(crate) fn alert_batch(agent: &HostAgent<impl OwnPlugins>, batch: &Batch) -> 
     }
 }
 
+<<<<<<< HEAD
 /// The one record of `batch` in the form that every server knows; none if it is no longer held.
 pub(crate) fn plain(
     id: &AgentId,
@@ -89,11 +101,26 @@ pub(crate) fn plain(
 ) -> Option<MetricsRequest> {
     let (sequence, sample) = agent.records(batch).next()?;
     Some(MetricsRequest {
+=======
+/// One record in the form that every server knows.
+pub(crate) fn plain(
+    id: &AgentId,
+    boot: BootId,
+    sequence: Sequence,
+    sample: &Sample,
+) -> MetricsRequest {
+    MetricsRequest {
+>>>>>>> serial
         agent_id: id.to_string(),
-        boot: Some(agent.boot().into()),
+        boot: Some(boot.into()),
         sequence: sequence.number(),
+<<<<<<< HEAD
         ..plain_form(&sample)
     })
+=======
+        ..plain_form(sample)
+    }
+>>>>>>> serial
 }
 
 /// What `sample` says, in the form that every server knows.
@@ -108,10 +135,48 @@ pub(crate) fn plain_form(sample: &Sample) -> MetricsRequest {
     }
 }
 
+<<<<<<< HEAD
 fn loss(loss: &Loss) -> proto::Loss {
+=======
+/// One record of a batch.
+pub(crate) fn record(sequence: Sequence, sample: &Sample) -> Record {
+    let values = &sample.snapshot.values;
+    Record {
+        sequence: sequence.number(),
+        timestamp_ms: sample.snapshot.wall_ms,
+        present: values.present().bits(),
+        values: counts(values),
+        window: sample.window.as_ref().map(|window| {
+            let Window { count, first_taken_at, min, max, completeness } = window;
+            proto::Window {
+                count: u32::from(*count),
+                duration_ms: millis(sample.snapshot.taken_at - *first_taken_at),
+                min: counts(min),
+                max: counts(max),
+                partial: *completeness == Completeness::Partial,
+            }
+        }),
+        alerts: sample
+            .alerts
+            .iter()
+            .map(|(metric, limit)| proto::Alert { metric: u32::from(metric.id()), limit })
+            .collect(),
+        repeats: sample.repeats,
+        uptime_ms: sample.snapshot.taken_at.as_ms(),
+    }
+}
+
+fn counts(values: &Values) -> Vec<i64> {
+    values.iter().map(|(_, count)| count).collect()
+}
+
+/// Records that will never come.
+pub(crate) fn loss(loss: &Loss) -> proto::Loss {
+>>>>>>> serial
     let reason = match loss.reason {
         LossReason::Overwritten => proto::LossReason::Overwritten,
         LossReason::Shutdown => proto::LossReason::Shutdown,
+        LossReason::Link => proto::LossReason::Link,
     };
     proto::Loss {
         first: loss.first.number(),
@@ -150,12 +215,21 @@ pub(crate) fn status<O: OwnPlugins>(
     }
 }
 
+<<<<<<< HEAD
 fn ledger<O: OwnPlugins>(ledger: &Ledger) -> proto::Ledger {
     let own = (0..O::NAMES.len()).filter_map(|index| OwnIndex::new(index).map(PluginKind::Own));
     let kinds = PluginKind::BUILT_IN.into_iter().chain(own).collect::<Vec<_>>();
     let suppressed =
         kinds.iter().map(|kind| (kind.name(O::NAMES), ledger.plugins.of(*kind).suppressed()));
     let plugins = kinds.iter().map(|kind| plugin_counters::<O>(*kind, ledger.plugins.of(*kind)));
+=======
+/// The books of one boot.
+pub(crate) fn ledger(ledger: &Ledger) -> proto::Ledger {
+    let named = |name: &str, count| NamedCount { name: name.to_owned(), count };
+    let suppressed = PluginKind::ALL.map(|kind| named(kind.name(), ledger.suppressed.by(kind)));
+    let lost = LossReason::ALL.map(|reason| named(reason.name(), ledger.lost.by(reason)));
+    let not_zero = |count: &NamedCount| count.count != 0;
+>>>>>>> serial
     proto::Ledger {
         produced: ledger.produced,
         suppressed: named_counts(suppressed),
@@ -222,17 +296,29 @@ pub(crate) fn response(
 ) -> Option<CommandResponse> {
     let (command, answer) = agent.answer(slot)?;
     let (outcome, message) = describe(answer, agent);
+    let status = matches!(answer, Answer::Status).then(|| status(agent, now, overridden));
+    let said = CommandResponse { message, status, ..CommandResponse::default() };
+    Some(answer_to(command, id, agent.boot(), outcome, said))
+}
+
+/// `said` as the answer of an agent to `command`.
+pub(crate) fn answer_to(
+    command: &CommandId,
+    id: &AgentId,
+    boot: BootId,
+    outcome: CommandOutcome,
+    said: CommandResponse,
+) -> CommandResponse {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Some(CommandResponse {
+    CommandResponse {
         success: outcome == CommandOutcome::Succeeded,
-        message,
         agent_id: id.to_string(),
         timestamp: i64::try_from(seconds).unwrap_or(i64::MAX),
         command_id: command.to_string(),
         outcome: outcome.into(),
-        boot: Some(agent.boot().into()),
-        status: matches!(answer, Answer::Status).then(|| status(agent, now, overridden)),
-    })
+        boot: Some(boot.into()),
+        ..said
+    }
 }
 
 fn describe<O: OwnPlugins>(answer: &Answer, agent: &HostAgent<O>) -> (CommandOutcome, String) {
@@ -278,6 +364,14 @@ fn describe<O: OwnPlugins>(answer: &Answer, agent: &HostAgent<O>) -> (CommandOut
     (outcome, message.to_owned())
 }
 
+/// The longest silence that a server asks for; none when it does not say.
+pub(crate) fn heartbeat(welcome: &Welcome) -> Option<Duration> {
+    match welcome.heartbeat_ms {
+        0 => None,
+        ms => Some(Duration::from_millis(u64::from(ms))),
+    }
+}
+
 /// How long a command may still wait before it starts. On the wire 0 says nothing, so a sender whose time is over
 /// does not send.
 pub(crate) fn time_to_live(ttl_ms: u64) -> Duration {
@@ -287,7 +381,7 @@ pub(crate) fn time_to_live(ttl_ms: u64) -> Duration {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -1,66 +1,116 @@
-//! The uplink: a thread with the agent's only async runtime, which carries messages between the main loop and the
-//! server. It decides nothing: it dials when told to and reports what happens.
+//! The network: a thread with the program's only async runtime, and on it an uplink for each agent that this process
+//! speaks for. It decides nothing: it dials when told to and reports what happens.
 
 pub(crate) mod message;
 mod session;
 
+use std::fmt;
 use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use agent_core::agent::Transmit;
 use agent_core::limits::TRANSMIT_SLOTS;
-use crossbeam_channel::Sender;
 use proto::address::ServerAddress;
-use proto::{Hello, MetricsRequest};
+use proto::{Command, Hello, MetricsRequest, Welcome};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::transport::Endpoint;
 
-use crate::event::Event;
-
-/// What the main loop asks of the uplink.
+/// What an uplink is asked for. `T` is what its owner calls a message by.
 #[derive(Debug)]
-pub(crate) enum Request {
+pub(crate) enum Request<T> {
     /// Open a stream; an open one is dropped.
     Dial(Box<Hello>),
     /// Put a message on the stream.
-    Send(Box<MetricsRequest>, Transmit),
+    Send(Box<MetricsRequest>, T),
     /// End the stream in good order.
     Close,
 }
 
-/// The uplink's thread.
+/// What can happen to a stream.
 #[derive(Debug)]
-pub(crate) struct Uplink {
-    requests: mpsc::Sender<Request>,
+pub(crate) enum LinkEvent<T> {
+    /// The connection stands and the call was made.
+    Opened,
+    /// The response headers came; none: the server knows only the fixed facts.
+    Answered(Option<Welcome>),
+    /// A message came.
+    Received(Box<Command>),
+    /// The transport took a message.
+    Transmitted(T),
+    /// The server refused the stream because another live agent has the id.
+    Refused {
+        /// For the log.
+        reason: String,
+    },
+    /// The stream ended, or could not be opened.
+    Closed {
+        /// For the log.
+        reason: String,
+    },
+}
+
+/// The network's thread.
+#[derive(Debug)]
+pub(crate) struct Network {
+    endpoint: Endpoint,
+    runtime: Handle,
     _thread: JoinHandle<()>,
 }
 
-/// The main loop asked for more than the core's slots allow, or the thread is gone.
+impl Network {
+    /// Starts the thread, which carries streams to `endpoint`. `on_signal` is called for each request to end the
+    /// process; it answers whether somebody still wants to know.
+    pub(crate) fn spawn(
+        endpoint: Endpoint,
+        on_signal: impl Fn() -> bool + Send + 'static,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let thread = thread::Builder::new().name("network".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                forward_signals(on_signal).await;
+                // Nobody is left to hear of signals; the streams go on for as long as the process.
+                std::future::pending::<()>().await;
+            });
+        })?;
+        Ok(Self { endpoint, runtime: handle, _thread: thread })
+    }
+
+    /// An uplink of its own for one agent. `report` is told what happens to its streams, each by the session number
+    /// of its Hello. It may wait while its owner is behind, which is the back-pressure; all uplinks wait with it.
+    pub(crate) fn uplink<T: Send + 'static>(
+        &self,
+        report: impl Fn(u64, LinkEvent<T>) + Send + Sync + 'static,
+    ) -> Uplink<T> {
+        // Room for all the messages that the core lets be under way, a dial and a close.
+        let (requests, queue) = mpsc::channel(usize::from(TRANSMIT_SLOTS) + 2);
+        let endpoint = self.endpoint.clone();
+        self.runtime.spawn(session::run(endpoint, queue, report));
+        Uplink { requests }
+    }
+}
+
+/// The way of one agent to the server. Dropping it ends its stream in good order.
+pub(crate) struct Uplink<T> {
+    requests: mpsc::Sender<Request<T>>,
+}
+
+/// The owner asked for more than the core's slots allow, or the network's thread is gone.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the uplink does not take requests")]
 pub(crate) struct UplinkError;
 
-impl Uplink {
-    /// Starts the thread; what happens is reported to `events`, a request to end the process included.
-    pub(crate) fn spawn(endpoint: Endpoint, events: Sender<Event>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // Room for all the messages that the core lets be under way, a dial and a close.
-        let (requests, queue) = mpsc::channel(usize::from(TRANSMIT_SLOTS) + 2);
-        let thread = thread::Builder::new().name("uplink".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = session::run(&endpoint, queue, &events) => {}
-                    () = forward_signals(&events) => {}
-                }
-            });
-        })?;
-        Ok(Self { requests, _thread: thread })
-    }
-
+impl<T> Uplink<T> {
     /// Hands `request` over without waiting.
-    pub(crate) fn request(&self, request: Request) -> Result<(), UplinkError> {
+    pub(crate) fn request(&self, request: Request<T>) -> Result<(), UplinkError> {
         self.requests.try_send(request).map_err(|_| UplinkError)
+    }
+}
+
+impl<T> fmt::Debug for Uplink<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uplink").finish_non_exhaustive()
     }
 }
 
@@ -81,9 +131,9 @@ pub(crate) fn endpoint(server: &ServerAddress) -> Result<Endpoint, tonic::transp
         .initial_connection_window_size(64 * 1024))
 }
 
-/// Reports SIGTERM and SIGINT for ever. Signals live here because the runtime already waits for file descriptors.
+/// Reports SIGTERM and SIGINT. Signals live here because the runtime already waits for file descriptors.
 #[cfg(unix)]
-async fn forward_signals(events: &Sender<Event>) {
+async fn forward_signals(on_signal: impl Fn() -> bool) {
     use tokio::signal::unix::{SignalKind, signal};
 
     let signals = signal(SignalKind::terminate())
@@ -92,7 +142,7 @@ async fn forward_signals(events: &Sender<Event>) {
         Ok(signals) => signals,
         Err(error) => {
             tracing::error!(%error, "cannot listen for signals; the agent will only stop when killed");
-            return std::future::pending().await;
+            return;
         }
     };
     loop {
@@ -100,18 +150,14 @@ async fn forward_signals(events: &Sender<Event>) {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        if events.send(Event::Shutdown).is_err() {
+        if !on_signal() {
             return;
         }
     }
 }
 
-/// Reports Ctrl-C for ever.
+/// Reports Ctrl-C.
 #[cfg(not(unix))]
-async fn forward_signals(events: &Sender<Event>) {
-    while tokio::signal::ctrl_c().await.is_ok() {
-        if events.send(Event::Shutdown).is_err() {
-            return;
-        }
-    }
+async fn forward_signals(on_signal: impl Fn() -> bool) {
+    while tokio::signal::ctrl_c().await.is_ok() && on_signal() {}
 }

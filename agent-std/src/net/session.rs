@@ -1,12 +1,11 @@
-//! One stream after the other, as the main loop asks for them.
+//! One stream after the other, as the owner of an uplink asks for them.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use agent_core::agent::Transmit;
 use agent_core::limits::TRANSMIT_SLOTS;
-use crossbeam_channel::Sender;
 use prost::Message as _;
 use proto::monitoring_service_client::MonitoringServiceClient;
 use proto::{Hello, MetricsRequest, WELCOME_HEADER, Welcome};
@@ -16,8 +15,7 @@ use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
-use crate::event::{Event, LinkEvent};
-use crate::net::Request;
+use crate::net::{LinkEvent, Request};
 
 /// How large a message from a server may be. A pushed configuration is the largest: 64 KiB of JSON.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
@@ -25,18 +23,20 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// How long the end of a stream may take on our side.
 const CLOSE_MAX: Duration = Duration::from_millis(500);
 
-/// Serves requests until the main loop is gone.
-pub(super) async fn run(
-    endpoint: &Endpoint,
-    mut requests: mpsc::Receiver<Request>,
-    events: &Sender<Event>,
+/// Serves requests until the owner is gone.
+pub(super) async fn run<T: Send + 'static>(
+    endpoint: Endpoint,
+    mut requests: mpsc::Receiver<Request<T>>,
+    report: impl Fn(u64, LinkEvent<T>) + Send + Sync + 'static,
 ) {
+    let report: Report<T> = Arc::new(report);
     let mut next = requests.recv().await;
     while let Some(request) = next {
         next = match request {
             Request::Dial(hello) => {
-                let reporter = Reporter { session: hello.session, events: events.clone() };
-                let end = carry(endpoint, *hello, &mut requests, &reporter).await;
+                let report = Arc::clone(&report);
+                let reporter = Arc::new(Reporter { session: hello.session, report });
+                let end = carry(&endpoint, *hello, &mut requests, &reporter).await;
                 let (event, redial) = match end {
                     End::Lost(reason) => (LinkEvent::Closed { reason }, None),
                     End::Refused(reason) => (LinkEvent::Refused { reason }, None),
@@ -55,38 +55,38 @@ pub(super) async fn run(
     }
 }
 
+type Report<T> = Arc<dyn Fn(u64, LinkEvent<T>) + Send + Sync>;
+
 /// Reports what happens to one stream.
-#[derive(Clone, Debug)]
-struct Reporter {
+struct Reporter<T> {
     session: u64,
-    events: Sender<Event>,
+    report: Report<T>,
 }
 
-impl Reporter {
-    /// Waits while the main loop is behind; that is the back-pressure. A main loop that is gone needs no report.
-    fn report(&self, event: LinkEvent) {
-        self.events.send(Event::Link { session: self.session, event }).ok();
+impl<T> Reporter<T> {
+    fn report(&self, event: LinkEvent<T>) {
+        (self.report)(self.session, event);
     }
 }
 
-fn closed(reason: &str) -> LinkEvent {
+fn closed<T>(reason: &str) -> LinkEvent<T> {
     LinkEvent::Closed { reason: reason.to_owned() }
 }
 
 /// How a stream ended.
-enum End {
+enum End<T> {
     Lost(String),
     Refused(String),
     Closed,
-    Replaced(Request),
+    Replaced(Request<T>),
 }
 
-async fn carry(
+async fn carry<T: Send + 'static>(
     endpoint: &Endpoint,
     hello: Hello,
-    requests: &mut mpsc::Receiver<Request>,
-    reporter: &Reporter,
-) -> End {
+    requests: &mut mpsc::Receiver<Request<T>>,
+    reporter: &Arc<Reporter<T>>,
+) -> End<T> {
     let channel = match endpoint.connect().await {
         Ok(channel) => channel,
         Err(error) => return End::Lost(describe(&error)),
@@ -94,7 +94,7 @@ async fn carry(
     // Room for all the messages that the core lets be under way.
     let (outbound, queue) = mpsc::channel(usize::from(TRANSMIT_SLOTS));
     let mut outbound = Some(outbound);
-    let mut request = tonic::Request::new(Outbound { queue, reporter: reporter.clone() });
+    let mut request = tonic::Request::new(Outbound { queue, reporter: Arc::clone(reporter) });
     let value = BinaryMetadataValue::from_bytes(&hello.encode_to_vec());
     request.metadata_mut().insert_bin(proto::HELLO_HEADER, value);
 
@@ -124,10 +124,10 @@ async fn carry(
                 Err(status) => return End::from(&status),
             },
             request = requests.recv() => match request {
-                Some(Request::Send(message, transmit)) => {
+                Some(Request::Send(message, name)) => {
                     let sent = outbound
                         .as_ref()
-                        .is_some_and(|outbound| outbound.try_send((*message, transmit)).is_ok());
+                        .is_some_and(|outbound| outbound.try_send((*message, name)).is_ok());
                     if !sent {
                         return End::Lost("more messages than slots".to_owned());
                     }
@@ -167,7 +167,7 @@ fn welcome(metadata: &MetadataMap) -> Result<Option<Welcome>, String> {
     Ok(Some(welcome))
 }
 
-impl From<&Status> for End {
+impl<T> From<&Status> for End<T> {
     fn from(status: &Status) -> Self {
         match status.code() {
             Code::AlreadyExists => Self::Refused(status.message().to_owned()),
@@ -196,12 +196,12 @@ fn describe(error: &dyn std::error::Error) -> String {
 }
 
 /// The messages of one stream. Says when the transport takes one, which it does only while HTTP/2 lets it.
-struct Outbound {
-    queue: mpsc::Receiver<(MetricsRequest, Transmit)>,
-    reporter: Reporter,
+struct Outbound<T> {
+    queue: mpsc::Receiver<(MetricsRequest, T)>,
+    reporter: Arc<Reporter<T>>,
 }
 
-impl Stream for Outbound {
+impl<T> Stream for Outbound<T> {
     type Item = MetricsRequest;
 
     fn poll_next(
@@ -209,8 +209,8 @@ impl Stream for Outbound {
         context: &mut Context<'_>,
     ) -> Poll<Option<MetricsRequest>> {
         self.queue.poll_recv(context).map(|item| {
-            let (message, transmit) = item?;
-            self.reporter.report(LinkEvent::Transmitted(transmit));
+            let (message, name) = item?;
+            self.reporter.report(LinkEvent::Transmitted(name));
             Some(message)
         })
     }

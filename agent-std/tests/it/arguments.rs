@@ -44,3 +44,18 @@ fn a_state_directory_that_cannot_be_used_is_an_error() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("--state-dir"), "{said}");
 }
+
+#[test]
+fn a_serial_link_that_cannot_be_is_refused_at_once() {
+    for link in ["", "tcp:", "tcp:host", "tcp:host:0", "tcp:no where:1"] {
+        check_refused(&["--serial", link], "--serial <PATH|tcp:HOST:PORT>");
+    }
+    check_refused(&["--baud", "fast"], "--baud <RATE>");
+    check_refused(&["--serial", "/dev/ttyS0", "--baud", "0"], "baud must be at least 1");
+    let many = vec!["--serial=tcp:h:1"; 17];
+    check_refused(&many, "17 serial links, at most 16 are allowed");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    fs::write(&path, "serial = [\"tcp:host\"]\n").unwrap();
+    check_refused(&["--config", path.to_str().unwrap()], "serial \"tcp:host\" of the file");
+}

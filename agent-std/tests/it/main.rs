@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test helper may fail loudly")]
 
 mod arguments;
+mod device;
 mod full_server;
+mod gateway;
 mod plain_server;
 mod process;
 mod scripted;

@@ -41,6 +41,18 @@ impl Stream {
         message.await.expect("no message came").unwrap()
     }
 
+    /// Reads until the stream is over, in whatever way. Answers the last message.
+    pub(crate) async fn last_message(mut self) -> Option<MetricsRequest> {
+        let mut last = None;
+        let reading = async {
+            while let Ok(Some(message)) = self.requests.message().await {
+                last = Some(message);
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("the agent did not end the stream");
+        last
+    }
+
     pub(crate) async fn send(&self, command: Command) {
         self.commands.send(Ok(command)).await.unwrap();
     }

@@ -947,6 +947,8 @@ pub enum LossReason {
     Overwritten = 1,
     /// still held when the drain time of a shutdown was over
     Shutdown = 2,
+    /// missing on the one-way link between a device and its gateway
+    Link = 3,
 }
 impl LossReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -958,6 +960,7 @@ impl LossReason {
             Self::Unspecified => "LOSS_REASON_UNSPECIFIED",
             Self::Overwritten => "LOSS_REASON_OVERWRITTEN",
             Self::Shutdown => "LOSS_REASON_SHUTDOWN",
+            Self::Link => "LOSS_REASON_LINK",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -966,6 +969,7 @@ impl LossReason {
             "LOSS_REASON_UNSPECIFIED" => Some(Self::Unspecified),
             "LOSS_REASON_OVERWRITTEN" => Some(Self::Overwritten),
             "LOSS_REASON_SHUTDOWN" => Some(Self::Shutdown),
+            "LOSS_REASON_LINK" => Some(Self::Link),
             _ => None,
         }
     }

@@ -109,7 +109,8 @@ pub(crate) fn batch(
 ) -> Result<Batch, Rejection> {
     let RecordBatch { boot: given, records, losses, packed } = batch;
     check_boot(boot, given)?;
-    check_parts("records", records.len().max(losses.len()), BATCH_RECORDS_MAX)?;
+    let max = usize::try_from(BATCH_RECORDS_MAX).unwrap_or(usize::MAX);
+    check_parts("records", records.len().max(losses.len()), max)?;
     let records = match (packed.is_empty(), records.is_empty()) {
         (true, _) => records,
         (false, true) => unpack(&packed)?,
@@ -170,8 +171,8 @@ fn check_boot(boot: BootId, given: Option<Boot>) -> Result<(), Rejection> {
     Err(Rejection::new(Reason::Sequence, text))
 }
 
-fn check_parts(what: &str, parts: usize, max: u64) -> Result<(), Rejection> {
-    if u64::try_from(parts).is_ok_and(|parts| parts <= max) {
+fn check_parts(what: &str, parts: usize, max: usize) -> Result<(), Rejection> {
+    if parts <= max {
         return Ok(());
     }
     let text = format!("batch has {parts} {what} or losses, at most {max} are allowed");

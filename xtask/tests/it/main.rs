@@ -11,6 +11,7 @@ mod bad_input;
 mod codegen;
 mod commands;
 mod configuration;
+mod gateway;
 mod identity;
 mod metrics;
 mod outage;

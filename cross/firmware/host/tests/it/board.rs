@@ -1,7 +1,7 @@
 //! The board in QEMU sends what the host sends.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -21,17 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_cortex_m3_sends_the_same_bytes() {
-    let Some(toolchain) = Toolchain::find() else {
-        return arm::skip(TEST, "a Rust toolchain for ARM");
-    };
-    if !arm::is_installed(QEMU) {
-        return arm::skip(TEST, QEMU);
-    }
-    let arguments = ["--package", "board", "--release", "--target", TARGET];
-    let target = toolchain.build("firmware", &arguments);
-    let program = target.join(TARGET).join("release/firmware");
-    let wire = target.join("uart.bin");
-    let report = run(&program, &wire);
+    let Some(program) = build(TEST) else { return };
+    let wire = Path::new(env!("CARGO_TARGET_TMPDIR")).join("uart.bin");
+    let report = run(&program, &format!("file:{}", wire.display()));
 
     let sent = fs::read(&wire).unwrap();
     let (capture, totals) = host::run().unwrap();
@@ -50,21 +42,35 @@ fn a_cortex_m3_sends_the_same_bytes() {
     assert!(ram <= RAM_BYTES);
 }
 
+/// Builds the firmware. Answers where it is; nothing when `test` has to be skipped.
+pub(crate) fn build(test: &str) -> Option<PathBuf> {
+    let Some(toolchain) = Toolchain::find() else {
+        arm::skip(test, "a Rust toolchain for ARM");
+        return None;
+    };
+    if !arm::is_installed(QEMU) {
+        arm::skip(test, QEMU);
+        return None;
+    }
+    let arguments = ["--package", "board", "--release", "--target", TARGET];
+    Some(toolchain.build("firmware", &arguments).join(TARGET).join("release/firmware"))
+}
+
 /// What the firmware says of itself.
 #[derive(Debug)]
-struct Report {
-    frames: u64,
+pub(crate) struct Report {
+    pub(crate) frames: u64,
     bytes: u64,
     agent: u64,
     stack: u64,
 }
 
-/// Runs `program` in QEMU, with the UART written to `wire`.
-fn run(program: &Path, wire: &Path) -> Report {
+/// Runs `program` in QEMU, with the UART on `wire`, as `-serial` names it.
+pub(crate) fn run(program: &Path, wire: &str) -> Report {
     let mut qemu = Command::new(QEMU);
     qemu.args(["-machine", "lm3s6965evb", "-display", "none", "-monitor", "none", "-nic", "none"])
         .args(["-semihosting-config", "enable=on,target=native", "-serial"])
-        .arg(format!("file:{}", wire.display()))
+        .arg(wire)
         .arg("-kernel")
         .arg(program)
         .stdin(Stdio::null())

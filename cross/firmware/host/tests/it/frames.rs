@@ -53,7 +53,7 @@ fn receive(bytes: &[u8]) -> Vec<Result<Received, FrameError>> {
 }
 
 /// All records with their sequences.
-fn records(bytes: &[u8]) -> Vec<(u64, Sample)> {
+pub(crate) fn records(bytes: &[u8]) -> Vec<(u64, Sample)> {
     let mut all = Vec::new();
     for frame in receive(bytes) {
         if let Received::Records { first, records } = frame.unwrap() {
