@@ -179,6 +179,9 @@ fn check_parts(what: &str, parts: usize, max: usize) -> Result<(), Rejection> {
     Err(Rejection::new(Reason::Oversized, text))
 }
 
+const _: () =
+    assert!(BLOCK_ROWS_MAX as u64 <= BATCH_RECORDS_MAX, "a block is no more than a batch");
+
 /// The records of a packed block. Its size is bounded by that of its message, what it makes by the rows of a block.
 fn unpack(packed: &[u8]) -> Result<Vec<Record>, Rejection> {
     let refuse = |text: String| Rejection::new(Reason::Packed, text);
