@@ -10,6 +10,7 @@ mod clock;
 mod collector;
 mod event;
 mod file;
+mod gateway;
 mod identity;
 mod layers;
 mod main_loop;
@@ -20,11 +21,12 @@ mod trace;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use agent_core::agent::Agent;
 use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
 use agent_core::plugin::own::OwnPlugins;
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 use proto::address::ServerAddress;
 use proto::config::Document;
@@ -33,11 +35,12 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::{Arguments, Cli};
 use crate::clock::Clock;
 use crate::collector::{CollectorThread, SysinfoCollector};
-use crate::event::EVENTS_MAX;
+use crate::event::{EVENTS_MAX, Event};
 use crate::file::File;
+use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
 use crate::layers::Layers;
 use crate::main_loop::MainLoop;
-use crate::net::Uplink;
+use crate::net::Network;
 use crate::net::message::Packing;
 
 /// Something outside could not be used: a file, a directory, the system.
@@ -88,6 +91,8 @@ struct Settings {
     server: ServerAddress,
     endpoint: tonic::transport::Endpoint,
     state_dir: Option<std::path::PathBuf>,
+    ports: Vec<PortAddress>,
+    baud: u32,
     layers: Layers,
     config: agent_core::config::Config,
 }
@@ -113,14 +118,26 @@ impl Settings {
         let endpoint = net::endpoint(&server).context("the server's address makes no URI")?;
         let state_dir =
             arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
+        let in_file = file.serial.iter().map(|port| {
+            let parsed = port.parse::<PortAddress>();
+            parsed.with_context(|| format!("serial {port:?} of the file is no port"))
+        });
+        let ports = match arguments.serial {
+            Some(ports) => ports,
+            None => in_file.collect::<Result<_, _>>()?,
+        };
+        let links = ports.len();
+        ensure!(links <= LINES_MAX, "{links} serial links, at most {LINES_MAX} are allowed");
+        let baud = arguments.baud.or(file.baud).unwrap_or(BAUD_DEFAULT);
+        ensure!(baud != 0, "baud must be at least 1");
         let layers = Layers::new(O::NAMES, flags, arguments.config, file.config);
         let config = layers.config().context("the file and the flags do not go together")?;
-        Ok(Self { id, server, endpoint, state_dir, layers, config })
+        Ok(Self { id, server, endpoint, state_dir, ports, baud, layers, config })
     }
 }
 
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
-    let Settings { id, server, endpoint, state_dir, layers, config } = settings;
+    let Settings { id, server, endpoint, state_dir, ports, baud, layers, config } = settings;
     let program = identity::program().context("cannot find the path of this program")?;
     let boot = identity::next_boot(state_dir.as_deref())?;
     let restarted = identity::restarted();
@@ -132,24 +149,38 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     let collector = SysinfoCollector::new().context("cannot measure this system")?;
     let collector = CollectorThread::spawn(collector, clock, sender.clone())
         .context("cannot start the collector thread")?;
-    let uplink = Uplink::spawn(endpoint, sender).context("cannot start the uplink thread")?;
+    let on_signal = {
+        let sender = sender.clone();
+        move || sender.send(Event::Shutdown).is_ok()
+    };
+    let network = Network::spawn(endpoint, on_signal).context("cannot start the network thread")?;
+    // Fails only when the main loop is gone, which then needs no report.
+    let uplink = network.uplink(move |session, event| {
+        sender.send(Event::Link { session, event }).ok();
+    });
     let seed = identity::random()?;
+    let gateway_settings = match ports.as_slice() {
+        [] => None,
+        _ => Some(GatewaySettings { host: id.clone(), ports, baud, seed: identity::random()? }),
+    };
     // It stays where it is made: moving it would touch all the memory of its ring.
     let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
-    let server = server.to_string();
-    let (was_open, packing) = (false, Packing::default());
-    let main_loop = MainLoop {
+    let mut main_loop = MainLoop {
         id,
-        server,
+        server: server.to_string(),
         program,
         clock,
         events,
         collector,
         uplink,
+        network: Arc::new(network),
+        gateway_settings,
+        gateway: None,
         layers,
-        was_open,
-        packing,
+        was_open: false,
+        packing: Packing::default(),
     };
+    main_loop.start_gateway().context("cannot start the threads of the serial links")?;
     main_loop.run(&mut agent);
     Ok(())
 }

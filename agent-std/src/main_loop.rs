@@ -23,12 +23,8 @@ use crate::event::Event;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::identity;
 use crate::layers::{Candidate, Layers, LayersError};
-<<<<<<< HEAD
 use crate::net::message::{self, Packing};
-use crate::net::{Request, Uplink};
-=======
-use crate::net::{LinkEvent, Network, Request, Uplink, message};
->>>>>>> serial
+use crate::net::{LinkEvent, Network, Request, Uplink};
 
 /// How long the end of a stream may take before the process ends or is replaced.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -154,7 +150,7 @@ impl MainLoop {
             }
             Transmit::Plain(batch) => {
                 let Some((sequence, sample)) = agent.records(&batch).next() else { return };
-                let record = message::plain(&self.id, agent.boot(), sequence, sample);
+                let record = message::plain(&self.id, agent.boot(), sequence, &sample);
                 return self.request(Request::Send(Box::new(record), transmit));
             }
             Transmit::Answer(slot) => {
@@ -206,16 +202,12 @@ impl MainLoop {
         }
     }
 
-<<<<<<< HEAD
     fn on_link_event(
         &mut self,
         agent: &mut HostAgent<impl OwnPlugins>,
         now: Instant,
-        event: LinkEvent,
+        event: LinkEvent<Transmit>,
     ) {
-=======
-    fn on_link_event(&mut self, agent: &mut Agent, now: Instant, event: LinkEvent<Transmit>) {
->>>>>>> serial
         match event {
             LinkEvent::Opened => agent.handle(now, Input::LinkOpened),
             LinkEvent::Answered(None) => {
@@ -256,16 +248,8 @@ impl MainLoop {
         self.was_open = true;
         let (server, version) = (&self.server, &welcome.version);
         tracing::info!(server, version, held = agent.ledger().held, "connected");
-<<<<<<< HEAD
-        let heartbeat = match welcome.heartbeat_ms {
-            0 => None,
-            ms => Some(Duration::from_millis(u64::from(ms))),
-        };
-        // A server that reads later versions of the block reads the first as well.
-        self.packing = if welcome.packed == 0 { Packing::Records } else { Packing::Block };
-=======
+        self.packing = Packing::from(welcome);
         let heartbeat = message::heartbeat(welcome);
->>>>>>> serial
         let acknowledged = Sequence::new(welcome.acknowledged);
         agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat });
     }
@@ -367,13 +351,8 @@ impl MainLoop {
         }
     }
 
-<<<<<<< HEAD
-    /// Ends the stream in good order, so that the server need not wait to find out.
-    fn close(&self, agent: &HostAgent<impl OwnPlugins>) {
-=======
     /// Ends the streams in good order, so that the server need not wait to find out.
-    fn close(&mut self, agent: &Agent) {
->>>>>>> serial
+    fn close(&mut self, agent: &HostAgent<impl OwnPlugins>) {
         let ledger = agent.ledger();
         if matches!(
             agent.link(),
@@ -398,11 +377,7 @@ impl MainLoop {
     }
 
     /// Replaces the process. Comes back only with the reason why that did not work.
-<<<<<<< HEAD
-    fn restart(&self, agent: &mut HostAgent<impl OwnPlugins>) -> Reason {
-=======
-    fn restart(&mut self, agent: &mut Agent) -> Reason {
->>>>>>> serial
+    fn restart(&mut self, agent: &mut HostAgent<impl OwnPlugins>) -> Reason {
         tracing::info!("restarting");
         let restarted = agent
             .restart_command()

@@ -351,7 +351,7 @@ mod tests {
             "filter is listed twice",
         );
         check_refused(r#"{"thresholds": {"cpu": 1}}"#, "thresholds.cpu", "cpu_percent");
-        check_refused(r#"{"thresholds": {"net_in_mb": -1}}"#, "thresholds.net_in_mb", "negative");
+        check_refused(r#"{"thresholds": {"net_in_mb": -1}}"#, "thresholds.net_in_mb", "below all");
         check_refused(
             r#"{"thresholds": {"cpu_percent": 1e300}}"#,
             "thresholds.cpu_percent",
@@ -401,7 +401,7 @@ mod tests {
         let rules = settings(
             r#"{"thresholds": {
                 "cpu_percent": {"above": 90, "hysteresis": 5, "for": 30, "severity": "critical"},
-                "temperature_celsius": {"below": 2.5},
+                "temperature_celsius": {"below": -2.5},
                 "memory_percent": false, "disk_read_mb": null, "load1": 4}}"#,
         )
         .thresholds;
@@ -412,7 +412,7 @@ mod tests {
             ..AlertRule::above(9000)
         };
         assert_eq!(rules.get(Metric::CpuPercent), Some(expected));
-        let expected = AlertRule { direction: Direction::Below, ..AlertRule::above(2500) };
+        let expected = AlertRule { direction: Direction::Below, ..AlertRule::above(-2500) };
         assert_eq!(rules.get(Metric::Temperature), Some(expected));
         assert_eq!(rules.get(Metric::MemoryPercent), None);
         assert_eq!(rules.get(Metric::DiskRead), settings("{}").thresholds.get(Metric::DiskRead));
@@ -432,9 +432,9 @@ mod tests {
         check(r#"{"hysteresis": 1}"#, "", "above or below");
         check(r#"{"above": 1, "below": 2}"#, "", "both");
         check(r#"{"above": "1"}"#, ".above", "invalid type");
-        check(r#"{"above": -1}"#, ".above", "negative");
+        check(r#"{"above": -1}"#, ".above", "below all");
         check(r#"{"above": 1e300}"#, ".above", "range");
-        check(r#"{"below": -1}"#, ".below", "negative");
+        check(r#"{"below": -1}"#, ".below", "below all");
         check(r#"{"above": 1, "hysteresis": -1}"#, ".hysteresis", "negative");
         check(r#"{"above": 1, "for": -1}"#, ".for", "seconds");
         check(r#"{"above": 1, "for": 1e6}"#, ".for", "86400000 ms");

@@ -106,6 +106,10 @@ impl Line {
                 self.counts.frames += 1;
                 Some(name(&mut self.named, agent, boot))
             }
+            Frame::Alerts(_) => {
+                self.counts.unknown += 1;
+                None
+            }
             Frame::Records(block) => {
                 let Some(records) = read(block, &mut self.rows, wall_ms) else {
                     self.counts.unknown += 1;

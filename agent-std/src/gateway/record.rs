@@ -53,7 +53,7 @@ pub(crate) fn empty() -> Sample {
 #[cfg(test)]
 pub(super) mod tests {
     use agent_core::metric::Metric;
-    use agent_core::record::{Completeness, Window};
+    use agent_core::record::{Completeness, Marks, Window};
 
     use super::*;
 
@@ -76,13 +76,15 @@ pub(super) mod tests {
         let values = Metric::ALL.into_iter().map(|metric| (metric, i64::MIN)).collect();
         let largest = Sample {
             window: Some(Window {
-                count: u16::MAX,
+                count: u32::MAX,
                 first_taken_at: Instant::from_ms(7),
+                completeness: Completeness::Partial,
                 min: values,
                 max: values,
-                completeness: Completeness::Partial,
+                last: values,
+                counts: values,
             }),
-            alerts: values,
+            marks: Marks { limits: values, below: MetricSet::ALL },
             repeats: u32::MAX,
             ..Sample::from(Snapshot { taken_at: Instant::from_ms(9), wall_ms: i64::MAX, values })
         };

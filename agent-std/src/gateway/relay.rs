@@ -17,12 +17,12 @@ use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
 use proto::{
     AgentStatus, Command, CommandOutcome, CommandResponse, ConfigOutcome, ConfigReport,
-    MetricsRequest, RecordBatch, RunState, Welcome,
+    MetricsRequest, RunState, Welcome,
 };
 
 use super::backlog::{Admission, Backlog};
 use super::record::Record;
-use crate::net::message;
+use crate::net::message::{self, Packing};
 
 /// Records held for one device until they are acknowledged, as many as an agent holds for itself; 300 KiB.
 const RECORDS_MAX: u64 = 2048;
@@ -125,6 +125,8 @@ pub(crate) struct Relay {
     handed_over: VecDeque<(Instant, Sequence)>,
     // The books of boots that are done with.
     past: Totals,
+    // How records travel on the stream in hand.
+    packing: Packing,
 }
 
 /// What became of the records of a device, over all its boots.
@@ -172,6 +174,7 @@ impl Relay {
             config_report_due: false,
             handed_over: VecDeque::new(),
             past: Totals::default(),
+            packing: Packing::default(),
         }
     }
 
@@ -259,6 +262,7 @@ impl Relay {
         if !self.link.handle_welcome(now, message::heartbeat(welcome)) {
             return;
         }
+        self.packing = Packing::from(welcome);
         // What the plain form carried before the welcome is acknowledged from now on as well.
         self.handed_over.clear();
         self.boot.backlog.rewind();
@@ -498,12 +502,9 @@ impl Relay {
             return Some(Body::Status(self.status()));
         }
         let batch = self.boot.backlog.poll_batch()?;
-        let records = batch.records.iter();
-        Some(Body::Records(RecordBatch {
-            boot: Some(self.boot.id.into()),
-            records: records.map(|(s, sample)| message::record(*s, sample)).collect(),
-            losses: batch.losses.iter().map(message::loss).collect(),
-        }))
+        let losses = batch.losses.iter().map(message::loss).collect();
+        let records = message::records(self.boot.id, &batch.records, losses, self.packing);
+        Some(Body::Records(records))
     }
 
     fn response(&self, answer: &Answer) -> CommandResponse {
@@ -536,7 +537,7 @@ impl Relay {
         AgentStatus {
             state: state.into(),
             uptime_ms: self.boot.uptime.as_ms(),
-            ledger: Some(message::ledger(&self.boot.backlog.ledger())),
+            ledger: Some(message::ledger(&self.boot.backlog.ledger(), &[])),
             metrics: switches.map(|switch| switch.name().to_owned()).collect(),
             sessions: self.link.sessions(),
             last_config: self.config_report.clone(),
@@ -656,7 +657,7 @@ mod tests {
         }
 
         fn acknowledge(&mut self, boot: BootId, sequence: u64) {
-            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence }));
+            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence, alert_sequence: 0 }));
         }
 
         fn command(&mut self, id: &str, kind: i32) {

@@ -2,16 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-<<<<<<< HEAD
 use agent_core::agent::{Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
 use agent_core::codec;
-use agent_core::id::AgentId;
-use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
-=======
-use agent_core::agent::{Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
-use agent_core::ledger::{Ledger, LossReason};
->>>>>>> serial
+use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
 use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
@@ -20,13 +14,8 @@ use agent_core::record::Sample;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::{
-<<<<<<< HEAD
     AgentMessage, AgentStatus, AlertBatch, AlertLedger, CommandOutcome, CommandResponse,
-    ConfigOutcome, MetricsRequest, NamedCount, RecordBatch, convert,
-=======
-    AgentMessage, AgentStatus, CommandOutcome, CommandResponse, ConfigOutcome, MetricsRequest,
-    NamedCount, Record, RecordBatch, Welcome,
->>>>>>> serial
+    ConfigOutcome, MetricsRequest, NamedCount, RecordBatch, Welcome, convert,
 };
 
 use crate::HostAgent;
@@ -50,6 +39,13 @@ pub(crate) enum Packing {
     Block,
 }
 
+impl From<&Welcome> for Packing {
+    /// A server that reads later versions of the block reads the first as well.
+    fn from(welcome: &Welcome) -> Self {
+        if welcome.packed == 0 { Self::Records } else { Self::Block }
+    }
+}
+
 /// Bytes of a block at most; a batch that would take more travels as records.
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
@@ -59,27 +55,39 @@ pub(crate) fn record_batch(
     batch: &Batch,
     packing: Packing,
 ) -> RecordBatch {
-    let mut message = RecordBatch {
-        boot: Some(agent.boot().into()),
-        losses: batch.loss.iter().map(loss).collect(),
-        ..RecordBatch::default()
+    let losses = batch.loss.iter().map(loss).collect();
+    records(agent.boot(), &agent.records(batch).collect::<Vec<_>>(), losses, packing)
+}
+
+/// A batch of `records`, which have rising sequences.
+pub(crate) fn records(
+    boot: BootId,
+    records: &[(Sequence, Sample)],
+    losses: Vec<proto::Loss>,
+    packing: Packing,
+) -> RecordBatch {
+    let packed = match packing {
+        Packing::Records => None,
+        Packing::Block => packed(records),
     };
-    match packing {
-        Packing::Block if batch.first < batch.end => {
-            // Decoded once, because packing goes through the rows for each column.
-            let rows = agent.records(batch).map(|(_, sample)| sample).collect::<Vec<_>>();
-            let mut block = vec![0; BLOCK_BYTES_MAX];
-            if let Ok(length) = codec::pack(batch.first, rows.iter(), &mut block) {
-                block.truncate(length);
-                message.packed = block;
-                return message;
-            }
-        }
-        Packing::Block | Packing::Records => {}
+    let record = |(number, sample): &(Sequence, Sample)| convert::record(*number, sample);
+    RecordBatch {
+        boot: Some(boot.into()),
+        records: if packed.is_some() { Vec::new() } else { records.iter().map(record).collect() },
+        losses,
+        packed: packed.unwrap_or_default(),
     }
-    let records = agent.records(batch);
-    message.records = records.map(|(number, sample)| convert::record(number, &sample)).collect();
-    message
+}
+
+/// `records` as a block; none when there are none, when one is missing among them, or when the block would be too large.
+fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
+    let (first, last) = (records.first()?.0, records.last()?.0);
+    let is_gapless = u64::try_from(records.len()) == Ok(first.count_until(last.next()));
+    let mut block = vec![0; BLOCK_BYTES_MAX];
+    let rows = records.iter().map(|(_, sample)| sample);
+    let length = is_gapless.then(|| codec::pack(first, rows, &mut block))?.ok()?;
+    block.truncate(length);
+    Some(block)
 }
 
 /// The alerts and the loss of `batch`.
@@ -92,16 +100,6 @@ pub(crate) fn alert_batch(agent: &HostAgent<impl OwnPlugins>, batch: &Batch) -> 
     }
 }
 
-<<<<<<< HEAD
-/// The one record of `batch` in the form that every server knows; none if it is no longer held.
-pub(crate) fn plain(
-    id: &AgentId,
-    agent: &HostAgent<impl OwnPlugins>,
-    batch: &Batch,
-) -> Option<MetricsRequest> {
-    let (sequence, sample) = agent.records(batch).next()?;
-    Some(MetricsRequest {
-=======
 /// One record in the form that every server knows.
 pub(crate) fn plain(
     id: &AgentId,
@@ -110,17 +108,11 @@ pub(crate) fn plain(
     sample: &Sample,
 ) -> MetricsRequest {
     MetricsRequest {
->>>>>>> serial
         agent_id: id.to_string(),
         boot: Some(boot.into()),
         sequence: sequence.number(),
-<<<<<<< HEAD
-        ..plain_form(&sample)
-    })
-=======
         ..plain_form(sample)
     }
->>>>>>> serial
 }
 
 /// What `sample` says, in the form that every server knows.
@@ -135,44 +127,8 @@ pub(crate) fn plain_form(sample: &Sample) -> MetricsRequest {
     }
 }
 
-<<<<<<< HEAD
-fn loss(loss: &Loss) -> proto::Loss {
-=======
-/// One record of a batch.
-pub(crate) fn record(sequence: Sequence, sample: &Sample) -> Record {
-    let values = &sample.snapshot.values;
-    Record {
-        sequence: sequence.number(),
-        timestamp_ms: sample.snapshot.wall_ms,
-        present: values.present().bits(),
-        values: counts(values),
-        window: sample.window.as_ref().map(|window| {
-            let Window { count, first_taken_at, min, max, completeness } = window;
-            proto::Window {
-                count: u32::from(*count),
-                duration_ms: millis(sample.snapshot.taken_at - *first_taken_at),
-                min: counts(min),
-                max: counts(max),
-                partial: *completeness == Completeness::Partial,
-            }
-        }),
-        alerts: sample
-            .alerts
-            .iter()
-            .map(|(metric, limit)| proto::Alert { metric: u32::from(metric.id()), limit })
-            .collect(),
-        repeats: sample.repeats,
-        uptime_ms: sample.snapshot.taken_at.as_ms(),
-    }
-}
-
-fn counts(values: &Values) -> Vec<i64> {
-    values.iter().map(|(_, count)| count).collect()
-}
-
 /// Records that will never come.
 pub(crate) fn loss(loss: &Loss) -> proto::Loss {
->>>>>>> serial
     let reason = match loss.reason {
         LossReason::Overwritten => proto::LossReason::Overwritten,
         LossReason::Shutdown => proto::LossReason::Shutdown,
@@ -203,7 +159,7 @@ pub(crate) fn status<O: OwnPlugins>(
         }
         .into(),
         uptime_ms: millis(status.uptime),
-        ledger: Some(ledger::<O>(&status.ledger)),
+        ledger: Some(ledger(&status.ledger, O::NAMES)),
         config_revision: status.config_revision.0,
         interval_ms: millis(settings.interval),
         metrics: MetricSwitch::all_in(settings.metrics).map(|s| s.name().to_owned()).collect(),
@@ -215,21 +171,13 @@ pub(crate) fn status<O: OwnPlugins>(
     }
 }
 
-<<<<<<< HEAD
-fn ledger<O: OwnPlugins>(ledger: &Ledger) -> proto::Ledger {
-    let own = (0..O::NAMES.len()).filter_map(|index| OwnIndex::new(index).map(PluginKind::Own));
-    let kinds = PluginKind::BUILT_IN.into_iter().chain(own).collect::<Vec<_>>();
+/// The books. `own` are the names of the user's own plugins.
+pub(crate) fn ledger(ledger: &Ledger, own: &'static [&'static str]) -> proto::Ledger {
+    let own_kinds = (0..own.len()).filter_map(|index| OwnIndex::new(index).map(PluginKind::Own));
+    let kinds = PluginKind::BUILT_IN.into_iter().chain(own_kinds).collect::<Vec<_>>();
     let suppressed =
-        kinds.iter().map(|kind| (kind.name(O::NAMES), ledger.plugins.of(*kind).suppressed()));
-    let plugins = kinds.iter().map(|kind| plugin_counters::<O>(*kind, ledger.plugins.of(*kind)));
-=======
-/// The books of one boot.
-pub(crate) fn ledger(ledger: &Ledger) -> proto::Ledger {
-    let named = |name: &str, count| NamedCount { name: name.to_owned(), count };
-    let suppressed = PluginKind::ALL.map(|kind| named(kind.name(), ledger.suppressed.by(kind)));
-    let lost = LossReason::ALL.map(|reason| named(reason.name(), ledger.lost.by(reason)));
-    let not_zero = |count: &NamedCount| count.count != 0;
->>>>>>> serial
+        kinds.iter().map(|kind| (kind.name(own), ledger.plugins.of(*kind).suppressed()));
+    let plugins = kinds.iter().map(|kind| (kind.name(own), ledger.plugins.of(*kind)));
     proto::Ledger {
         produced: ledger.produced,
         suppressed: named_counts(suppressed),
@@ -238,7 +186,10 @@ pub(crate) fn ledger(ledger: &Ledger) -> proto::Ledger {
         delivered: ledger.delivered,
         lost: lost(&ledger.lost),
         held: ledger.held,
-        plugins: plugins.filter(|counters| counters.received != 0).collect(),
+        plugins: plugins
+            .filter(|(_, counters)| counters.received != 0)
+            .map(|(name, counters)| plugin_counters(name, counters))
+            .collect(),
         alerts: Some(AlertLedger {
             recorded: ledger.alerts.recorded,
             delivered: ledger.alerts.delivered,
@@ -248,13 +199,10 @@ pub(crate) fn ledger(ledger: &Ledger) -> proto::Ledger {
     }
 }
 
-fn plugin_counters<O: OwnPlugins>(
-    kind: PluginKind,
-    counters: &PluginCounters,
-) -> proto::PluginCounters {
+fn plugin_counters(name: &str, counters: &PluginCounters) -> proto::PluginCounters {
     let dropped = DropReason::ALL.map(|reason| (reason.name(), counters.dropped_for(reason)));
     proto::PluginCounters {
-        name: kind.name(O::NAMES).to_owned(),
+        name: name.to_owned(),
         received: counters.received,
         forwarded: counters.forwarded,
         merged: counters.merged,

@@ -72,7 +72,7 @@ async fn receive(stream: &mut Stream, boot: BootId, last: u64) -> (Vec<Record>, 
         losses.extend(batch.losses);
         let Some(sequence) = batch.records.last().map(|record| record.sequence) else { continue };
         all.extend(batch.records);
-        let ack = Ack { boot: Some(boot.into()), sequence };
+        let ack = Ack { boot: Some(boot.into()), sequence, alert_sequence: 0 };
         send(stream, ServerBody::Ack(ack)).await;
         if sequence == last {
             return (all, losses);
@@ -340,7 +340,7 @@ async fn a_clean_stop_delivers_what_is_held() {
     });
     batch.await;
     site.agent.terminate();
-    let ack = Ack { boot: Some(BOOT.into()), sequence: 3 };
+    let ack = Ack { boot: Some(BOOT.into()), sequence: 3, alert_sequence: 0 };
     send(&stream, ServerBody::Ack(ack)).await;
     // On a machine that stalls, the stream may be cut before its last word was read.
     if let Some(Body::Status(status)) = stream.last_message().await.map(body)
