@@ -5,6 +5,23 @@
 //! key by key, `null` above takes the key below away. What no layer says has the default of
 //! [`agent_core::config::Settings`]. Unknown keys are kept and have no effect; unknown names inside known keys are
 //! errors, because a misspelt plugin or metric would otherwise be silence.
+//!
+//! ```text
+//! interval        seconds between two snapshots
+//! metrics         list of switches: [agent_core::metric::MetricSwitch]
+//! plugins         list of plugins, the chain in order; those of the user's own are `own.NAME`
+//! thresholds      by metric: NUMBER | false
+//!                            | {"above" or "below": NUMBER, "hysteresis": NUMBER, "for": SECONDS,
+//!                               "severity": "info" | "warning" | "critical"}
+//! window_size     snapshots in a window
+//! window_seconds  length of a window; decides instead of window_size when it is set
+//! send_idle, min_cpu, min_memory
+//! condition       text: METRIC < NUMBER { and | or METRIC > NUMBER }
+//! deduplication   {"tolerance": by metric: NUMBER | "PERCENT%", "max_silence": SECONDS}
+//! own             by plugin of the user's own: list of integers
+//! ```
+//!
+//! A NUMBER is in the metric's unit. docs/agent.md has the ranges and defaults.
 
 mod condition;
 mod decimal;
