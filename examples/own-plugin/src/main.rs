@@ -1,0 +1,24 @@
+//! A template: the picket agent with a plugin of one's own. It takes the place of `picket-agent`, with the same command
+//! line, configuration and service unit.
+//!
+//! ```text
+//! cargo run -p own-plugin -- --plugins own.thin --set own='{"own.thin": [10]}'
+//! ```
+#![forbid(unsafe_code)]
+
+mod thin;
+
+use std::process::ExitCode;
+
+use thin::Thin;
+
+// The one line that registers plugins: up to four, `{ Thin, Another }`.
+agent_core::own_plugins!(
+    enum Mine {
+        Thin,
+    }
+);
+
+fn main() -> ExitCode {
+    agent_std::main::<Mine>()
+}
