@@ -7,6 +7,7 @@ mod deployment;
 mod picket;
 mod record;
 
+mod alerts;
 mod bad_input;
 mod codegen;
 mod commands;

@@ -152,3 +152,27 @@ fn traffic_over_loopback_is_not_counted() {
     let received: f64 = received.sum();
     assert!(received < bound, "{received} bytes shown, at most {bound} expected");
 }
+
+#[test]
+fn the_standard_profile_says_more_of_the_host_and_of_the_agent() {
+    let deployment = Deployment::start();
+    let _agent = deployment.agent("edge-1", ["--interval=0.2", "--metrics=standard"]);
+    let records =
+        deployment.wait_for_records("three records", "edge-1", |records| 3 <= records.len());
+    assert_complete(&records);
+    let record = &records[2];
+    let uptime = fs::read_to_string("/proc/uptime").unwrap();
+    let uptime = uptime.split_whitespace().next().unwrap().parse::<f64>().unwrap();
+    assert!(record.metric("uptime_seconds").unwrap() <= uptime);
+    assert_eq!(record.metric("memory_total_mb"), records[0].metric("memory_total_mb"));
+    for name in
+        ["load1", "load5", "load15", "disk_total_mb", "agent_memory_mb", "agent_buffer_percent"]
+    {
+        assert!(record.metric(name).is_some_and(|value| 0.0 <= value), "{name}: {record:?}");
+    }
+    assert_eq!(records[0].metric("agent_cpu_percent"), None, "it is a rate");
+    let (used, total) =
+        (record.metric("disk_used_mb").unwrap(), record.metric("disk_total_mb").unwrap());
+    let percent = record.metric("disk_percent").unwrap();
+    assert!((used / total * 100.0 - percent).abs() < 0.02, "{used} of {total} is not {percent} %");
+}
