@@ -125,7 +125,8 @@ pub(crate) struct Arguments {
     )]
     pub(crate) interval: Option<f64>,
 
-    /// What to collect: cpu, memory, disk_read, disk_write, net_in, net_out [default: all]
+    /// What to collect: cpu, memory, disk_read, disk_write, net_in, net_out (the default), load, swap, disk_usage,
+    /// temperature, uptime, agent (what the agent itself costs), or standard: all of these
     #[arg(long, env = "PICKET_METRICS", value_name = "LIST", value_delimiter = ',')]
     pub(crate) metrics: Option<Vec<String>>,
 
