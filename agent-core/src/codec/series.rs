@@ -211,6 +211,15 @@ impl Models {
     }
 }
 
+/// Bytes that writing or reading a series takes beside what the caller lends: 4 KiB at most, so that a task of a
+/// microcontroller has room for it on its stack.
+const _: () = {
+    const STATE_BYTES_MAX: usize = 4096;
+    let beside = size_of::<Models>() + size_of::<Past>();
+    assert!(beside + size_of::<SeriesEncoder<'_>>() <= STATE_BYTES_MAX);
+    assert!(beside + size_of::<SeriesDecoder<'_>>() <= STATE_BYTES_MAX);
+};
+
 /// Writes series after series into a lent buffer.
 #[derive(Debug)]
 pub struct SeriesEncoder<'b> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_core::agent::{Agent, Input, Output, Transmit};
-use agent_core::codec::{Deframer, Frame, encode_frame, pack, unpack};
+use agent_core::codec::{Deframer, Frame, encode_frame, pack, pack_alerts, unpack};
 use agent_core::config::{Config, Settings, WindowEnd};
 use agent_core::id::BootId;
 use agent_core::metric::{Metric, MetricSet, Values};
@@ -58,6 +58,15 @@ fn exchange(agent: &mut Agent, now: Instant, buffers: &mut Buffers) -> u64 {
                     let through = agent_core::id::Sequence::new(last).unwrap();
                     agent.handle(now, Input::Acknowledged { boot: BOOT, through });
                 }
+                if let Transmit::Alerts(batch) = transmit {
+                    let alerts = agent.alerts(&batch).map(|(_, alert)| alert);
+                    let length = pack_alerts(batch.first, alerts, &mut buffers.block).unwrap();
+                    let frame = Frame::Alerts(&buffers.block[..length]);
+                    encode_frame(&frame, &mut buffers.link).unwrap();
+                    let last = batch.end.number() - 1;
+                    let through = agent_core::id::Sequence::new(last).unwrap();
+                    agent.handle(now, Input::AlertsAcknowledged { boot: BOOT, through });
+                }
                 agent.handle(now, Input::Transmitted(transmit));
             }
             _ => {}
@@ -66,9 +75,9 @@ fn exchange(agent: &mut Agent, now: Instant, buffers: &mut Buffers) -> u64 {
 }
 
 struct Buffers {
-    block: [u8; 2048],
-    link: [u8; 4096],
-    deframer: Deframer<4096>,
+    block: [u8; 4096],
+    link: [u8; 8192],
+    deframer: Deframer<8192>,
     rows: [Sample; 1],
 }
 
@@ -83,8 +92,8 @@ fn a_million_samples_allocate_nothing() {
     });
     let empty = Snapshot { taken_at: Instant::from_ms(0), wall_ms: 0, values: Values::EMPTY };
     let mut buffers = Buffers {
-        block: [0; 2048],
-        link: [0; 4096],
+        block: [0; 4096],
+        link: [0; 8192],
         deframer: Deframer::new(),
         rows: [Sample::from(empty)],
     };
@@ -103,4 +112,7 @@ fn a_million_samples_allocate_nothing() {
     let ledger = agent.ledger();
     assert_eq!((ledger.produced, ledger.delivered), (SAMPLES, records));
     assert!(SAMPLES / 4 < records, "{records}");
+    let alerts = ledger.alerts;
+    assert!(SAMPLES / 100 < alerts.delivered, "{alerts:?}");
+    assert_eq!(alerts.lost.total(), 0);
 }
