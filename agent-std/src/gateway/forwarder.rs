@@ -14,7 +14,7 @@ use proto::Hello;
 
 use super::line::Heard;
 use super::reader::Never;
-use super::relay::{Output, Relay, Ticket, Totals};
+use super::relay::{Output, Relay, Tally, Ticket, Totals};
 use super::{GatewaySettings, LineNumber, REPORT_EVERY};
 use crate::clock::Clock;
 use crate::net::{LinkEvent, Network, Request, Uplink};
@@ -202,11 +202,11 @@ impl Forwarder {
     /// Forgets devices that have gone silent. Looked at with each wake-up, and there is one with each report.
     fn give_up_silent(&mut self, now: Instant) {
         let past = &mut self.past;
-        self.devices.retain(|device| {
+        self.devices.retain_mut(|device| {
             let is_over = SILENCE_MAX <= now - device.heard_at && device.relay.is_settled();
             if is_over {
                 tracing::info!(device = %device.relay.agent(), "device is silent; given up");
-                past.add(device.relay.totals());
+                past.add(device.relay.give_up());
             }
             // Dropping its uplink ends its stream in good order.
             !is_over
@@ -247,17 +247,19 @@ impl Forwarder {
         if self.running.is_none() {
             return;
         }
-        let (agent, boot, records) = match heard {
-            Heard::Hello { agent, boot } => (agent, boot, Vec::new()),
-            Heard::Records { agent, boot, records } => (agent, boot, records),
-        };
-        let Some(device) = self.device(now, line, agent, boot) else { return };
+        let (Heard::Hello { agent, boot }
+        | Heard::Records { agent, boot, .. }
+        | Heard::Alerts { agent, boot, .. }) = &heard;
+        let boot = *boot;
+        let Some(device) = self.device(now, line, agent.clone(), boot) else { return };
         (device.line, device.heard_at) = (Some(line), now);
         if device.relay.handle_hello(boot) {
             tracing::info!(device = %device.relay.agent(), %boot, "device has started anew");
         }
-        if !records.is_empty() {
-            device.relay.handle_records(boot, records);
+        match heard {
+            Heard::Hello { .. } => {}
+            Heard::Records { records, .. } => device.relay.handle_records(boot, records),
+            Heard::Alerts { alerts, .. } => device.relay.handle_alerts(boot, alerts),
         }
     }
 
@@ -336,7 +338,8 @@ impl Forwarder {
 
     fn say_totals(&mut self) {
         let totals = self.totals();
-        let Totals { delivered, lost, held, repeated } = totals;
+        let Totals { records, alerts } = totals;
+        let Tally { delivered, lost, held, repeated } = records;
         let Refused { beyond_limit, name_held } = self.refused;
         tracing::info!(
             devices = self.devices.len(),
@@ -344,6 +347,10 @@ impl Forwarder {
             lost,
             held,
             repeated,
+            alerts_delivered = alerts.delivered,
+            alerts_lost = alerts.lost,
+            alerts_held = alerts.held,
+            alerts_repeated = alerts.repeated,
             beyond_limit,
             name_held,
             "serial gateway"

@@ -1,10 +1,11 @@
-//! One link: which of its bytes are frames, and whose records the frames carry. No I/O.
+//! One link: which of its bytes are frames, and whose records and alerts the frames carry. No I/O.
 
-use agent_core::codec::{BLOCK_ROWS_MAX, Deframer, Frame, FrameError, unpack};
+use agent_core::codec::{BLOCK_ROWS_MAX, Deframer, Frame, FrameError, unpack, unpack_alerts};
 use agent_core::id::{AgentId, BootId, Sequence};
-use agent_core::record::Sample;
+use agent_core::record::{Alert, Sample};
 use agent_core::time::Instant;
 
+use super::backlog::Held;
 use super::record::{Record, empty};
 
 /// Bytes of a frame, encoded. A block of 64 records with windows and alerts that nothing compresses takes 20 KiB.
@@ -16,10 +17,12 @@ const WALL_MS_MAX: i64 = 253_402_300_799_999;
 /// What a device said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// Who it is. Its records follow.
+    /// Who it is. Its records and alerts follow.
     Hello { agent: AgentId, boot: BootId },
     /// Records in rising sequence order, at least one.
-    Records { agent: AgentId, boot: BootId, records: Vec<Record> },
+    Records { agent: AgentId, boot: BootId, records: Vec<(Sequence, Record)> },
+    /// Alerts in rising order of their own sequence, at least one.
+    Alerts { agent: AgentId, boot: BootId, alerts: Vec<(Sequence, Alert)> },
 }
 
 /// What came over a link since the process started.
@@ -35,23 +38,53 @@ pub(crate) struct Counts {
     pub(crate) unknown: u64,
     /// Times that a sound frame was found behind damaged ones.
     pub(crate) resyncs: u64,
-    /// Records dropped because it was not known whose they were. Their device's sequence numbers tell of them later.
+    /// Records and alerts dropped because it was not known whose they were. Their device's sequence numbers tell of them
+    /// later.
     pub(crate) unnamed: u64,
 }
 
-/// The device whose records a link carries now.
+/// The device whose frames a link carries now.
 #[derive(Clone, Debug)]
 struct Named {
     agent: AgentId,
     boot: BootId,
-    // The newest of its records on this link.
+    // What it has sent on this link.
+    records: Progress,
+    alerts: Progress,
+}
+
+/// How far the records of a device have come, or its alerts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
     newest: Option<(Sequence, Instant)>,
+}
+
+impl Progress {
+    /// Whether `entries`, which have rising sequences, can be of the same boot.
+    ///
+    /// Numbers that rise while the device's clock has fallen are of another boot, or of another device, whose Hello was
+    /// damaged.
+    fn can_go_on_with<T: Held>(self, entries: &[(Sequence, T)]) -> bool {
+        let (Some((sequence, taken_at)), Some((first, entry))) = (self.newest, entries.first())
+        else {
+            return true;
+        };
+        *first <= sequence || taken_at <= entry.taken_at()
+    }
+
+    fn go_on_with<T: Held>(&mut self, entries: &[(Sequence, T)]) {
+        if let Some((last, entry)) = entries.last()
+            && self.newest.is_none_or(|(sequence, _)| sequence < *last)
+        {
+            self.newest = Some((*last, entry.taken_at()));
+        }
+    }
 }
 
 /// A link with one device after the other.
 ///
-/// A frame with records names no device: the last Hello counts. Records before the first Hello are dropped: the link
-/// may be shared, so nobody can say whose they are.
+/// A frame with records or alerts names no device: the last Hello counts. What comes before the first Hello is dropped:
+/// the link may be shared, so nobody can say whose it is.
 #[derive(Debug)]
 pub(crate) struct Line {
     deframer: Box<Deframer<FRAME_BYTES_MAX>>,
@@ -83,7 +116,7 @@ impl Line {
         self.named = None;
     }
 
-    /// Takes the next byte. `wall_ms` is the time now, for records of a device that does not know it.
+    /// Takes the next byte. `wall_ms` is the time now, for what a device says that does not know it.
     pub(crate) fn push(&mut self, byte: u8, wall_ms: i64) -> Option<Heard> {
         self.counts.bytes += 1;
         let frame = match self.deframer.push(byte)? {
@@ -106,80 +139,97 @@ impl Line {
                 self.counts.frames += 1;
                 Some(name(&mut self.named, agent, boot))
             }
-            Frame::Alerts(_) => {
-                self.counts.unknown += 1;
-                None
-            }
             Frame::Records(block) => {
-                let Some(records) = read(block, &mut self.rows, wall_ms) else {
-                    self.counts.unknown += 1;
-                    return None;
-                };
-                self.counts.frames += 1;
-                let count = records.len();
-                let heard = attribute(&mut self.named, records);
-                if heard.is_none() {
-                    self.counts.unnamed += u64::try_from(count).unwrap_or(u64::MAX);
-                }
-                heard
+                let records = read_records(block, &mut self.rows, wall_ms);
+                let (agent, boot, records) = self.attribute(records, |named| &mut named.records)?;
+                Some(Heard::Records { agent, boot, records })
+            }
+            Frame::Alerts(packed) => {
+                let alerts = read_alerts(packed, wall_ms);
+                let (agent, boot, alerts) = self.attribute(alerts, |named| &mut named.alerts)?;
+                Some(Heard::Alerts { agent, boot, alerts })
             }
         }
+    }
+
+    /// Counts the frame that said `entries`, if it was understood, and says whose they are; nothing when nobody knows.
+    fn attribute<T: Held>(
+        &mut self,
+        entries: Option<Vec<(Sequence, T)>>,
+        progress: impl Fn(&mut Named) -> &mut Progress,
+    ) -> Option<(AgentId, BootId, Vec<(Sequence, T)>)> {
+        let Some(entries) = entries else {
+            self.counts.unknown += 1;
+            return None;
+        };
+        self.counts.frames += 1;
+        // The next Hello will tell.
+        self.named.take_if(|named| !progress(named).can_go_on_with(&entries));
+        let Some(named) = &mut self.named else {
+            self.counts.unnamed += u64::try_from(entries.len()).unwrap_or(u64::MAX);
+            return None;
+        };
+        progress(named).go_on_with(&entries);
+        Some((named.agent.clone(), named.boot, entries))
     }
 }
 
 fn name(named: &mut Option<Named>, agent: AgentId, boot: BootId) -> Heard {
     match named {
         Some(known) if known.agent == agent && known.boot == boot => {}
-        _ => *named = Some(Named { agent: agent.clone(), boot, newest: None }),
+        _ => {
+            let (records, alerts) = (Progress::default(), Progress::default());
+            *named = Some(Named { agent: agent.clone(), boot, records, alerts });
+        }
     }
     Heard::Hello { agent, boot }
 }
 
-/// Says whose `records` are; nothing when nobody knows.
-fn attribute(named: &mut Option<Named>, records: Vec<Record>) -> Option<Heard> {
-    let (first, last) = (records.first()?, records.last()?);
-    let known = named.as_mut()?;
-    // Numbers that rise while the device's clock has fallen are of another boot, or of another device, whose Hello was
-    // damaged. The next one will tell.
-    if let Some((sequence, taken_at)) = known.newest
-        && sequence < first.sequence
-        && first.taken_at < taken_at
-    {
-        *named = None;
-        return None;
-    }
-    let newest = (last.sequence, last.taken_at);
-    if known.newest.is_none_or(|(sequence, _)| sequence < newest.0) {
-        known.newest = Some(newest);
-    }
-    Some(Heard::Records { agent: known.agent.clone(), boot: known.boot, records })
-}
-
 /// The records of a block; none when it is not of a form known here.
-fn read(block: &[u8], rows: &mut [Sample], wall_ms: i64) -> Option<Vec<Record>> {
+fn read_records(
+    block: &[u8],
+    rows: &mut [Sample],
+    wall_ms: i64,
+) -> Option<Vec<(Sequence, Record)>> {
     let (first, count) = unpack(block, rows).ok()?;
     let rows = rows.get_mut(..count)?;
-    // The last sequence of all has none after it, and no server takes it.
-    let end = first.number().checked_add(u64::try_from(count).ok()?)?;
-    if end == u64::MAX {
-        return None;
-    }
-    let numbered = (first.number()..end).zip(rows);
-    let records = numbered.map(|(number, sample)| {
-        // A device without a clock says 1970 or worse: then the time of arrival is the best there is.
-        if !(1..=WALL_MS_MAX).contains(&sample.snapshot.wall_ms) {
-            sample.snapshot.wall_ms = wall_ms;
-        }
-        Record::new(Sequence::new(number)?, sample).ok()
+    let records = numbers(first, count)?.zip(rows).map(|(number, sample)| {
+        stamp(&mut sample.snapshot.wall_ms, wall_ms);
+        Some((number, Record::new(sample).ok()?))
     });
     records.collect()
 }
 
+/// The alerts of a frame; none when they are not of a form known here.
+fn read_alerts(packed: &[u8], wall_ms: i64) -> Option<Vec<(Sequence, Alert)>> {
+    let (first, mut alerts) = unpack_alerts(packed).ok()?;
+    for alert in &mut alerts {
+        stamp(&mut alert.wall_ms, wall_ms);
+    }
+    Some(numbers(first, alerts.len())?.zip(alerts).collect())
+}
+
+/// The sequences of `count` entries from `first` on; none when there are no entries, or when the last sequence of all
+/// is among them: it has none after it, and no server takes it.
+fn numbers(first: Sequence, count: usize) -> Option<impl Iterator<Item = Sequence>> {
+    let end = first.number().checked_add(u64::try_from(count).ok()?)?;
+    let is_usable = 0 < count && end < u64::MAX;
+    is_usable.then(|| (first.number()..end).filter_map(Sequence::new))
+}
+
+/// A device without a clock says 1970 or worse: then the time of arrival is the best there is.
+fn stamp(wall_ms: &mut i64, arrived_ms: i64) {
+    if !(1..=WALL_MS_MAX).contains(wall_ms) {
+        *wall_ms = arrived_ms;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use agent_core::codec::{encode_frame, pack};
+    use agent_core::codec::{encode_frame, pack, pack_alerts};
     use proptest::prelude::*;
 
+    use super::super::backlog::tests::alert;
     use super::super::record::tests::{record, sample};
     use super::*;
 
@@ -208,13 +258,21 @@ mod tests {
         frame_of(*numbers.start(), &samples)
     }
 
+    fn alerts(first: u64, alerts: &[Alert]) -> Vec<u8> {
+        let mut packed = vec![0; FRAME_BYTES_MAX];
+        let first = Sequence::new(first).unwrap();
+        let length = pack_alerts(first, alerts.iter().copied(), &mut packed).unwrap();
+        encoded(&Frame::Alerts(&packed[..length]))
+    }
+
     fn hear(line: &mut Line, bytes: &[u8]) -> Vec<Heard> {
         bytes.iter().filter_map(|byte| line.push(*byte, NOW_MS)).collect()
     }
 
     fn heard(agent: &str, numbers: std::ops::RangeInclusive<u64>) -> Heard {
         let agent = agent.parse().unwrap();
-        Heard::Records { agent, boot: BOOT, records: numbers.map(record).collect() }
+        let records = numbers.map(|number| (Sequence::new(number).unwrap(), record(number)));
+        Heard::Records { agent, boot: BOOT, records: records.collect() }
     }
 
     #[test]
@@ -249,6 +307,64 @@ mod tests {
     }
 
     #[test]
+    fn alerts_belong_to_the_last_hello_and_have_numbers_of_their_own() {
+        let mut line = Line::new();
+        let all = hear(
+            &mut line,
+            &[
+                alerts(1, &[alert(1)]),
+                hello("a", BOOT),
+                records(7..=9),
+                alerts(1, &[alert(2), alert(3)]),
+                records(10..=10),
+            ]
+            .concat(),
+        );
+        let alerts = [1, 2].map(|number| (Sequence::new(number).unwrap(), alert(number + 1)));
+        let agent = "a".parse().unwrap();
+        assert_eq!(all[2], Heard::Alerts { agent, boot: BOOT, alerts: alerts.into() });
+        assert_eq!(all[3], heard("a", 10..=10));
+        assert_eq!((line.counts().unnamed, line.counts().frames), (1, 5));
+    }
+
+    #[test]
+    fn alerts_too_tell_of_a_reboot_whose_hello_was_damaged() {
+        let mut line = Line::new();
+        hear(&mut line, &[hello("a", BOOT), alerts(1, &[alert(5)])].concat());
+        assert_eq!(hear(&mut line, &alerts(2, &[alert(4)])), []);
+        assert_eq!(hear(&mut line, &records(1..=3)), [], "until the next hello");
+        assert_eq!(line.counts().unnamed, 4);
+    }
+
+    #[test]
+    fn alerts_of_a_form_that_cannot_be_are_counted() {
+        let mut line = Line::new();
+        hear(&mut line, &hello("a", BOOT));
+        for frame in [
+            alerts(1, &[]),
+            alerts(u64::MAX - 1, &[alert(1)]),
+            alerts(u64::MAX, &[alert(1)]),
+            encoded(&Frame::Alerts(&[0xff; 9])),
+        ] {
+            assert_eq!(hear(&mut line, &frame), []);
+        }
+        assert_eq!((line.counts().frames, line.counts().unknown), (1, 4));
+    }
+
+    #[test]
+    fn an_alert_of_a_device_without_a_clock_gets_the_time_of_arrival() {
+        for wrong in [0, -1, i64::MIN, i64::MAX] {
+            let mut line = Line::new();
+            let unset = Alert { wall_ms: wrong, ..alert(1) };
+            let bytes = [hello("a", BOOT), alerts(1, &[unset])].concat();
+            let Some(Heard::Alerts { alerts, .. }) = hear(&mut line, &bytes).pop() else {
+                panic!("no alerts")
+            };
+            assert_eq!(alerts[0].1, Alert { wall_ms: NOW_MS, ..unset });
+        }
+    }
+
+    #[test]
     fn a_device_without_a_clock_gets_the_time_of_arrival() {
         for wrong in [0, -1, i64::MIN, i64::MAX] {
             let mut unset = sample(1);
@@ -258,7 +374,7 @@ mod tests {
             let Some(Heard::Records { records, .. }) = hear(&mut line, &bytes).pop() else {
                 panic!("no records")
             };
-            assert_eq!(records[0].sample().snapshot.wall_ms, NOW_MS);
+            assert_eq!(records[0].1.content().snapshot.wall_ms, NOW_MS);
         }
     }
 
@@ -301,6 +417,7 @@ mod tests {
             hear(&mut line, &hello("a", BOOT));
             hear(&mut line, &bytes);
             hear(&mut line, &encoded(&Frame::Records(&bytes)));
+            hear(&mut line, &encoded(&Frame::Alerts(&bytes)));
         }
     }
 }

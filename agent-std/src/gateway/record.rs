@@ -6,16 +6,15 @@ use agent_core::metric::{MetricSet, Values};
 use agent_core::record::{Sample, Snapshot};
 use agent_core::time::Instant;
 
+use super::backlog::Held;
+
 /// Bytes of one packed record: at most 64 metrics with value, least, greatest and limit, of at most 9 bytes each.
 const PACKED_BYTES_MAX: usize = 4096;
 
-/// One record with its number. It stays packed, in about 60 bytes instead of 350, until it is sent.
+/// One record. It stays packed, in about 60 bytes instead of 350, until it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// As the device numbered it.
-    pub(crate) sequence: Sequence,
-    /// When it was taken, on the device's monotonic clock.
-    pub(crate) taken_at: Instant,
+    taken_at: Instant,
     /// What it has values of.
     pub(crate) metrics: MetricSet,
     packed: Box<[u8]>,
@@ -27,20 +26,27 @@ impl Record {
     /// # Errors
     ///
     /// Those of [`pack`].
-    pub(crate) fn new(sequence: Sequence, sample: &Sample) -> Result<Self, CodecError> {
+    pub(crate) fn new(sample: &Sample) -> Result<Self, CodecError> {
         let mut buffer = [0; PACKED_BYTES_MAX];
-        let length = pack(sequence, std::iter::once(sample), &mut buffer)?;
+        let length = pack(Sequence::FIRST, std::iter::once(sample), &mut buffer)?;
         let packed = buffer.get(..length).ok_or(CodecError::BufferFull)?.into();
         let Snapshot { taken_at, values, .. } = sample.snapshot;
-        Ok(Self { sequence, taken_at, metrics: values.present(), packed })
+        Ok(Self { taken_at, metrics: values.present(), packed })
     }
+}
 
-    /// What it says.
-    pub(crate) fn sample(&self) -> Sample {
+impl Held for Record {
+    type Content = Sample;
+
+    fn content(&self) -> Sample {
         let mut row = [empty()];
         unpack(&self.packed, &mut row).expect("it was packed here");
         let [sample] = row;
         sample
+    }
+
+    fn taken_at(&self) -> Instant {
+        self.taken_at
     }
 }
 
@@ -59,7 +65,7 @@ pub(super) mod tests {
 
     /// Record `number`, taken so many seconds after the device's start.
     pub(in crate::gateway) fn record(number: u64) -> Record {
-        Record::new(Sequence::new(number).unwrap(), &sample(number)).unwrap()
+        Record::new(&sample(number)).unwrap()
     }
 
     pub(in crate::gateway) fn sample(number: u64) -> Sample {
@@ -89,8 +95,8 @@ pub(super) mod tests {
             ..Sample::from(Snapshot { taken_at: Instant::from_ms(9), wall_ms: i64::MAX, values })
         };
         for sample in [sample(5), largest] {
-            let record = Record::new(Sequence::FIRST, &sample).unwrap();
-            assert_eq!(record.sample(), sample);
+            let record = Record::new(&sample).unwrap();
+            assert_eq!(record.content(), sample);
             assert_eq!(record.metrics, sample.snapshot.values.present());
         }
     }

@@ -1,4 +1,4 @@
-//! What the gateway does for one device: holds its records, and speaks for it to the server. No I/O.
+//! What the gateway does for one device: holds its records and alerts, and speaks for it to the server. No I/O.
 //!
 //! It is to a device behind a one-way link what the core's `Agent` is to a host: a state machine that is told what
 //! happened and when, and asked again and again what to do. It has the core's link, and no sampler, chain or
@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 
 use agent_core::agent::{Link, LinkState};
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
-use agent_core::ledger::Ledger;
-use agent_core::limits::{DRAIN_MAX, PLAIN_CONFIRMED_AFTER};
+use agent_core::ledger::{AlertBooks, Ledger};
+use agent_core::limits::{BATCH_ALERTS_MAX, BATCH_RECORDS_MAX, DRAIN_MAX, PLAIN_CONFIRMED_AFTER};
 use agent_core::metric::{MetricSet, MetricSwitch};
+use agent_core::record::Alert;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::command::CommandType;
@@ -20,12 +21,16 @@ use proto::{
     MetricsRequest, RunState, Welcome,
 };
 
-use super::backlog::{Admission, Backlog};
+use super::backlog::{Admission, Backlog, Books, Held};
 use super::record::Record;
 use crate::net::message::{self, Packing};
 
 /// Records held for one device until they are acknowledged, as many as an agent holds for itself; 300 KiB.
 const RECORDS_MAX: u64 = 2048;
+
+/// Alerts held for one device until they are acknowledged, apart from the records, so that those can never displace one;
+/// 30 KiB.
+const ALERTS_MAX: u64 = 256;
 
 /// Boots of one device that wait to be delivered, beside the one that is being delivered.
 const BOOTS_WAITING_MAX: usize = 7;
@@ -81,15 +86,62 @@ enum Turn {
 #[derive(Clone, Debug)]
 struct Boot {
     id: BootId,
-    backlog: Backlog,
+    records: Backlog<Record>,
+    alerts: Backlog<Alert>,
     uptime: Instant,
     metrics: MetricSet,
 }
 
 impl Boot {
     const fn new(id: BootId) -> Self {
-        let uptime = Instant::from_ms(0);
-        Self { id, backlog: Backlog::new(), uptime, metrics: MetricSet::EMPTY }
+        Self {
+            id,
+            records: Backlog::new(),
+            alerts: Backlog::new(),
+            uptime: Instant::from_ms(0),
+            metrics: MetricSet::EMPTY,
+        }
+    }
+
+    /// A new stream: everything unacknowledged is sent again.
+    fn rewind(&mut self) {
+        self.records.rewind();
+        self.alerts.rewind();
+    }
+
+    /// Gives up what is still held.
+    fn abandon(&mut self) {
+        self.records.abandon();
+        self.alerts.abandon();
+    }
+
+    /// Whether the server has accounted for all that was heard.
+    fn is_settled(&self) -> bool {
+        self.records.is_settled() && self.alerts.is_settled()
+    }
+
+    /// The books, as far as the gateway can know them: it hears of no snapshot before it is a record.
+    fn ledger(&self) -> Ledger {
+        let Books { recorded, delivered, lost, held } = self.records.books();
+        let alerts = self.alerts.books();
+        Ledger {
+            produced: recorded,
+            recorded,
+            delivered,
+            lost,
+            held,
+            alerts: AlertBooks {
+                recorded: alerts.recorded,
+                delivered: alerts.delivered,
+                lost: alerts.lost,
+                held: alerts.held,
+            },
+            ..Ledger::default()
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { records: self.records.books().into(), alerts: self.alerts.books().into() }
     }
 }
 
@@ -129,22 +181,36 @@ pub(crate) struct Relay {
     packing: Packing,
 }
 
-/// What became of the records of a device, over all its boots.
+/// What became of what a device sent, over all its boots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    /// Records that were heard and are durable, or were delivered by an earlier run of the gateway.
+    pub(crate) records: Tally,
+    pub(crate) alerts: Tally,
+}
+
+/// What became of the records, or of the alerts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Those that were heard and are durable, or were delivered by an earlier run of the gateway.
     pub(crate) delivered: u64,
-    /// Records that will never arrive.
+    /// Those that will never arrive.
     pub(crate) lost: u64,
-    /// Records that wait.
+    /// Those that wait.
     pub(crate) held: u64,
-    /// Records that came again, or for the first time with a number that was used: dropped.
+    /// Those that came again, or for the first time with a number that was used: dropped.
     pub(crate) repeated: u64,
 }
 
 impl Totals {
     /// Adds those of another device, or of other boots.
     pub(crate) const fn add(&mut self, other: Self) {
+        self.records.add(other.records);
+        self.alerts.add(other.alerts);
+    }
+}
+
+impl Tally {
+    const fn add(&mut self, other: Self) {
         self.delivered = self.delivered.saturating_add(other.delivered);
         self.lost = self.lost.saturating_add(other.lost);
         self.held = self.held.saturating_add(other.held);
@@ -152,10 +218,10 @@ impl Totals {
     }
 }
 
-impl From<Ledger> for Totals {
-    fn from(ledger: Ledger) -> Self {
-        let Ledger { delivered, held, .. } = ledger;
-        Self { delivered, lost: ledger.lost.total(), held, repeated: 0 }
+impl From<Books> for Tally {
+    fn from(books: Books) -> Self {
+        let Books { delivered, held, .. } = books;
+        Self { delivered, lost: books.lost.total(), held, repeated: 0 }
     }
 }
 
@@ -199,13 +265,25 @@ impl Relay {
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = self.past;
         for boot in self.boots() {
-            totals.add(boot.backlog.ledger().into());
+            totals.add(boot.totals());
         }
         totals
     }
 
+    /// Ends it without delivering. Answers the last totals.
+    pub(crate) fn give_up(&mut self) -> Totals {
+        for boot in self.boots_mut() {
+            boot.abandon();
+        }
+        self.totals()
+    }
+
     fn boots(&self) -> impl Iterator<Item = &Boot> {
         std::iter::once(&self.boot).chain(&self.waiting)
+    }
+
+    fn boots_mut(&mut self) -> impl Iterator<Item = &mut Boot> {
+        std::iter::once(&mut self.boot).chain(&mut self.waiting)
     }
 
     /// The device said which boot it is in. Answers whether that is news.
@@ -218,33 +296,48 @@ impl Relay {
             && let Some(mut oldest) = self.waiting.pop_front()
         {
             // No stream will tell the server; the log and the server's own account of the gap have to.
-            while oldest.backlog.evict() {}
-            self.past.add(oldest.backlog.ledger().into());
+            while oldest.records.evict() {}
+            while oldest.alerts.evict() {}
+            self.past.add(oldest.totals());
         }
         true
     }
 
     /// The device sent records of `boot`.
-    pub(crate) fn handle_records(&mut self, boot: BootId, records: Vec<Record>) {
+    pub(crate) fn handle_records(&mut self, boot: BootId, records: Vec<(Sequence, Record)>) {
+        let Some(boot) = self.hearing(boot) else { return };
+        // What comes again says nothing new.
+        if let Some((_, newest)) = records.last()
+            && boot.uptime <= newest.taken_at()
+        {
+            boot.metrics = newest.metrics;
+            boot.uptime = newest.taken_at();
+        }
+        let repeated = take_in(&mut boot.records, records);
+        self.past.records.repeated += repeated;
+        let excess = self.totals().records.held.saturating_sub(RECORDS_MAX);
+        make_room(excess, self.boots_mut().map(|boot| &mut boot.records));
+    }
+
+    /// The device sent alerts of `boot`.
+    pub(crate) fn handle_alerts(&mut self, boot: BootId, alerts: Vec<(Sequence, Alert)>) {
+        let Some(boot) = self.hearing(boot) else { return };
+        if let Some((_, newest)) = alerts.last() {
+            boot.uptime = boot.uptime.max(newest.taken_at());
+        }
+        let repeated = take_in(&mut boot.alerts, alerts);
+        self.past.alerts.repeated += repeated;
+        let excess = self.totals().alerts.held.saturating_sub(ALERTS_MAX);
+        make_room(excess, self.boots_mut().map(|boot| &mut boot.alerts));
+    }
+
+    /// The boot for what the device sent of it; none when nothing is taken any more.
+    fn hearing(&mut self, boot: BootId) -> Option<&mut Boot> {
         if matches!(self.phase, Phase::Ended) {
-            return;
+            return None;
         }
         self.handle_hello(boot);
-        let mut boots = std::iter::once(&mut self.boot).chain(&mut self.waiting);
-        let Some(boot) = boots.find(|known| known.id == boot) else { return };
-        for record in records {
-            let (taken_at, metrics) = (record.taken_at, record.metrics);
-            match boot.backlog.push(record) {
-                Admission::Taken => (boot.uptime, boot.metrics) = (taken_at, metrics),
-                Admission::Repeated => self.past.repeated += 1,
-            }
-        }
-        let mut excess = self.totals().held.saturating_sub(RECORDS_MAX);
-        for boot in std::iter::once(&mut self.boot).chain(&mut self.waiting) {
-            while 0 < excess && boot.backlog.evict() {
-                excess -= 1;
-            }
-        }
+        self.boots_mut().find(|known| known.id == boot)
     }
 
     /// A stream is open; what the server speaks is not known yet.
@@ -265,9 +358,10 @@ impl Relay {
         self.packing = Packing::from(welcome);
         // What the plain form carried before the welcome is acknowledged from now on as well.
         self.handed_over.clear();
-        self.boot.backlog.rewind();
+        self.boot.rewind();
+        // It does not say which alerts it knows; they come again, and it drops the repeats.
         if let Some(through) = Sequence::new(welcome.acknowledged) {
-            self.boot.backlog.resume(through);
+            self.boot.records.resume(through);
         }
     }
 
@@ -275,7 +369,7 @@ impl Relay {
     pub(crate) fn handle_closed(&mut self, now: Instant) {
         self.link.handle_closed(now);
         self.handed_over.clear();
-        self.boot.backlog.rewind();
+        self.boot.rewind();
         for answer in &mut self.answers {
             answer.sent = false;
         }
@@ -299,10 +393,14 @@ impl Relay {
         let Some(said) = command.message else { return self.on_command(&command) };
         match said.body {
             Some(ServerBody::Ack(ack)) => {
-                if ack.boot.map(BootId::from) == Some(self.boot.id)
-                    && let Some(through) = Sequence::new(ack.sequence)
-                {
-                    self.boot.backlog.acknowledge(through);
+                if ack.boot.map(BootId::from) != Some(self.boot.id) {
+                    return;
+                }
+                if let Some(through) = Sequence::new(ack.sequence) {
+                    self.boot.records.acknowledge(through);
+                }
+                if let Some(through) = Sequence::new(ack.alert_sequence) {
+                    self.boot.alerts.acknowledge(through);
                 }
             }
             Some(ServerBody::Config(push)) => {
@@ -392,7 +490,7 @@ impl Relay {
                 LinkState::Down { .. } => {
                     let next = self.waiting.pop_front()?;
                     let done = std::mem::replace(&mut self.boot, next);
-                    self.past.add(done.backlog.ledger().into());
+                    self.past.add(done.totals());
                 }
                 // How it goes on will be told.
                 LinkState::Dialling => return None,
@@ -404,8 +502,8 @@ impl Relay {
                         return None;
                     }
                     self.turn = Turn::Over;
-                    // Gaps that a plain server cannot be told of.
-                    self.boot.backlog.abandon();
+                    // Alerts and gaps that a plain server cannot be told of.
+                    self.boot.abandon();
                     return Some(Output::Close);
                 }
             }
@@ -413,20 +511,21 @@ impl Relay {
         None
     }
 
+    /// Whether the server has all of the boot in hand that it can be given. The plain form has no alerts.
     fn is_done_with_boot(&self) -> bool {
         match self.link.state() {
-            LinkState::Plain | LinkState::OneWay => self.boot.backlog.held() == 0,
+            LinkState::Plain | LinkState::OneWay => self.boot.records.held() == 0,
             LinkState::Down { .. }
             | LinkState::Dialling
             | LinkState::Undecided { .. }
-            | LinkState::Full { .. } => self.boot.backlog.is_settled(),
+            | LinkState::Full { .. } => self.boot.is_settled(),
         }
     }
 
     /// What a plain server has had for long enough counts as delivered.
     fn confirm_handed_over(&mut self, now: Instant) {
         while let Some((_, sequence)) = self.handed_over.pop_front_if(|(at, _)| *at <= now) {
-            self.boot.backlog.release_handed_over(sequence);
+            self.boot.records.release_handed_over(sequence);
         }
     }
 
@@ -437,10 +536,10 @@ impl Relay {
             return None;
         }
         if is_drained {
-            self.boot.backlog.release_all_handed_over();
+            self.boot.records.release_all_handed_over();
         }
-        for boot in std::iter::once(&mut self.boot).chain(&mut self.waiting) {
-            boot.backlog.abandon();
+        for boot in self.boots_mut() {
+            boot.abandon();
         }
         let can_speak = matches!(self.link.state(), LinkState::Full { .. })
             && self.turn == Turn::Running
@@ -457,18 +556,17 @@ impl Relay {
 
     /// Whether everything that the server can be given was given, and confirmed as far as it confirms.
     fn is_drained(&self) -> bool {
-        let backlog = &self.boot.backlog;
         self.waiting.is_empty()
             && match self.link.state() {
-                LinkState::Plain | LinkState::OneWay => backlog.is_handed_over(),
+                LinkState::Plain | LinkState::OneWay => self.boot.records.is_handed_over(),
                 LinkState::Down { .. }
                 | LinkState::Dialling
                 | LinkState::Undecided { .. }
-                | LinkState::Full { .. } => backlog.is_settled() && self.answers.is_empty(),
+                | LinkState::Full { .. } => self.boot.is_settled() && self.answers.is_empty(),
             }
     }
 
-    /// The next message: answers and reports before records, so that a backlog does not delay them.
+    /// The next message: answers, reports and alerts before records, so that a backlog does not delay them.
     fn poll_transmit(&mut self, now: Instant) -> Option<(MetricsRequest, Ticket)> {
         if !self.link.has_slot() {
             return None;
@@ -479,7 +577,7 @@ impl Relay {
             | LinkState::Undecided { .. }
             | LinkState::OneWay => None,
             LinkState::Plain => {
-                let (sequence, sample) = self.boot.backlog.poll_plain()?;
+                let (sequence, sample) = self.boot.records.poll_plain()?;
                 let message = message::plain(&self.agent, self.boot.id, sequence, &sample);
                 Some((message, Ticket::Plain(sequence)))
             }
@@ -501,9 +599,13 @@ impl Relay {
         if self.link.poll_heartbeat(now) {
             return Some(Body::Status(self.status()));
         }
-        let batch = self.boot.backlog.poll_batch()?;
+        if let Some(batch) = self.boot.alerts.poll_batch(BATCH_ALERTS_MAX as u64) {
+            let losses = batch.losses.iter().map(message::loss).collect();
+            return Some(Body::Alerts(message::alerts(self.boot.id, batch.entries, losses)));
+        }
+        let batch = self.boot.records.poll_batch(BATCH_RECORDS_MAX)?;
         let losses = batch.losses.iter().map(message::loss).collect();
-        let records = message::records(self.boot.id, &batch.records, losses, self.packing);
+        let records = message::records(self.boot.id, &batch.entries, losses, self.packing);
         Some(Body::Records(records))
     }
 
@@ -537,7 +639,7 @@ impl Relay {
         AgentStatus {
             state: state.into(),
             uptime_ms: self.boot.uptime.as_ms(),
-            ledger: Some(message::ledger(&self.boot.backlog.ledger(), &[])),
+            ledger: Some(message::ledger(&self.boot.ledger(), &[])),
             metrics: switches.map(|switch| switch.name().to_owned()).collect(),
             sessions: self.link.sessions(),
             last_config: self.config_report.clone(),
@@ -556,12 +658,31 @@ impl Relay {
     }
 }
 
+/// Puts `entries` into `backlog`. Answers how many it had already.
+fn take_in<T: Held>(backlog: &mut Backlog<T>, entries: Vec<(Sequence, T)>) -> u64 {
+    let admissions = entries.into_iter().map(|(sequence, held)| backlog.push(sequence, held));
+    admissions.map(|admission| u64::from(admission == Admission::Repeated)).sum()
+}
+
+/// Gives up `excess` entries of `backlogs`, which are those of a device's boots, the oldest boot first.
+fn make_room<'b, T: Held + 'b>(
+    mut excess: u64,
+    backlogs: impl Iterator<Item = &'b mut Backlog<T>>,
+) {
+    for backlog in backlogs {
+        while 0 < excess && backlog.evict() {
+            excess -= 1;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use proto::{Ack, ConfigPush, Loss, LossReason, Ping, ResponseAck, ServerMessage};
 
+    use super::super::backlog::tests::alert;
     use super::super::record::tests::record;
     use super::*;
 
@@ -645,8 +766,14 @@ mod tests {
 
         fn hear(&mut self, boot: BootId, numbers: impl IntoIterator<Item = u64>) {
             for number in numbers {
-                self.relay.handle_records(boot, vec![record(number)]);
+                self.relay.handle_records(boot, vec![(sequence(number), record(number))]);
             }
+            self.drain();
+        }
+
+        fn hear_alerts(&mut self, boot: BootId, numbers: impl IntoIterator<Item = u64>) {
+            let numbered = numbers.into_iter().map(|number| (sequence(number), alert(number)));
+            self.relay.handle_alerts(boot, numbered.collect());
             self.drain();
         }
 
@@ -658,6 +785,10 @@ mod tests {
 
         fn acknowledge(&mut self, boot: BootId, sequence: u64) {
             self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence, alert_sequence: 0 }));
+        }
+
+        fn acknowledge_alerts(&mut self, boot: BootId, alert_sequence: u64) {
+            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence: 0, alert_sequence }));
         }
 
         fn command(&mut self, id: &str, kind: i32) {
@@ -682,6 +813,31 @@ mod tests {
             }
             (numbers, losses)
         }
+
+        /// As `records`, of alerts.
+        fn alerts(&mut self) -> (Vec<u64>, Vec<Loss>) {
+            let (mut numbers, mut losses) = (Vec::new(), Vec::new());
+            for body in self.bodies() {
+                if let Body::Alerts(batch) = body {
+                    assert!(batch.alerts.len() + batch.losses.len() <= BATCH_ALERTS_MAX);
+                    numbers.extend(batch.alerts.iter().map(|alert| alert.sequence));
+                    losses.extend(batch.losses);
+                }
+            }
+            (numbers, losses)
+        }
+
+        /// Loses the stream and gets the next one, to a server that welcomes it.
+        fn reconnect(&mut self) {
+            self.relay.handle_closed(self.now);
+            self.pass(Duration::from_secs(1));
+            self.open();
+            self.welcome(0);
+        }
+    }
+
+    fn sequence(number: u64) -> Sequence {
+        Sequence::new(number).unwrap()
     }
 
     #[test]
@@ -699,7 +855,7 @@ mod tests {
         assert_eq!(site.records().0, [3]);
         site.acknowledge(OLD, 3);
         assert!(site.relay.is_settled());
-        assert_eq!(site.relay.totals().delivered, 3);
+        assert_eq!(site.relay.totals().records.delivered, 3);
     }
 
     #[test]
@@ -718,7 +874,7 @@ mod tests {
         assert_eq!(site.records().0, [1]);
         site.acknowledge(NEW, 1);
         assert!(site.relay.is_settled());
-        assert_eq!(site.relay.totals().delivered, 4);
+        assert_eq!(site.relay.totals().records.delivered, 4);
     }
 
     #[test]
@@ -745,7 +901,7 @@ mod tests {
             site.hear(BootId { counter, nonce: 1 }, 1..=2);
         }
         assert_eq!(site.relay.waiting.len(), BOOTS_WAITING_MAX);
-        let totals = site.relay.totals();
+        let totals = site.relay.totals().records;
         assert_eq!(totals.held, 2 * BOOTS_WAITING_MAX as u64);
         assert_eq!(totals.lost + totals.held, 2 * 48);
     }
@@ -754,7 +910,7 @@ mod tests {
     fn when_the_queue_is_full_the_oldest_gives_way_and_is_declared() {
         let mut site = Site::new();
         site.hear(OLD, 1..=RECORDS_MAX + 10);
-        assert_eq!(site.relay.totals().held, RECORDS_MAX);
+        assert_eq!(site.relay.totals().records.held, RECORDS_MAX);
         site.open();
         site.welcome(0);
         let (numbers, losses) = site.records();
@@ -772,7 +928,128 @@ mod tests {
         assert_eq!(numbers, [3, 4]);
         assert_eq!((losses[0].first, losses[0].last, losses[0].reason()), (1, 2, LossReason::Link));
         site.hear(OLD, [2, 4]);
-        assert_eq!(site.relay.totals().repeated, 2);
+        assert_eq!(site.relay.totals().records.repeated, 2);
+    }
+
+    #[test]
+    fn alerts_go_out_before_records_and_come_again_until_they_are_acknowledged() {
+        let mut site = Site::new();
+        site.hear(OLD, 1..=100);
+        site.hear_alerts(OLD, 1..=3);
+        site.open();
+        site.welcome(0);
+        let bodies = site.bodies();
+        let Some([Body::Alerts(alerts), Body::Records(_)]) = bodies.get(1..3) else {
+            panic!("{bodies:?}")
+        };
+        assert_eq!((alerts.boot, alerts.alerts.len()), (Some(OLD.into()), 3));
+        assert_eq!(alerts.alerts[2], proto::convert::alert_record(sequence(3), &alert(3)));
+        site.acknowledge(OLD, 100);
+        assert!(!site.relay.is_settled(), "an acknowledgement of records says nothing of alerts");
+        site.acknowledge_alerts(NEW, 3);
+        site.acknowledge_alerts(OLD, 2);
+        site.reconnect();
+        assert_eq!(site.alerts().0, [3]);
+        site.acknowledge_alerts(OLD, 3);
+        assert!(site.relay.is_settled());
+        assert_eq!(site.relay.totals().alerts.delivered, 3);
+    }
+
+    #[test]
+    fn alerts_that_the_link_swallowed_are_declared_and_repeats_are_dropped() {
+        let mut site = Site::connected();
+        site.hear_alerts(OLD, [3, 4]);
+        site.hear_alerts(OLD, [2, 4]);
+        let (numbers, losses) = site.alerts();
+        assert_eq!(numbers, [3, 4]);
+        let [loss] = losses.as_slice() else { panic!("{losses:?}") };
+        assert_eq!((loss.first, loss.last, loss.reason()), (1, 2, LossReason::Link));
+        site.acknowledge_alerts(OLD, 4);
+        let tally = Tally { delivered: 2, lost: 2, held: 0, repeated: 2 };
+        assert_eq!(site.relay.totals().alerts, tally);
+    }
+
+    #[test]
+    fn no_amount_of_records_displaces_an_alert() {
+        let mut site = Site::new();
+        site.hear_alerts(OLD, 1..=ALERTS_MAX);
+        site.hear(OLD, 1..=RECORDS_MAX + 10);
+        assert_eq!(site.relay.totals().alerts.held, ALERTS_MAX);
+        site.hear_alerts(OLD, [ALERTS_MAX + 1]);
+        let Totals { records, alerts } = site.relay.totals();
+        assert_eq!((records.held, records.lost), (RECORDS_MAX, 10));
+        assert_eq!((alerts.held, alerts.lost), (ALERTS_MAX, 1));
+        site.open();
+        site.welcome(0);
+        let (numbers, losses) = site.alerts();
+        assert_eq!(numbers.first(), Some(&2));
+        let [loss] = losses.as_slice() else { panic!("{losses:?}") };
+        assert_eq!((loss.first, loss.last, loss.reason()), (1, 1, LossReason::Overwritten));
+    }
+
+    #[test]
+    fn a_boot_is_done_with_once_its_alerts_are_delivered_too() {
+        let mut site = Site::connected();
+        site.hear(OLD, [1]);
+        site.hear_alerts(OLD, [1]);
+        site.hear_alerts(NEW, [1]);
+        site.acknowledge(OLD, 1);
+        assert_eq!(site.closes, 0);
+        site.acknowledge_alerts(OLD, 1);
+        assert_eq!(site.closes, 1);
+        site.pass(Duration::from_secs(1));
+        assert_eq!(site.dialled, [OLD, NEW]);
+        site.bodies();
+        site.open();
+        site.welcome(0);
+        assert_eq!(site.alerts().0, [1]);
+        site.acknowledge_alerts(NEW, 1);
+        assert!(site.relay.is_settled());
+    }
+
+    #[test]
+    fn alerts_wait_while_the_server_is_a_plain_one() {
+        let mut site = Site::new();
+        site.open();
+        site.hear(OLD, [1]);
+        site.hear_alerts(OLD, [1]);
+        site.pass(Duration::from_secs(30));
+        let Totals { records, alerts } = site.relay.totals();
+        assert_eq!((site.sent.len(), records.delivered, alerts.held), (1, 1, 1));
+        site.sent.clear();
+        site.reconnect();
+        assert_eq!(site.alerts().0, [1]);
+    }
+
+    #[test]
+    fn alerts_that_no_server_takes_are_counted_when_the_device_is_given_up_or_starts_anew() {
+        let mut site = Site::new();
+        site.open();
+        site.pass(Duration::from_secs(2));
+        site.hear_alerts(OLD, [1, 2]);
+        assert!(site.relay.is_settled(), "a plain server was given all that it takes");
+        site.hear_alerts(NEW, [1]);
+        assert_eq!(site.closes, 1);
+        let alerts = site.relay.give_up().alerts;
+        assert_eq!((alerts.lost, alerts.held), (3, 0));
+    }
+
+    #[test]
+    fn a_status_has_the_books_of_alerts() {
+        let mut site = Site::connected();
+        site.hear(OLD, [1]);
+        site.hear_alerts(OLD, [2, 3, 5]);
+        site.acknowledge_alerts(OLD, 3);
+        site.bodies();
+        site.say(ServerBody::Ping(Ping {}));
+        let bodies = site.bodies();
+        let [Body::Status(status)] = &bodies[..] else { panic!("{bodies:?}") };
+        assert_eq!(status.uptime_ms, 5000);
+        let alerts = status.ledger.as_ref().unwrap().alerts.as_ref().unwrap();
+        let lost = alerts.lost.iter().map(|lost| (lost.name.as_str(), lost.count));
+        assert_eq!(lost.collect::<Vec<_>>(), [("link", 2)]);
+        assert_eq!((alerts.recorded, alerts.delivered, alerts.held), (5, 2, 1));
+        assert!(site.relay.boot.ledger().balances());
     }
 
     #[test]
@@ -838,9 +1115,9 @@ mod tests {
         let sent = site.sent.iter().map(|(message, _)| message.sequence).collect::<Vec<_>>();
         assert_eq!(sent, [2, 3]);
         assert!(site.sent.iter().all(|(message, _)| message.message.is_none()));
-        assert_eq!(site.relay.totals().held, 2);
+        assert_eq!(site.relay.totals().records.held, 2);
         site.pass(Duration::from_secs(21));
-        let Totals { held, delivered, lost, .. } = site.relay.totals();
+        let Tally { held, delivered, lost, .. } = site.relay.totals().records;
         assert_eq!((held, delivered, lost), (0, 2, 1));
         // The next boot follows.
         site.hear(NEW, [1]);
@@ -851,11 +1128,13 @@ mod tests {
     fn a_shutdown_delivers_what_is_held_and_says_farewell() {
         let mut site = Site::connected();
         site.hear(OLD, 1..=2);
+        site.hear_alerts(OLD, [1]);
         site.relay.handle_shutdown(site.now);
         site.drain();
-        assert!(!site.ended, "it waits for the acknowledgement");
-        site.bodies();
         site.acknowledge(OLD, 2);
+        assert!(!site.ended, "it waits for the acknowledgement of the alert as well");
+        site.bodies();
+        site.acknowledge_alerts(OLD, 1);
         assert!(site.ended);
         let bodies = site.bodies();
         let Some(Body::Status(status)) = bodies.last() else { panic!("{bodies:?}") };
@@ -870,7 +1149,7 @@ mod tests {
         site.relay.handle_shutdown(site.now);
         site.pass(DRAIN_MAX);
         assert!(site.ended);
-        assert_eq!(site.relay.totals().lost, 2);
+        assert_eq!(site.relay.totals().records.lost, 2);
         let mut site = Site::new();
         site.hear(OLD, 1..=2);
         site.relay.handle_shutdown(site.now);

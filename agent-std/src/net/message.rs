@@ -10,7 +10,7 @@ use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::plugin::{DropReason, OwnIndex, PluginKind};
-use agent_core::record::Sample;
+use agent_core::record::{Alert, Sample};
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::{
@@ -92,11 +92,20 @@ fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
 
 /// The alerts and the loss of `batch`.
 pub(crate) fn alert_batch(agent: &HostAgent<impl OwnPlugins>, batch: &Batch) -> AlertBatch {
-    let alerts = agent.alerts(batch);
+    alerts(agent.boot(), agent.alerts(batch), batch.loss.iter().map(loss).collect())
+}
+
+/// A batch of `alerts`, which have rising sequences.
+pub(crate) fn alerts(
+    boot: BootId,
+    alerts: impl IntoIterator<Item = (Sequence, Alert)>,
+    losses: Vec<proto::Loss>,
+) -> AlertBatch {
+    let alerts = alerts.into_iter();
     AlertBatch {
-        boot: Some(agent.boot().into()),
+        boot: Some(boot.into()),
         alerts: alerts.map(|(number, alert)| convert::alert_record(number, &alert)).collect(),
-        losses: batch.loss.iter().map(loss).collect(),
+        losses,
     }
 }
 

@@ -1,13 +1,14 @@
 //! A device for tests: the frames that it sends, and the link that it sends them over.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use agent_core::codec::{Frame, encode_frame, pack};
+use agent_core::codec::{Frame, encode_frame, pack, pack_alerts};
 use agent_core::id::{BootId, Sequence};
 use agent_core::metric::{Metric, Values};
-use agent_core::record::{Sample, Snapshot};
+use agent_core::record::{Alert, Direction, Sample, Severity, Snapshot, Transition};
 use agent_core::time::Instant;
-use proto::Record;
+use proto::{AlertRecord, AlertSeverity, AlertTransition, Record};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -74,6 +75,47 @@ pub(crate) fn records(numbers: RangeInclusive<u64>) -> Vec<u8> {
     let first = Sequence::new(*numbers.start()).unwrap();
     let length = pack(first, samples.iter(), &mut block).unwrap();
     encoded(&Frame::Records(&block[..length]))
+}
+
+/// One frame with at most 32 alerts.
+pub(crate) fn alerts(numbers: RangeInclusive<u64>) -> Vec<u8> {
+    let mut packed = vec![0; 4096];
+    let first = Sequence::new(*numbers.start()).unwrap();
+    let length = pack_alerts(first, numbers.map(alert), &mut packed).unwrap();
+    encoded(&Frame::Alerts(&packed[..length]))
+}
+
+/// Alert `number` of the device: something that no two alerts have in common.
+fn alert(number: u64) -> Alert {
+    let value = i64::try_from(number).unwrap();
+    Alert {
+        metric: Metric::Temperature,
+        transition: Transition::Raised,
+        severity: Severity::Critical,
+        direction: Direction::Above,
+        limit: 80_000,
+        value: 80_000 + value,
+        taken_at: Instant::from_ms(number * 1000),
+        wall_ms: 1_700_000_000_000 + value * 1000,
+        lasted: Duration::from_millis(number),
+    }
+}
+
+/// What a server must be told of alert `number`.
+pub(crate) fn expected_alert(number: u64) -> AlertRecord {
+    let alert = alert(number);
+    AlertRecord {
+        sequence: number,
+        timestamp_ms: alert.wall_ms,
+        metric: alert.metric.id().into(),
+        transition: AlertTransition::Raised.into(),
+        severity: AlertSeverity::Critical.into(),
+        below: false,
+        limit: alert.limit,
+        value: alert.value,
+        lasted_ms: number,
+        uptime_ms: alert.taken_at.as_ms(),
+    }
 }
 
 /// What the device measures for its record `number`: something that no two records have in common.

@@ -5,11 +5,13 @@ use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
 use proto::{
-    Ack, AgentStatus, Command, CommandOutcome, CommandResponse, Loss, LossReason, MetricsRequest,
-    Record, RunState, ServerMessage,
+    Ack, AgentStatus, AlertRecord, Command, CommandOutcome, CommandResponse, Loss, LossReason,
+    MetricsRequest, Record, RunState, ServerMessage,
 };
 
-use crate::device::{BOOT, GARBAGE, NEXT_BOOT, Socket, expected, hello, records};
+use crate::device::{
+    BOOT, GARBAGE, NEXT_BOOT, Socket, alerts, expected, expected_alert, hello, records,
+};
 use crate::process::Agent;
 use crate::scripted::{Headers, ScriptedServer, Stream, message_where, welcome};
 
@@ -56,6 +58,12 @@ impl Site {
     }
 }
 
+/// What `message` says beyond the fixed facts. An agent that got the response headers late, on a busy machine, may begin
+/// with plain snapshots.
+fn said(message: &MetricsRequest) -> Option<&Body> {
+    message.message.as_ref()?.body.as_ref()
+}
+
 fn body(message: MetricsRequest) -> Body {
     message.message.unwrap().body.unwrap()
 }
@@ -64,9 +72,7 @@ fn body(message: MetricsRequest) -> Body {
 async fn receive(stream: &mut Stream, boot: BootId, last: u64) -> (Vec<Record>, Vec<Loss>) {
     let (mut all, mut losses) = (Vec::new(), Vec::new());
     loop {
-        let batch = |message: &MetricsRequest| {
-            matches!(message.message.as_ref().unwrap().body, Some(Body::Records(_)))
-        };
+        let batch = |message: &MetricsRequest| matches!(said(message), Some(Body::Records(_)));
         let Body::Records(batch) = body(message_where(stream, batch).await) else { unreachable!() };
         assert_eq!(batch.boot, Some(boot.into()));
         losses.extend(batch.losses);
@@ -80,6 +86,24 @@ async fn receive(stream: &mut Stream, boot: BootId, last: u64) -> (Vec<Record>, 
     }
 }
 
+/// Reads alerts until `last` has come, acknowledging nothing. Answers them and the losses.
+async fn read_alerts(stream: &mut Stream, last: u64) -> (Vec<AlertRecord>, Vec<Loss>) {
+    let (mut all, mut losses) = (Vec::new(), Vec::new());
+    while all.last().is_none_or(|alert: &AlertRecord| alert.sequence < last) {
+        let batch = |message: &MetricsRequest| matches!(said(message), Some(Body::Alerts(_)));
+        let Body::Alerts(batch) = body(message_where(stream, batch).await) else { unreachable!() };
+        assert_eq!(batch.boot, Some(BOOT.into()));
+        losses.extend(batch.losses);
+        all.extend(batch.alerts);
+    }
+    (all, losses)
+}
+
+async fn acknowledge_alerts(stream: &Stream, boot: BootId, alert_sequence: u64) {
+    let ack = Ack { boot: Some(boot.into()), sequence: 0, alert_sequence };
+    send(stream, ServerBody::Ack(ack)).await;
+}
+
 async fn send(stream: &Stream, body: ServerBody) {
     let message = Some(ServerMessage { body: Some(body) });
     stream.send(Command { message, ..Command::default() }).await;
@@ -89,7 +113,7 @@ async fn command(stream: &mut Stream, id: &str, kind: CommandType) -> CommandRes
     let command = Command { command_id: id.to_owned(), r#type: kind.into(), ..Command::default() };
     stream.send(command).await;
     let answer = message_where(stream, |message| {
-        matches!(&message.message.as_ref().unwrap().body,
+        matches!(said(message),
             Some(Body::Response(response)) if response.command_id == id)
     });
     let Body::Response(response) = body(answer.await) else { unreachable!() };
@@ -155,6 +179,43 @@ async fn a_frame_that_was_damaged_is_declared_lost() {
         unacknowledged: 0,
     };
     assert_eq!(losses, [lost(3, 5)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_arrive_beside_the_records_until_they_are_acknowledged() {
+    let socket = Socket::open().await;
+    let mut site = Site::start(Headers::Welcome(welcome()), &[&socket.argument()]).await;
+    let mut link = socket.link().await;
+    let mut damaged = alerts(41..=42);
+    damaged[9] ^= 0x40;
+    let frames =
+        [hello("mcu-1", BOOT), records(1..=2), alerts(1..=32), alerts(33..=40), damaged].concat();
+    link.send(&[frames, alerts(43..=43), hello("mcu-1", NEXT_BOOT)].concat()).await;
+
+    let mut stream = site.stream("mcu-1", BOOT).await;
+    let (read, losses) = read_alerts(&mut stream, 43).await;
+    assert_eq!(read, (1..=40).chain([43]).map(expected_alert).collect::<Vec<_>>());
+    let [loss] = losses.as_slice() else { panic!("{losses:?}") };
+    assert_eq!((loss.first, loss.last, loss.reason()), (41, 42, LossReason::Link));
+    acknowledge_alerts(&stream, BOOT, 39).await;
+    // Once its books say so, the gateway has heard the acknowledgement.
+    let delivered = |status: &AgentStatus| {
+        let books = status.ledger.as_ref().unwrap().alerts.as_ref().unwrap();
+        (books.recorded, books.delivered, books.held) == (43, 39, 2)
+    };
+    status_where(&mut stream, delivered).await;
+    drop(stream);
+
+    // What was not acknowledged comes again.
+    let mut stream = site.stream("mcu-1", BOOT).await;
+    let (read, losses) = read_alerts(&mut stream, 43).await;
+    assert_eq!(read, [40, 43].map(expected_alert));
+    assert_eq!(losses.len(), 1);
+    receive(&mut stream, BOOT, 2).await;
+    acknowledge_alerts(&stream, BOOT, 43).await;
+    // The boot is delivered, and its stream ends for the next one's.
+    stream.last_message().await;
+    site.stream("mcu-1", NEXT_BOOT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,7 +347,7 @@ async fn a_device_that_is_plugged_in_elsewhere_is_taken_from_there() {
         }
     };
     let record = message_where(&mut stream, |message| {
-        matches!(&message.message.as_ref().unwrap().body,
+        matches!(said(message),
             Some(Body::Records(batch)) if !batch.records.is_empty())
     });
     tokio::select! {
@@ -335,18 +396,17 @@ async fn a_clean_stop_delivers_what_is_held() {
     let mut link = socket.link().await;
     link.send(&[hello("mcu-1", BOOT), records(1..=3)].concat()).await;
     let mut stream = site.stream("mcu-1", BOOT).await;
-    let batch = message_where(&mut stream, |message| {
-        matches!(message.message.as_ref().unwrap().body, Some(Body::Records(_)))
-    });
+    let batch =
+        message_where(&mut stream, |message| matches!(said(message), Some(Body::Records(_))));
     batch.await;
     site.agent.terminate();
     let ack = Ack { boot: Some(BOOT.into()), sequence: 3, alert_sequence: 0 };
     send(&stream, ServerBody::Ack(ack)).await;
     // On a machine that stalls, the stream may be cut before its last word was read.
-    if let Some(Body::Status(status)) = stream.last_message().await.map(body)
+    if let Some(Body::Status(status)) = stream.last_message().await.as_ref().and_then(said)
         && status.state() == RunState::Draining
     {
-        let ledger = status.ledger.unwrap();
+        let ledger = status.ledger.as_ref().unwrap();
         let lost = ledger.lost.iter().map(|lost| lost.count).sum::<u64>();
         assert_eq!((ledger.delivered + lost, ledger.held), (3, 0));
     }
