@@ -148,6 +148,10 @@ pub fn unpack(block: &[u8], rows: &mut [Sample]) -> Result<(Sequence, usize), Co
         let present = reader.metric_sets(count)?;
         reader.metrics(rows, &present, |row| &mut row.marks.limits, |_, _| 0)?;
         for (row, below) in rows.iter_mut().zip(reader.metric_sets(count)?) {
+            // A floor of a metric without a limit means nothing, so nobody has written it.
+            if !below.difference(row.marks.limits.present()).is_empty() {
+                return Err(CodecError::Malformed);
+            }
             row.marks.below = below;
         }
     }
@@ -409,6 +413,7 @@ mod tests {
             });
             let snapshot = Snapshot { taken_at: Instant::from_ms(taken_at), wall_ms, values };
             let below = MetricSet::from_bits_truncate(shift.cast_unsigned());
+            let below = below.intersection(limits.present());
             Sample { snapshot, window, marks: Marks { limits, below }, repeats }
         })
     }

@@ -85,6 +85,8 @@ fn blocks(trace: &[Sample]) -> Vec<Seed> {
         ("alerts", packed(1, &alerts[..20])),
         ("repeats", packed(1, &repeats[..repeats.len().min(20)])),
         ("cut", cut),
+        // Found by fuzzing: it was read, and what was read could not be written.
+        ("floor-without-limit", vec![16, 41, 1, 16, 0, 0, 0, 0, 0, 0, 0, 0, 255, 24, 0, 131]),
         ("whole", whole),
     ]
 }
