@@ -141,36 +141,42 @@ impl Line {
             }
             Frame::Records(block) => {
                 let records = read_records(block, &mut self.rows, wall_ms);
-                let (agent, boot, records) = self.attribute(records, |named| &mut named.records)?;
+                let records = self.understood(records)?;
+                let (agent, boot) = self.attribute(&records, |named| &mut named.records)?;
                 Some(Heard::Records { agent, boot, records })
             }
             Frame::Alerts(packed) => {
                 let alerts = read_alerts(packed, wall_ms);
-                let (agent, boot, alerts) = self.attribute(alerts, |named| &mut named.alerts)?;
+                let alerts = self.understood(alerts)?;
+                let (agent, boot) = self.attribute(&alerts, |named| &mut named.alerts)?;
                 Some(Heard::Alerts { agent, boot, alerts })
             }
         }
     }
 
-    /// Counts the frame that said `entries`, if it was understood, and says whose they are; nothing when nobody knows.
+    /// Counts the frame that said `content`.
+    const fn understood<C>(&mut self, content: Option<C>) -> Option<C> {
+        match content {
+            Some(_) => self.counts.frames += 1,
+            None => self.counts.unknown += 1,
+        }
+        content
+    }
+
+    /// Says whose `entries` are; nothing when nobody knows.
     fn attribute<T: Held>(
         &mut self,
-        entries: Option<Vec<(Sequence, T)>>,
+        entries: &[(Sequence, T)],
         progress: impl Fn(&mut Named) -> &mut Progress,
-    ) -> Option<(AgentId, BootId, Vec<(Sequence, T)>)> {
-        let Some(entries) = entries else {
-            self.counts.unknown += 1;
-            return None;
-        };
-        self.counts.frames += 1;
+    ) -> Option<(AgentId, BootId)> {
         // The next Hello will tell.
-        self.named.take_if(|named| !progress(named).can_go_on_with(&entries));
+        self.named.take_if(|named| !progress(named).can_go_on_with(entries));
         let Some(named) = &mut self.named else {
             self.counts.unnamed += u64::try_from(entries.len()).unwrap_or(u64::MAX);
             return None;
         };
-        progress(named).go_on_with(&entries);
-        Some((named.agent.clone(), named.boot, entries))
+        progress(named).go_on_with(entries);
+        Some((named.agent.clone(), named.boot))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The gateway: takes frames from devices on byte links and forwards their records under the devices' own names.
+//! The gateway: takes frames from devices on byte links and forwards what they say under the devices' own names.
 //!
 //! It runs beside the agent of this host and shares nothing with it but the process and the way to the server. In the
 //! order in which data meets them: [`port`] opens a link, [`mod@line`] finds frames and whose they are, [`record`] is

@@ -29,7 +29,7 @@ use crate::net::message::{self, Packing};
 const RECORDS_MAX: u64 = 2048;
 
 /// Alerts held for one device until they are acknowledged, apart from the records, so that those can never displace one;
-/// 30 KiB.
+/// 20 KiB.
 const ALERTS_MAX: u64 = 256;
 
 /// Boots of one device that wait to be delivered, beside the one that is being delivered.
@@ -359,7 +359,7 @@ impl Relay {
         // What the plain form carried before the welcome is acknowledged from now on as well.
         self.handed_over.clear();
         self.boot.rewind();
-        // It does not say which alerts it knows; they come again, and it drops the repeats.
+        // The welcome does not say which alerts are known. They come again, and the server drops repeats.
         if let Some(through) = Sequence::new(welcome.acknowledged) {
             self.boot.records.resume(through);
         }
