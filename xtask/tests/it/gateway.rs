@@ -3,16 +3,18 @@
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use agent_core::codec::{Frame, encode_frame, pack};
+use agent_core::codec::{Frame, encode_frame, pack, pack_alerts};
 use agent_core::id::{BootId, Sequence};
 use agent_core::metric::{Metric, Values};
-use agent_core::record::{Sample, Snapshot};
+use agent_core::record::{Alert, Direction, Sample, Severity, Snapshot, Transition};
 use agent_core::time::Instant;
+use serde_json::Value;
 use xtask::fleet::Process;
 
 use crate::deployment::{Deployment, STOP_LIMIT, wait_for};
-use crate::record::Record;
+use crate::record::{Record, assert_books_balance};
 
 const DEVICE: &str = "mcu-1";
 const BOOT: BootId = BootId { counter: 1, nonce: 0xfeed };
@@ -76,6 +78,55 @@ fn records(numbers: RangeInclusive<u64>) -> Vec<u8> {
     let first = Sequence::new(*numbers.start()).unwrap();
     let length = pack(first, samples.iter(), &mut block).unwrap();
     encoded(&Frame::Records(&block[..length]))
+}
+
+fn alert(number: u64) -> Alert {
+    let value = i64::try_from(number).unwrap();
+    Alert {
+        metric: Metric::CpuPercent,
+        transition: if number % 2 == 1 { Transition::Raised } else { Transition::Cleared },
+        severity: Severity::Critical,
+        direction: Direction::Above,
+        limit: 8000,
+        value: 8000 + value,
+        taken_at: Instant::from_ms(number * 1000),
+        wall_ms: 1_700_000_000_000 + value * 1000,
+        lasted: Duration::from_millis(number),
+    }
+}
+
+fn alerts(numbers: RangeInclusive<u64>) -> Vec<u8> {
+    let mut packed = vec![0; 4096];
+    let first = Sequence::new(*numbers.start()).unwrap();
+    let length = pack_alerts(first, numbers.map(alert), &mut packed).unwrap();
+    encoded(&Frame::Alerts(&packed[..length]))
+}
+
+/// Waits for the device's alerts, so many, and answers them in the order in which they were stored.
+#[track_caller]
+fn wait_for_alerts(deployment: &Deployment, count: usize) -> Vec<Value> {
+    wait_for("alerts", || {
+        let answer = deployment.picket(["alerts", "--since=1h", "--output=json", DEVICE]);
+        let alerts = match answer.code {
+            0 => answer.json_lines(),
+            6 => Vec::new(),
+            _ => panic!("picket alerts failed: {answer:?}"),
+        };
+        (count <= alerts.len()).then_some(alerts)
+    })
+}
+
+/// That the operator reads of alert `number` what the device said.
+#[track_caller]
+fn assert_is_alert(read: &Value, boot: BootId, number: u64) {
+    let alert = alert(number);
+    assert_eq!((&read["boot"], &read["sequence"]), (&boot.to_string().into(), &number.into()));
+    assert_eq!(read["metric"], alert.metric.name());
+    assert_eq!(read["transition"], alert.transition.name().to_uppercase());
+    assert_eq!(read["severity"], alert.severity.name().to_uppercase());
+    assert_eq!(read["timestamp_ms"], alert.wall_ms);
+    assert_eq!(read["uptime_ms"], alert.taken_at.as_ms());
+    assert_eq!(read["lasted_ms"], number);
 }
 
 /// That `records` are what the device made of `numbers` in `boot`, value for value.
@@ -159,4 +210,32 @@ fn a_gateway_that_is_killed_and_started_goes_on_where_it_was() {
     assert_equal(&stored, BOOT, (1..=5).chain(8..=9));
     assert_eq!(deployment.counter("records.lost"), 2);
     assert_eq!(deployment.counter("records.unexplained"), 0);
+}
+
+#[test]
+fn alerts_of_a_device_survive_a_server_that_was_away() {
+    let mut deployment = Deployment::start();
+    let link = Link::start(&deployment);
+    let mut device = link.accept();
+    device.write_all(&[hello(BOOT), alerts(1..=2), records(1..=3)].concat()).unwrap();
+    wait_for_alerts(&deployment, 2);
+    deployment.kill_server();
+    // A frame with alerts is lost on the link, and the device starts anew meanwhile.
+    device.write_all(&[alerts(3..=3), alerts(6..=6), records(4..=5)].concat()).unwrap();
+    device.write_all(&[hello(NEXT_BOOT), alerts(1..=1), records(1..=1)].concat()).unwrap();
+    deployment.start_server();
+    let stored = wait_for_alerts(&deployment, 5);
+    let expected = [(BOOT, 1), (BOOT, 2), (BOOT, 3), (BOOT, 6), (NEXT_BOOT, 1)];
+    assert_eq!(stored.len(), expected.len(), "{stored:?}");
+    for (read, (boot, number)) in stored.iter().zip(expected) {
+        assert_is_alert(read, boot, number);
+    }
+    deployment.wait_for_records("the last record", DEVICE, |all| {
+        all.last().is_some_and(|record| record.boot() == NEXT_BOOT.to_string())
+    });
+    let status = wait_for("the alert is acknowledged", || {
+        let status = deployment.status(DEVICE);
+        (status["ledger"]["alerts"]["delivered"] == 1).then_some(status)
+    });
+    assert_books_balance(&status);
 }

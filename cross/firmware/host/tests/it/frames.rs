@@ -64,7 +64,7 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<(u64, Sample)> {
 }
 
 /// All alerts with their sequences.
-fn alerts(bytes: &[u8]) -> Vec<(u64, Alert)> {
+pub(crate) fn alerts(bytes: &[u8]) -> Vec<(u64, Alert)> {
     let mut all = Vec::new();
     for frame in receive(bytes) {
         if let Received::Alerts { first, alerts } = frame.unwrap() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use std::{env, io, thread};
 
 use agent_core::metric::{Metric, Values};
-use agent_core::record::Sample;
+use agent_core::record::{Alert, Sample};
 use device::{AGENT_ID, BOOT};
 use serde_json::Value;
 use xtask::fleet::{Binaries, Group, Site, poll};
@@ -55,6 +55,18 @@ fn what_a_cortex_m3_measures_arrives_at_the_server() {
         check(record, sample);
     }
 
+    let expected = frames::alerts(&capture.bytes);
+    let alerts = poll(PATIENCE, || {
+        let alerts = stored_alerts(&binaries, &server.address().to_string());
+        Ok::<_, io::Error>((expected.len() <= alerts.len()).then_some(alerts))
+    });
+    let alerts = alerts.unwrap().expect("all alerts arrive");
+    assert_eq!(alerts.len(), expected.len());
+    for (read, (sequence, alert)) in alerts.iter().zip(&expected) {
+        assert_eq!(read["sequence"], *sequence);
+        check_alert(read, alert);
+    }
+
     // The device gave up records before its wire was up; that is declared.
     let lost = totals.ledger.lost.total();
     let status = picket(&binaries, &server.address().to_string(), &["server-status"]);
@@ -79,8 +91,20 @@ fn check(record: &Value, sample: &Sample) {
             check_values(&record["window"]["max"], &window.max);
         }
     }
-    let raised = record["alerts"].as_array().map_or(0, Vec::len);
-    assert_eq!(raised, sample.alerts.iter().count());
+    let marked = record["alerts"].as_array().map_or(0, Vec::len);
+    assert_eq!(marked, sample.marks.iter().count());
+}
+
+/// As [`check`], of an alert.
+fn check_alert(read: &Value, alert: &Alert) {
+    assert_eq!(read["boot"], BOOT.to_string());
+    assert_eq!(read["timestamp_ms"], alert.wall_ms);
+    assert_eq!(read["uptime_ms"], alert.taken_at.as_ms());
+    assert_eq!(read["metric"], alert.metric.name());
+    assert_eq!(read["transition"], alert.transition.name().to_uppercase());
+    assert_eq!(read["severity"], alert.severity.name().to_uppercase());
+    assert!(is_count(alert.metric, &read["value"], alert.value), "{read}, not {alert:?}");
+    assert!(is_count(alert.metric, &read["limit"], alert.limit), "{read}, not {alert:?}");
 }
 
 fn check_values(units: &Value, values: &Values) {
@@ -100,6 +124,11 @@ fn is_count(metric: Metric, units: &Value, count: i64) -> bool {
 /// What the operator sees of the device.
 fn stored(binaries: &Binaries, server: &str) -> Vec<Value> {
     picket(binaries, server, &["get-metrics", "--since=1h", "--no-follow", "--agent", AGENT_ID])
+}
+
+/// Likewise, of its alerts.
+fn stored_alerts(binaries: &Binaries, server: &str) -> Vec<Value> {
+    picket(binaries, server, &["alerts", "--since=1h", AGENT_ID])
 }
 
 /// The lines that the operator's tool prints; none when there is nothing to print.
