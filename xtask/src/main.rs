@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use xtask::bench::{Bench, Output};
 
 /// The project's tasks.
 #[derive(Debug, Parser)]
@@ -50,8 +51,38 @@ enum Task {
         #[arg(value_name = "TARGET")]
         targets: Vec<String>,
     },
+    /// Measure: what the core costs, or what plugins and the packed form save on the recorded hosts
+    ///
+    /// What was found is explained in docs/benchmarks.md.
+    Bench {
+        /// What is measured
+        subject: Subject,
+        /// Print a JSON object per line in place of a table; not for `core`
+        #[arg(long)]
+        json: bool,
+    },
     /// Write the code generated from proto/proto/monitoring.proto anew
     Codegen,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Subject {
+    /// Nanoseconds for a snapshot or a record, with criterion
+    Core,
+    /// Snapshots that plugins do not send, beside what the existing system claims
+    Reduction,
+    /// Bytes of the packed form, beside protobuf, zstd and JSON
+    Codec,
+}
+
+impl Subject {
+    const fn bench(self, output: Output) -> Bench {
+        match self {
+            Self::Core => Bench::Core,
+            Self::Reduction => Bench::Reduction(output),
+            Self::Codec => Bench::Codec(output),
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -63,6 +94,9 @@ fn main() -> anyhow::Result<()> {
         Task::Fuzz { seconds, seed, install, targets } => {
             let duration = Duration::from_secs(seconds.into());
             xtask::fuzz::run(&xtask::fuzz::Options { duration, seed, install, targets })
+        }
+        Task::Bench { subject, json } => {
+            xtask::bench::run(subject.bench(if json { Output::Json } else { Output::Table }))
         }
         Task::Codegen => xtask::tasks::codegen(),
     }

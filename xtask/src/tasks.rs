@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 
 use crate::fleet::{Binaries, Profile};
 use crate::workspace;
@@ -53,13 +53,7 @@ pub fn codegen() -> anyhow::Result<()> {
     let mut test = workspace::cargo();
     test.args(["test", "--quiet", "--package", "xtask", "--test", "it", "codegen::"])
         .env("PICKET_CODEGEN", "write");
-    run(test)
-}
-
-fn run(mut command: Command) -> anyhow::Result<()> {
-    let status = command.status().context("cannot run cargo")?;
-    ensure!(status.success(), "cargo ended with {status}; its messages are above");
-    Ok(())
+    workspace::run(test)
 }
 
 /// The tests that did nothing, each as a line that says why.
@@ -70,7 +64,7 @@ struct Skipped(Vec<String>);
 fn run_tests(mut tests: Command, skipped: &Path) -> anyhow::Result<Skipped> {
     fs::write(skipped, "").with_context(|| format!("cannot write {}", skipped.display()))?;
     tests.env(SKIPPED, skipped);
-    run(tests)?;
+    workspace::run(tests)?;
     let lines = fs::read_to_string(skipped)
         .with_context(|| format!("cannot read {}", skipped.display()))?;
     Ok(Skipped(lines.lines().map(str::to_owned).collect()))

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 /// The directory of the root `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -31,4 +31,11 @@ pub(crate) fn cargo() -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
     command
+}
+
+/// Runs what [`cargo`] began, to its end.
+pub(crate) fn run(mut cargo: Command) -> anyhow::Result<()> {
+    let status = cargo.status().context("cannot run cargo")?;
+    ensure!(status.success(), "cargo ended with {status}; its messages are above");
+    Ok(())
 }

@@ -16,3 +16,4 @@ mod gateway;
 mod identity;
 mod metrics;
 mod outage;
+mod savings;

@@ -1,0 +1,64 @@
+//! `cargo xtask bench`: what the core costs, and what plugins and the packed form save on the recorded hosts.
+
+use crate::workspace;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bench {
+    /// Time, with criterion.
+    Core,
+    /// Snapshots that plugins do not send.
+    Reduction(Output),
+    /// Bytes of the packed form, beside others.
+    Codec(Output),
+}
+
+/// How a table is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// For reading.
+    Table,
+    /// An object per line.
+    Json,
+}
+
+/// Measures, and prints what was found.
+///
+/// # Errors
+///
+/// When a build fails, or a trace cannot be read.
+pub fn run(bench: Bench) -> anyhow::Result<()> {
+    match bench {
+        Bench::Core => {
+            let mut cargo = workspace::cargo();
+            cargo.args(["bench", "--package", "agent-core", "--bench", "core"]);
+            workspace::run(cargo)
+        }
+        Bench::Reduction(output) => {
+            let target = workspace::target_directory()?;
+            let mut build = workspace::cargo();
+            build.args(["build", "--release", "--package", "agent-std", "--bin", "picket-agent"]);
+            build.arg("--target-dir").arg(&target);
+            workspace::run(build)?;
+            let mut tables = tables("reduction", output);
+            tables.env("PICKET_BINARIES", target.join("release"));
+            workspace::run(tables)
+        }
+        Bench::Codec(output) => workspace::run(tables("codec", output)),
+    }
+}
+
+/// The program that makes the tables. It is a benchmark, so that only those who need it build it and what it compares
+/// with; sizes are the same in every profile, and this one shares its dependencies with the tests.
+fn tables(table: &str, output: Output) -> std::process::Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["bench", "--quiet", "--profile", "dev", "--package", "xtask"]);
+    cargo.args(["--bench", "savings", "--", table]);
+    match output {
+        Output::Table => {}
+        Output::Json => {
+            cargo.arg("--json");
+        }
+    }
+    cargo
+}
