@@ -6,7 +6,7 @@ use agent_core::agent::{Agent, Input, Output, Transmit};
 use agent_core::codec::{BLOCK_ROWS_MAX, Deframer, Frame, encode_frame, pack, pack_alerts, unpack};
 use agent_core::config::{Config, Settings, WindowEnd};
 use agent_core::id::BootId;
-use agent_core::metric::{Metric, MetricSet, Values};
+use agent_core::metric::{MetricSet, Values};
 use agent_core::plugin::PluginKind;
 use agent_core::record::{Marks, Sample, Snapshot};
 use agent_core::time::Instant;
