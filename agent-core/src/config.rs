@@ -86,7 +86,8 @@ pub struct AlertRule {
     pub limit: i64,
     /// On which side of it a value is wrong.
     pub direction: Direction,
-    /// By how many counts a value must be back within the limit to end the alert, not negative.
+    /// By how many counts a value must be back within the limit to end the alert, not negative. The metric must be able
+    /// to be back by so much.
     pub hysteresis: i64,
     /// How long a value must be wrong, without a break, until the alert is raised; at most [`ALERT_FOR_MAX`].
     pub hold: Duration,
@@ -320,6 +321,9 @@ pub enum ConfigError {
     /// A hysteresis below zero.
     #[error("hysteresis of {0} is negative")]
     Hysteresis(Metric),
+    /// A limit and a hysteresis that no value of the metric can end an alert by.
+    #[error("no value of {0} would ever end the alert")]
+    EndlessAlert(Metric),
     /// See [`AlertRule::hold`].
     #[error("alert of {metric} waits {ms} ms, it may wait {} ms", ALERT_FOR_MAX.as_millis())]
     AlertFor {
@@ -416,11 +420,17 @@ fn check_window(window: WindowEnd) -> Result<(), ConfigError> {
 }
 
 fn check_rule(metric: Metric, rule: AlertRule) -> Result<(), ConfigError> {
-    let AlertRule { limit, hysteresis, hold, direction: _, severity: _ } = rule;
+    let AlertRule { limit, hysteresis, hold, direction, severity: _ } = rule;
+    let ends = match direction {
+        Direction::Above => metric.least() <= limit.saturating_sub(hysteresis),
+        Direction::Below => limit.saturating_add(hysteresis) <= metric.greatest(),
+    };
     if limit < metric.least() {
         Err(ConfigError::Threshold(metric))
     } else if hysteresis < 0 {
         Err(ConfigError::Hysteresis(metric))
+    } else if !ends {
+        Err(ConfigError::EndlessAlert(metric))
     } else if ALERT_FOR_MAX < hold {
         Err(ConfigError::AlertFor { metric, ms: millis(hold) })
     } else {
@@ -480,6 +490,24 @@ mod tests {
         );
         check(|s| s.filter.min_cpu = 10_001, Err(ConfigError::MinCpu));
         check(|s| s.filter.min_memory = -1, Err(ConfigError::MinMemory));
+    }
+
+    #[test]
+    fn an_alert_can_end() {
+        let check_rule = |metric, direction, limit, hysteresis, ends: bool| {
+            let rule = AlertRule { direction, hysteresis, ..AlertRule::above(limit) };
+            let expected = if ends { Ok(()) } else { Err(ConfigError::EndlessAlert(metric)) };
+            check(|s| s.thresholds.set(metric, rule), expected);
+        };
+        check_rule(Metric::NetIn, Direction::Above, 500, 500, true);
+        check_rule(Metric::NetIn, Direction::Above, 500, 501, false);
+        check_rule(Metric::NetIn, Direction::Below, 500, i64::MAX - 500, true);
+        check_rule(Metric::CpuPercent, Direction::Above, 0, 0, true);
+        check_rule(Metric::CpuPercent, Direction::Below, 9500, 500, true);
+        check_rule(Metric::CpuPercent, Direction::Below, 9500, 501, false);
+        check_rule(Metric::CpuPercent, Direction::Below, 10_001, 0, false);
+        check_rule(Metric::Temperature, Direction::Above, 0, 273_150, true);
+        check_rule(Metric::Temperature, Direction::Above, 0, i64::MAX, false);
     }
 
     #[test]

@@ -202,6 +202,16 @@ impl Metric {
         }
     }
 
+    /// The greatest count that it can have, as far as that is known: 100 % of what is a share of a whole.
+    pub const fn greatest(self) -> i64 {
+        match self {
+            Self::CpuPercent | Self::MemoryPercent | Self::DiskPercent | Self::AgentBuffer => {
+                10_000
+            }
+            _ => i64::MAX,
+        }
+    }
+
     /// How it is measured.
     pub const fn kind(self) -> MetricKind {
         REGISTRY[self.index()].kind

@@ -390,6 +390,11 @@ mod tests {
             "deduplication.max_silence",
             "it must be",
         );
+        check_refused(
+            r#"{"deduplication": {"max_silense": 9}}"#,
+            "deduplication.max_silense",
+            "unknown field",
+        );
         check_refused(&format!(r#"{{"x": {}1{}}}"#, "[".repeat(9), "]".repeat(9)), ".", "deeper");
         check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), "x", "");
         check_refused(&format!(r#"{{"x": "{}"}}"#, "x".repeat(65_536)), ".", "65536");
@@ -453,6 +458,8 @@ mod tests {
         check(r#"{"above": 1e300}"#, ".above", "range");
         check(r#"{"below": -1}"#, ".below", "below all");
         check(r#"{"above": 1, "hysteresis": -1}"#, ".hysteresis", "negative");
+        check(r#"{"above": 1, "hysteresis": 1.01}"#, ".hysteresis", "ever end");
+        check(r#"{"below": 95, "hysteresis": 10}"#, ".hysteresis", "ever end");
         check(r#"{"above": 1, "for": -1}"#, ".for", "seconds");
         check(r#"{"above": 1, "for": 1e6}"#, ".for", "86400000 ms");
         check(r#"{"above": 1, "severity": "bad"}"#, ".severity", "info, warning, critical");

@@ -57,6 +57,10 @@ pub(crate) const AGENTS_MAX: usize = 100_000;
 /// Encoded size of what an agent says of itself and is remembered for each.
 pub(crate) const STATUS_BYTES_MAX: usize = 8 * 1024;
 
+/// Entries of all the lists in it together. An agent with everything on has about 100. Without this bound a status of
+/// empty entries, two bytes each, would take 300 KiB of memory for each agent that is remembered.
+pub(crate) const STATUS_ENTRIES_MAX: usize = 256;
+
 /// Encoded size of an agent's answer to a command.
 pub(crate) const RESPONSE_BYTES_MAX: usize = 16 * 1024;
 

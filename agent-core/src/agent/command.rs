@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use heapless::{Deque, String, Vec};
+use heapless::{String, Vec};
 
 use crate::config::Config;
 use crate::id::{BootId, CommandId};
@@ -176,8 +176,16 @@ enum Delivery {
 /// How long after the end of its life a command may still come again over another path.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Refusals that can wait for the transport.
+/// Refusals that can wait for the transport, or for their acknowledgement.
 const REFUSALS_MAX: usize = 8;
+
+/// A command that was answered [`Answer::Busy`] and is not remembered. It may come again and be admitted then, so the
+/// acknowledgements of the two answers must be told apart: an acknowledgement says no more than the id.
+#[derive(Clone, Debug)]
+struct Refusal {
+    id: CommandId,
+    is_sent: bool,
+}
 
 /// The commands of this boot that could still come again, and their answers until they are acknowledged.
 ///
@@ -186,7 +194,8 @@ const REFUSALS_MAX: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CommandTable<const N: usize> {
     entries: Vec<Entry, N>,
-    refusals: Deque<CommandId, REFUSALS_MAX>,
+    // In the order in which they came; at most one for each id.
+    refusals: Vec<Refusal, REFUSALS_MAX>,
     refused: Option<CommandId>,
 }
 
@@ -212,11 +221,16 @@ impl<const N: usize> CommandTable<N> {
         if self.entries.is_full() {
             let Some(index) = self.entries.iter().position(|entry| entry.is_forgettable(now))
             else {
-                self.refusals.push_back(id.clone()).ok();
+                if !self.refusals.iter().any(|refusal| refusal.id == *id) {
+                    // When there is no room for it, the server answers once the time of the command is up.
+                    self.refusals.push(Refusal { id: id.clone(), is_sent: false }).ok();
+                }
                 return Admission::Busy;
             };
             self.entries.swap_remove(index);
         }
+        // It runs after all.
+        self.refusals.retain(|refusal| refusal.is_sent || refusal.id != *id);
         // There is room: either there was, or one entry has just left.
         self.entries.push(entry).ok();
         Admission::Run(CommandSlot(Place::Entry(self.entries.len() - 1)))
@@ -245,8 +259,9 @@ impl<const N: usize> CommandTable<N> {
 
     /// The next answer to put on the stream, which then counts as sent.
     pub(crate) fn poll_due(&mut self) -> Option<CommandSlot> {
-        if let Some(refused) = self.refusals.pop_front() {
-            self.refused = Some(refused);
+        if let Some(refusal) = self.refusals.iter_mut().find(|refusal| !refusal.is_sent) {
+            refusal.is_sent = true;
+            self.refused = Some(refusal.id.clone());
             return Some(CommandSlot(Place::Refusal));
         }
         let (index, delivery) =
@@ -270,7 +285,14 @@ impl<const N: usize> CommandTable<N> {
         }
     }
 
+    /// The server has an answer to `id`. On one stream it acknowledges answers in the order in which they were sent, so
+    /// what is meant is a refusal if one is on its way.
     pub(crate) fn acknowledge(&mut self, id: &CommandId) {
+        let refusal = self.refusals.iter().position(|refusal| refusal.is_sent && refusal.id == *id);
+        if let Some(index) = refusal {
+            self.refusals.remove(index);
+            return;
+        }
         let named = self.entries.iter_mut().find(|entry| entry.id == *id);
         if let Some(Entry { progress: Progress::Answered { delivery, .. }, .. }) = named {
             *delivery = Delivery::Acknowledged;
@@ -279,6 +301,8 @@ impl<const N: usize> CommandTable<N> {
 
     /// A new stream: what was sent on the old one without an acknowledgement is due again.
     pub(crate) fn resend(&mut self) {
+        // A command that was refused without the server hearing of it comes again.
+        self.refusals.retain(|refusal| !refusal.is_sent);
         for entry in &mut self.entries {
             if let Progress::Answered { delivery: delivery @ Delivery::Sent, .. } =
                 &mut entry.progress
@@ -388,6 +412,68 @@ mod tests {
         assert_eq!(table.get(refusal), Some((&id(999), &Answer::Busy)));
         assert_eq!(table.poll_due(), None);
         run(&mut table, 90_001, 999);
+    }
+
+    /// A full table that has just refused command 999, at the time at which the others may be forgotten.
+    fn refusing() -> (CommandTable, Instant) {
+        let mut table = CommandTable::default();
+        for number in 0..COMMANDS_MAX {
+            let slot = run(&mut table, 0, number);
+            table.answer(slot, Answer::Status);
+            table.poll_due();
+            table.acknowledge(&id(number));
+        }
+        let full = Instant::from_ms(90_000);
+        assert_eq!(table.admit(full, &id(999), Repetition::Harmful, LIFE), Admission::Busy);
+        (table, Instant::from_ms(90_001))
+    }
+
+    #[test]
+    fn the_acknowledgement_of_a_refusal_is_not_taken_for_that_of_the_answer() {
+        let (mut table, later) = refusing();
+        assert!(table.poll_due().is_some(), "the refusal is on its way");
+        let slot = run(&mut table, later.as_ms(), 999);
+        table.answer(slot, Answer::Stopped(Change::Done));
+        table.acknowledge(&id(999));
+        let slot = table.poll_due().unwrap();
+        assert_eq!(table.get(slot), Some((&id(999), &Answer::Stopped(Change::Done))));
+        table.acknowledge(&id(999));
+        assert!(!table.has_unacknowledged());
+    }
+
+    #[test]
+    fn a_command_that_runs_after_all_is_not_refused_any_more() {
+        let (mut table, later) = refusing();
+        let slot = run(&mut table, later.as_ms(), 999);
+        table.answer(slot, Answer::Stopped(Change::Done));
+        let slot = table.poll_due().unwrap();
+        assert_eq!(table.get(slot), Some((&id(999), &Answer::Stopped(Change::Done))));
+        assert_eq!(table.poll_due(), None);
+    }
+
+    #[test]
+    fn the_acknowledgement_of_a_refusal_does_not_come_on_another_stream() {
+        let (mut table, later) = refusing();
+        assert!(table.poll_due().is_some());
+        table.resend();
+        assert_eq!(table.poll_due(), None);
+        let slot = run(&mut table, later.as_ms(), 999);
+        table.answer(slot, Answer::Status);
+        assert!(table.poll_due().is_some());
+        table.acknowledge(&id(999));
+        assert!(!table.has_unacknowledged());
+    }
+
+    #[test]
+    fn refusals_that_wait_are_bounded() {
+        let (mut table, _) = refusing();
+        let full = Instant::from_ms(90_000);
+        for number in 999..2000 {
+            let admission = table.admit(full, &id(number), Repetition::Harmful, LIFE);
+            assert_eq!(admission, Admission::Busy);
+        }
+        let refused = core::iter::from_fn(|| table.poll_due()).count();
+        assert_eq!(refused, REFUSALS_MAX);
     }
 
     #[test]

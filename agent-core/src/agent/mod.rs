@@ -229,6 +229,11 @@ impl<const RING: usize> Outgoing<RING> {
         self.alerts.rewind();
     }
 
+    fn release_handed_over(&mut self) {
+        self.samples.release_handed_over();
+        self.alerts.release_handed_over();
+    }
+
     fn abandon(&mut self) {
         self.samples.abandon();
         self.alerts.abandon();
@@ -571,8 +576,9 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     /// Puts `config` in force between two snapshots.
     fn apply(&mut self, now: Instant, config: Config) {
         self.chain.reconfigure(&self.config, &config, &mut self.plugins, &mut self.outgoing);
-        if self.config.settings().interval != config.settings().interval {
-            self.sampler.restart(now + config.settings().interval);
+        let (old, new) = (self.config.settings().interval, config.settings().interval);
+        if old != new {
+            self.sampler.change_interval(now, old, new);
         }
         self.config = config;
     }
@@ -678,7 +684,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             return None;
         }
         if self.is_drained() {
-            self.outgoing.samples.release_handed_over();
+            self.outgoing.release_handed_over();
         }
         self.outgoing.abandon();
         // The last word: the books as they are closed.

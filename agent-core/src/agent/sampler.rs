@@ -27,6 +27,14 @@ impl Sampler {
         self.due_at = due_at;
     }
 
+    /// The interval is `new` from now on. The next snapshot is due as if it had been so since the last one, at once when
+    /// that is past: changes that follow each other faster than snapshots do not put off the next one again and again.
+    pub(crate) fn change_interval(&mut self, now: Instant, old: Duration, new: Duration) {
+        let old_ms = u64::try_from(old.as_millis()).unwrap_or(u64::MAX);
+        let last = Instant::from_ms(self.due_at.as_ms().saturating_sub(old_ms));
+        self.due_at = (last + new).max(now);
+    }
+
     /// The snapshot that was asked for has come, or has failed.
     pub(crate) const fn handle_done(&mut self) {
         self.progress = Progress::Idle;
@@ -88,5 +96,23 @@ mod tests {
         assert_eq!((sampler.late(), sampler.deadline()), (4, Instant::from_ms(5000)));
         sampler.handle_done();
         assert!(sampler.poll_due(Instant::from_ms(5000), INTERVAL));
+    }
+
+    #[test]
+    fn changes_of_the_interval_do_not_put_off_a_snapshot_for_ever() {
+        let (short, long) = (Duration::from_secs(30), Duration::from_secs(60));
+        let mut sampler = Sampler::new(Instant::from_ms(0));
+        assert!(sampler.poll_due(Instant::from_ms(0), long));
+        sampler.handle_done();
+        let mut intervals = [long, short].into_iter().cycle();
+        let mut interval = long;
+        let due = (1..=6).map(|turn| Instant::from_ms(turn * 10_000)).find(|now| {
+            let old = interval;
+            interval = intervals.next().unwrap();
+            sampler.change_interval(*now, old, interval);
+            sampler.poll_due(*now, interval)
+        });
+        assert_eq!(due, Some(Instant::from_ms(40_000)), "the first beyond the shorter one");
+        assert_eq!(sampler.late(), 0);
     }
 }

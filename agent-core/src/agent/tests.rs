@@ -758,6 +758,18 @@ fn on_a_one_way_link_alerts_go_first() {
 }
 
 #[test]
+fn alerts_that_a_one_way_link_was_handed_are_not_lost_at_the_end() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.snapshot(9000);
+    shell.handle(Input::LinkOneWay);
+    let outputs = shell.handle(Input::Shutdown);
+    assert!(outputs.contains(&Output::Exit), "{outputs:?}");
+    let ledger = shell.agent.ledger();
+    assert_eq!((ledger.delivered, ledger.lost.total()), (1, 0));
+    assert_eq!((ledger.alerts.delivered, ledger.alerts.lost.total()), (1, 0));
+}
+
+#[test]
 fn the_fill_of_its_buffer_is_a_metric() {
     let mut shell = Shell::new(config(|s| s.metrics.insert(Metric::AgentBuffer)));
     for _ in 0..100 {

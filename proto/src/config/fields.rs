@@ -38,6 +38,7 @@ pub(super) struct Fields {
 }
 
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct DeduplicationFields {
     tolerance: Option<UniqueMap<Option<ToleranceField>>>,
     max_silence: Option<f64>,
@@ -369,7 +370,9 @@ fn path_of(error: ConfigError) -> String {
         ConfigError::WindowSize(_) => "window_size".to_owned(),
         ConfigError::WindowDuration { .. } => "window_seconds".to_owned(),
         ConfigError::Threshold(metric) => format!("thresholds.{metric}"),
-        ConfigError::Hysteresis(metric) => format!("thresholds.{metric}.hysteresis"),
+        ConfigError::Hysteresis(metric) | ConfigError::EndlessAlert(metric) => {
+            format!("thresholds.{metric}.hysteresis")
+        }
         ConfigError::AlertFor { metric, .. } => format!("thresholds.{metric}.for"),
         ConfigError::Tolerance(metric) => format!("deduplication.tolerance.{metric}"),
         ConfigError::MaxSilence { .. } => "deduplication.max_silence".to_owned(),

@@ -50,6 +50,21 @@ impl TryFrom<Hello> for Introduction {
     }
 }
 
+/// Checks that what a client without a Hello begins with is a snapshot, of bounded size: it may have to wait until the
+/// holder of the id has gone, and must not make a live one go for something that will be refused.
+pub(crate) fn check_opening(request: &MetricsRequest) -> Result<(), Rejection> {
+    if request.message.is_some() {
+        let text = "message (field 16) on a stream without a hello";
+        return Err(Rejection::new(Reason::Malformed, text));
+    }
+    let counts = request.metrics.as_ref().map_or(0, |metrics| metrics.more.len());
+    if METRICS_MAX < counts {
+        let text = format!("snapshot has {counts} counts, at most {METRICS_MAX} are allowed");
+        return Err(Rejection::new(Reason::Value, text));
+    }
+    check_metadata(&request.metadata)
+}
+
 /// Turns a plain snapshot into the record to store. `unix_ms` stamps one that has no time of its own.
 pub(crate) fn snapshot(
     agent: &AgentId,

@@ -19,7 +19,7 @@ use proto::{
 use crate::clock::Now;
 use crate::ingest::intake::{self, Introduction};
 use crate::ingest::outbox::Outbox;
-use crate::limits::{REPORT_INTERVAL, RESPONSE_BYTES_MAX, STATUS_BYTES_MAX};
+use crate::limits::{REPORT_INTERVAL, RESPONSE_BYTES_MAX, STATUS_BYTES_MAX, STATUS_ENTRIES_MAX};
 use crate::registry::Dialect;
 use crate::rejection::{Reason, Rejection};
 
@@ -424,7 +424,7 @@ impl Session {
     }
 
     fn take_status(&mut self, now: Now, status: AgentStatus) -> Result<(), Rejection> {
-        check_size("status", status.encoded_len(), STATUS_BYTES_MAX)?;
+        check_status(&status)?;
         if let Some(report) = &status.last_config {
             self.facts.push_back(Fact::Config(report.clone()));
         }
@@ -476,6 +476,7 @@ impl Session {
             outcome => response.success = outcome == CommandOutcome::Succeeded,
         }
         if let Some(status) = &response.status {
+            check_status(status)?;
             // The answer to STATUS is newer than the last heartbeat.
             self.facts.push_back(Fact::Status(Box::new(status.clone())));
         }
@@ -531,6 +532,23 @@ fn check_size(what: &str, bytes: usize, max: usize) -> Result<(), Rejection> {
     Err(Rejection::new(Reason::Oversized, text))
 }
 
+/// Checks what is remembered of an agent: its size on the wire, and how much more it takes in memory.
+fn check_status(status: &AgentStatus) -> Result<(), Rejection> {
+    check_size("status", status.encoded_len(), STATUS_BYTES_MAX)?;
+    let of_ledger = status.ledger.as_ref().map_or(0, |ledger| {
+        let of_plugins = ledger.plugins.iter().map(|plugin| 1 + plugin.dropped.len());
+        let of_alerts = ledger.alerts.as_ref().map_or(0, |alerts| alerts.lost.len());
+        ledger.suppressed.len() + ledger.lost.len() + of_plugins.sum::<usize>() + of_alerts
+    });
+    let of_report = status.last_config.as_ref().map_or(0, |report| report.overridden.len());
+    let entries = status.metrics.len() + status.plugins.len() + of_ledger + of_report;
+    if entries <= STATUS_ENTRIES_MAX {
+        return Ok(());
+    }
+    let text = format!("status has {entries} entries, at most {STATUS_ENTRIES_MAX} are allowed");
+    Err(Rejection::new(Reason::Oversized, text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -538,7 +556,9 @@ mod tests {
     use std::time::Duration;
 
     use proto::server_message;
-    use proto::{AgentMessage, AlertRecord, Ledger, NamedCount, RunState, SystemMetrics};
+    use proto::{
+        AgentMessage, AlertRecord, Ledger, NamedCount, PluginCounters, RunState, SystemMetrics,
+    };
 
     const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 
@@ -919,6 +939,29 @@ mod tests {
         }));
         let rejection = full().handle_message(at(1), status).unwrap_err();
         assert_eq!(rejection.reason, Reason::Oversized);
+    }
+
+    #[test]
+    fn a_status_does_not_unfold_in_memory() {
+        let status = |plugins: usize| AgentStatus {
+            ledger: Some(Ledger {
+                plugins: vec![PluginCounters::default(); plugins],
+                ..Ledger::default()
+            }),
+            ..AgentStatus::default()
+        };
+        let answer = |status| CommandResponse {
+            command_id: "c".into(),
+            status: Some(status),
+            ..CommandResponse::default()
+        };
+        let refuse = |body| full().handle_message(at(1), message(body)).unwrap_err().reason;
+        let many = status(STATUS_ENTRIES_MAX + 1);
+        assert!(many.encoded_len() < STATUS_BYTES_MAX / 8);
+        assert_eq!(refuse(Body::Status(many.clone())), Reason::Oversized);
+        assert_eq!(refuse(Body::Response(answer(many))), Reason::Oversized);
+        let most = message(Body::Status(status(STATUS_ENTRIES_MAX)));
+        full().handle_message(at(1), most).unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::counters::Counter;
 use crate::ingest::claims::{Claimant, SessionKey, Verdict};
 use crate::ingest::handle::{Directive, SessionHandle, SessionPort, session_handle};
 use crate::ingest::history::last_stored;
-use crate::ingest::intake::Introduction;
+use crate::ingest::intake::{self, Introduction};
 use crate::ingest::session::{Fact, Opening, Session};
 use crate::limits::{CONTEST, STUCK_AFTER};
 use crate::registry::{Connection, Dialect};
@@ -129,6 +129,7 @@ async fn identify(stream: &mut Stream) -> Result<(Opening, Option<MetricsRequest
         first = stream.inbound.message() => received(first)?,
     };
     let agent = first.agent_id.parse::<AgentId>().map_err(|error| End::Rejected(error.into()))?;
+    intake::check_opening(&first).map_err(End::Rejected)?;
     Ok((Opening::Plain(agent), Some(first)))
 }
 

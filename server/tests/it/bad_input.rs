@@ -4,14 +4,17 @@ use std::collections::HashMap;
 
 use prost::bytes::BufMut as _;
 use proto::agent_message::Body;
-use proto::{Command, HELLO_HEADER, Hello, MetricsRequest, RecordBatch};
+use proto::{
+    AgentMessage, Command, HELLO_HEADER, Hello, MetricsRequest, Record, RecordBatch,
+    SubscribeMetricsRequest,
+};
 use tokio_stream::StreamExt as _;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
 
-use crate::harness::{BOOT, Server, hello, plain, record, soon};
+use crate::harness::{BOOT, Server, hello, plain, record, since_the_start, soon};
 
 /// Sends bytes as they are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -164,6 +167,35 @@ async fn bad_plain_messages_end_their_stream_only() {
 
     bystander.send_records([1]).await;
     bystander.acknowledged(1).await;
+}
+
+#[tokio::test]
+async fn what_is_no_snapshot_does_not_take_the_id_of_a_plain_client() {
+    let server = Server::start();
+    let client = server.open(None).await.unwrap();
+    client.send(plain("edge-01", 1.0)).await;
+    server.until("edge-01", |info| info.connected).await;
+
+    let refuse = async |request: MetricsRequest| refuse_plain(&server, request).await.code();
+    let message = Some(AgentMessage {
+        body: Some(Body::Records(RecordBatch {
+            records: vec![Record::default(); 100_000],
+            ..RecordBatch::default()
+        })),
+    });
+    let batch = MetricsRequest { message, ..plain("edge-01", 1.0) };
+    assert_eq!(refuse(batch).await, Code::InvalidArgument);
+    let metadata = (0..1000).map(|key: u32| (key.to_string(), String::new())).collect();
+    let wordy = MetricsRequest { metadata, ..plain("edge-01", 1.0) };
+    assert_eq!(refuse(wordy).await, Code::InvalidArgument);
+    let mut many = plain("edge-01", 1.0);
+    many.metrics.as_mut().unwrap().more = vec![0; 100_000];
+    assert_eq!(refuse(many).await, Code::InvalidArgument);
+
+    assert_eq!(server.counter("sessions.superseded").await, 0);
+    client.send(plain("edge-01", 2.0)).await;
+    let since = SubscribeMetricsRequest { follow: true, ..since_the_start() };
+    assert_eq!(server.read(since, 2).await.len(), 2);
 }
 
 #[tokio::test]
