@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use xtask::bench::{Bench, Output};
 
 /// The project's tasks.
@@ -54,33 +54,41 @@ enum Task {
     /// Measure: what the core costs, or what plugins and the packed form save on the recorded hosts
     ///
     /// What was found is explained in docs/benchmarks.md.
-    Bench {
-        /// What is measured
-        subject: Subject,
-        /// Print a JSON object per line in place of a table; not for `core`
-        #[arg(long)]
-        json: bool,
-    },
+    #[command(subcommand)]
+    Bench(Subject),
     /// Write the code generated from proto/proto/monitoring.proto anew
     Codegen,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Subcommand)]
 enum Subject {
     /// Nanoseconds for a snapshot or a record, with criterion
     Core,
     /// Snapshots that plugins do not send, beside what the existing system claims
-    Reduction,
+    Reduction(Form),
     /// Bytes of the packed form, beside protobuf, zstd and JSON
-    Codec,
+    Codec(Form),
 }
 
-impl Subject {
-    const fn bench(self, output: Output) -> Bench {
-        match self {
-            Self::Core => Bench::Core,
-            Self::Reduction => Bench::Reduction(output),
-            Self::Codec => Bench::Codec(output),
+#[derive(Args, Clone, Copy, Debug)]
+struct Form {
+    /// Print a JSON object per line in place of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<Form> for Output {
+    fn from(form: Form) -> Self {
+        if form.json { Self::Json } else { Self::Table }
+    }
+}
+
+impl From<Subject> for Bench {
+    fn from(subject: Subject) -> Self {
+        match subject {
+            Subject::Core => Self::Core,
+            Subject::Reduction(form) => Self::Reduction(form.into()),
+            Subject::Codec(form) => Self::Codec(form.into()),
         }
     }
 }
@@ -95,9 +103,7 @@ fn main() -> anyhow::Result<()> {
             let duration = Duration::from_secs(seconds.into());
             xtask::fuzz::run(&xtask::fuzz::Options { duration, seed, install, targets })
         }
-        Task::Bench { subject, json } => {
-            xtask::bench::run(subject.bench(if json { Output::Json } else { Output::Table }))
-        }
+        Task::Bench(subject) => xtask::bench::run(subject.into()),
         Task::Codegen => xtask::tasks::codegen(),
     }
 }

@@ -9,11 +9,12 @@ use agent_core::time::Instant;
 use criterion::{Bencher, Criterion};
 
 use crate::plugins::{ALL, config};
+use crate::processor_time::ProcessorTime;
 use crate::{endless, widths};
 
 const BOOT: BootId = BootId { counter: 1, nonce: 1 };
 
-pub(crate) fn benchmark(criterion: &mut Criterion) {
+pub(crate) fn benchmark(criterion: &mut Criterion<ProcessorTime>) {
     for (width, rows) in widths() {
         let mut group = criterion.benchmark_group(format!("agent, {width}"));
         for (plugins, name) in [(&[][..], "no plugin"), (ALL, "all four")] {
@@ -38,7 +39,7 @@ pub(crate) fn benchmark(criterion: &mut Criterion) {
 }
 
 /// Hands in one snapshot after the other, and does all that the agent asks for in between.
-fn run(bencher: &mut Bencher<'_>, rows: &[Sample], agent: &mut Agent) {
+fn run(bencher: &mut Bencher<'_, ProcessorTime>, rows: &[Sample], agent: &mut Agent) {
     let mut snapshots = endless(rows);
     bencher.iter(|| {
         let snapshot = snapshots.next().unwrap();

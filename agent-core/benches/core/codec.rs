@@ -1,13 +1,13 @@
 //! Records into blocks and frames, and back. Times of blocks of 60 are for one of their records.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use agent_core::codec::{BLOCK_ROWS_MAX, Deframer, Frame, encode_frame, pack, unpack};
 use agent_core::id::Sequence;
 use agent_core::record::Sample;
 use criterion::{Bencher, Criterion};
 
+use crate::processor_time::ProcessorTime;
 use crate::widths;
 
 /// As in a batch of a minute at one record a second.
@@ -16,7 +16,7 @@ const BLOCK_ROWS: usize = 60;
 /// Room for any of these blocks, and for a frame around it.
 const BLOCK_BYTES_MAX: usize = 8 * 1024;
 
-pub(crate) fn benchmark(criterion: &mut Criterion) {
+pub(crate) fn benchmark(criterion: &mut Criterion<ProcessorTime>) {
     for (width, rows) in widths() {
         let mut group = criterion.benchmark_group(format!("codec, {width}"));
         for (name, length) in [("blocks of 60", BLOCK_ROWS), ("blocks of 1", 1)] {
@@ -70,15 +70,20 @@ fn framed(block: &[u8]) -> Vec<u8> {
 
 /// Times `work` on one block after the other, for each of the `length` records in a block.
 #[expect(clippy::cast_precision_loss, reason = "counts of runs are far below 2^52")]
-fn for_each<B>(bencher: &mut Bencher<'_>, blocks: &[B], length: usize, mut work: impl FnMut(&B)) {
+fn for_each<B>(
+    bencher: &mut Bencher<'_, ProcessorTime>,
+    blocks: &[B],
+    length: usize,
+    mut work: impl FnMut(&B),
+) {
     let mut blocks = blocks.iter().cycle();
     bencher.iter_custom(|records| {
         let length = length as u64;
         let runs = records.div_ceil(length);
-        let start = Instant::now();
+        let start = ProcessorTime::now();
         for _ in 0..runs {
             work(blocks.next().unwrap());
         }
-        start.elapsed().mul_f64(records as f64 / (runs * length) as f64)
+        (ProcessorTime::now() - start).mul_f64(records as f64 / (runs * length) as f64)
     });
 }

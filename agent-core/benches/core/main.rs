@@ -2,13 +2,14 @@
 //!
 //!     cargo xtask bench core
 //!
-//! Everything is timed for one snapshot or one record, on the recorded hosts.
+//! Every time is that of one snapshot or one record, on a processor, with the rows of a recorded host.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a benchmark may fail loudly")]
 
 mod agent;
 mod codec;
 mod plugins;
+mod processor_time;
 mod ring;
 
 #[path = "../../tests/it/recorded.rs"]
@@ -17,6 +18,8 @@ mod recorded;
 use agent_core::record::{Sample, Snapshot};
 use agent_core::time::Instant;
 use criterion::Criterion;
+
+use crate::processor_time::ProcessorTime;
 
 /// The busiest of the traces: nearly every value changes from row to row.
 const TRACE: &str = "busy-compile";
@@ -37,7 +40,7 @@ fn endless(rows: &[Sample]) -> impl Iterator<Item = Snapshot> {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
+    let mut criterion = Criterion::default().with_measurement(ProcessorTime).configure_from_args();
     plugins::benchmark(&mut criterion);
     agent::benchmark(&mut criterion);
     ring::benchmark(&mut criterion);

@@ -9,6 +9,7 @@ use agent_core::plugin::{Chain, Outlet, PluginKind};
 use agent_core::record::{Alert, Sample};
 use criterion::{Bencher, Criterion};
 
+use crate::processor_time::ProcessorTime;
 use crate::{endless, widths};
 
 /// All four in the order in which each of them has something to do for nearly every snapshot.
@@ -41,7 +42,7 @@ impl Outlet for Sink {
     }
 }
 
-pub(crate) fn benchmark(criterion: &mut Criterion) {
+pub(crate) fn benchmark(criterion: &mut Criterion<ProcessorTime>) {
     for (width, rows) in widths() {
         let mut group = criterion.benchmark_group(format!("chain, {width}"));
         group.bench_function("none", |bencher| process(bencher, &rows, &[]));
@@ -53,7 +54,7 @@ pub(crate) fn benchmark(criterion: &mut Criterion) {
     }
 }
 
-fn process(bencher: &mut Bencher<'_>, rows: &[Sample], plugins: &[PluginKind]) {
+fn process(bencher: &mut Bencher<'_, ProcessorTime>, rows: &[Sample], plugins: &[PluginKind]) {
     let mut chain = Chain::<NoPlugins>::new(&config(plugins));
     let mut books = PluginBooks::default();
     let mut snapshots = endless(rows);

@@ -7,9 +7,10 @@ use agent_core::record::Sample;
 use agent_core::ring::Ring;
 use criterion::Criterion;
 
+use crate::processor_time::ProcessorTime;
 use crate::widths;
 
-pub(crate) fn benchmark(criterion: &mut Criterion) {
+pub(crate) fn benchmark(criterion: &mut Criterion<ProcessorTime>) {
     for (width, rows) in widths() {
         let mut group = criterion.benchmark_group(format!("ring, {width}"));
         group.bench_function("push, read, release", |bencher| {
