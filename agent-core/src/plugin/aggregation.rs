@@ -10,8 +10,9 @@ use crate::time::Instant;
 /// maximum, last value and count.
 ///
 /// A window ends with its last snapshot when it is measured in snapshots. When it is measured in time, it ends with the
-/// first snapshot that lies behind it, which opens the next one; windows then stand on a raster that begins with the
-/// first snapshot, and one in which nothing was measured is left out.
+/// first snapshot that lies behind it, which opens the next one; windows then stand on a raster that begins half an
+/// interval before the first snapshot, so that snapshots which come a little early or late fall into the same window as
+/// without that. A window in which nothing was measured is left out.
 ///
 /// An average is over the snapshots in which the metric was present, rounded to the nearest count, halves away
 /// from zero. Sums are kept in 128 bits, so no value can wrap them. Times are those of the last snapshot. Alerts
@@ -19,12 +20,13 @@ use crate::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Aggregation {
     end: WindowEnd,
+    half_interval_ms: u64,
     open: Option<OpenWindow>,
 }
 
 #[derive(Clone, Debug)]
 struct OpenWindow {
-    // On the raster: starts_at <= first_taken_at.
+    // On the raster, half an interval behind its start. The window's snapshots may be earlier by as much.
     starts_at: Instant,
     first_taken_at: Instant,
     last: Snapshot,
@@ -89,6 +91,11 @@ impl OpenWindow {
     }
 }
 
+const fn half_interval_ms(settings: &Settings) -> u64 {
+    // An interval is at most a day.
+    settings.interval.as_millis() as u64 / 2
+}
+
 /// The average of `count` values that add up to `sum`, halves rounded away from zero. `count` is at least 1.
 fn rounded_average(sum: i128, count: i128) -> i64 {
     let half = if sum < 0 { -count } else { count };
@@ -99,7 +106,7 @@ fn rounded_average(sum: i128, count: i128) -> i64 {
 impl Aggregation {
     /// A plugin without an open window.
     pub const fn new(settings: &Settings) -> Self {
-        Self { end: settings.window, open: None }
+        Self { end: settings.window, half_interval_ms: half_interval_ms(settings), open: None }
     }
 
     fn process_counted(&mut self, sample: &mut Sample, size: u16) -> Verdict {
@@ -122,13 +129,14 @@ impl Aggregation {
             self.open(now, sample);
             return Verdict::Hold;
         };
-        let elapsed_ms = now.as_ms().saturating_sub(window.starts_at.as_ms());
+        let since_start_ms = now.as_ms().saturating_add(self.half_interval_ms);
+        let elapsed_ms = since_start_ms.saturating_sub(window.starts_at.as_ms());
         if elapsed_ms < length_ms {
             window.add(sample);
             return Verdict::Hold;
         }
-        let past_raster_ms = elapsed_ms % length_ms;
-        let starts_at = Instant::from_ms(now.as_ms() - past_raster_ms);
+        let raster_ms = elapsed_ms - elapsed_ms % length_ms;
+        let starts_at = Instant::from_ms(window.starts_at.as_ms().saturating_add(raster_ms));
         let Some(ended) = self.open.take() else { return Verdict::Hold };
         self.open(starts_at, sample);
         // The sample that came is held now, and what goes on stands for those of the window.
@@ -181,7 +189,8 @@ mod tests {
     }
 
     fn plugin(window: WindowEnd) -> Aggregation {
-        Aggregation::new(&Settings { window, ..Settings::default() })
+        let interval = Duration::from_millis(20);
+        Aggregation::new(&Settings { window, interval, ..Settings::default() })
     }
 
     #[test]
@@ -230,7 +239,7 @@ mod tests {
     fn a_window_of_time_ends_with_the_first_snapshot_behind_it() {
         let mut plugin = plugin(WindowEnd::Duration(Duration::from_millis(100)));
         let mut closed = std::vec::Vec::new();
-        for at_ms in [10, 50, 109, 110, 111, 470, 520] {
+        for at_ms in [10, 50, 99, 100, 111, 470, 520] {
             let mut sample = sample(at_ms, &[(Metric::NetIn, i64::try_from(at_ms).unwrap())]);
             match plugin.process(&mut sample, &mut |_| ()) {
                 Verdict::Hold => {}
@@ -244,10 +253,24 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        // The raster is 10, 110, 210, ...; nothing fell into 210 to 410.
-        assert_eq!(closed, [(10, 109, 110), (110, 111, 470), (470, 470, 520)]);
+        // The raster is 0, 100, 200, ...; nothing fell into 200 to 400.
+        assert_eq!(closed, [(10, 99, 100), (100, 111, 470), (470, 470, 520)]);
         assert_eq!(plugin.held(), 1);
         assert_eq!(plugin.flush().unwrap().window.unwrap().completeness, Completeness::Partial);
+    }
+
+    #[test]
+    fn snapshots_that_come_early_or_late_make_windows_of_one_size() {
+        let window = WindowEnd::Duration(Duration::from_secs(3));
+        let interval = Duration::from_secs(1);
+        let mut plugin = Aggregation::new(&Settings { window, interval, ..Settings::default() });
+        let jitter = [3, 0, 5, 0, 0, 1, 2, 7, 0, 0, 4, 1];
+        for (number, jitter_ms) in (0_u64..).zip(jitter) {
+            let mut sample = sample(1000 * number + jitter_ms, &[(Metric::NetIn, 1)]);
+            if plugin.process(&mut sample, &mut |_| ()) != Verdict::Hold {
+                assert_eq!(sample.window.unwrap().count, 3, "{number}");
+            }
+        }
     }
 
     #[test]

@@ -20,7 +20,9 @@ fn is_same_for(kind: PluginKind, old: &Settings, new: &Settings) -> bool {
     match kind {
         PluginKind::Deduplication => old.deduplication == new.deduplication,
         PluginKind::ThresholdAlert => {
-            old.thresholds == new.thresholds && old.metrics == new.metrics
+            old.thresholds == new.thresholds
+                && old.metrics == new.metrics
+                && old.interval == new.interval
         }
         PluginKind::Aggregation => old.window == new.window,
         PluginKind::Filter => old.filter == new.filter,

@@ -18,11 +18,14 @@ use crate::time::Instant;
 ///     +--- within the limit --------+       back by the hysteresis -----+
 /// ```
 ///
-/// With a time of zero an alert is raised at once. A metric that is absent from a sample leaves its state as it is and
+/// With a time of zero an alert is raised at once. Snapshots come a little early or late: the time counts as over when no
+/// more than a tenth of the interval is missing. A metric that is absent from a sample leaves its state as it is and
 /// is not marked.
 #[derive(Clone, Debug)]
 pub struct ThresholdAlert {
     rules: AlertRules,
+    // How much of a rule's time may be missing.
+    jitter: Duration,
     states: [State; Metric::COUNT],
     // Of the sample before: a rule that is removed has no sample of its own.
     last_seen: Option<Moment>,
@@ -54,6 +57,7 @@ impl ThresholdAlert {
     pub fn new(settings: &Settings) -> Self {
         Self {
             rules: rules_in_force(settings),
+            jitter: settings.interval / 10,
             states: [State::Quiet; Metric::COUNT],
             last_seen: None,
         }
@@ -75,7 +79,7 @@ impl ThresholdAlert {
                     State::Quiet | State::Raised { .. } => at.taken_at,
                 };
                 let lasted = at.taken_at - since;
-                if lasted < rule.hold {
+                if lasted.saturating_add(self.jitter) < rule.hold {
                     (State::Pending { since }, None)
                 } else {
                     let raised = State::Raised { since: at.taken_at, value };
@@ -172,6 +176,7 @@ impl Plugin for ThresholdAlert {
             }
         }
         self.rules = rules;
+        self.jitter = settings.interval / 10;
     }
 
     fn retire(&mut self, raise: &mut dyn FnMut(Alert)) {
@@ -245,6 +250,21 @@ mod tests {
         let rule = AlertRule { hold: Duration::from_secs(2), ..RULE };
         let (events, _) = run(&mut plugin(rule), 0, &[9000, 9000, 0, 9000, 9000, 9000, 9000, 0]);
         assert_eq!(events, [(5, Raised), (7, Cleared)]);
+    }
+
+    #[test]
+    fn a_snapshot_that_comes_a_little_early_ends_the_wait() {
+        let rule = AlertRule { hold: Duration::from_secs(2), ..RULE };
+        let interval = Duration::from_secs(1);
+        let mut plugin = ThresholdAlert::new(&Settings { interval, ..settings(rule) });
+        let mut raised_at = None;
+        for at_ms in [3, 1000, 1999] {
+            let values = Values::from_iter([(Metric::CpuPercent, 9000)]);
+            let taken_at = Instant::from_ms(at_ms);
+            let mut sample = Sample::from(Snapshot { taken_at, wall_ms: 0, values });
+            plugin.process(&mut sample, &mut |_| raised_at = Some(at_ms));
+        }
+        assert_eq!(raised_at, Some(1999));
     }
 
     #[test]

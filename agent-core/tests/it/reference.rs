@@ -116,7 +116,9 @@ proptest! {
         let rule = AlertRule { direction, hysteresis, hold, ..AlertRule::above(limit) };
         let mut thresholds = AlertRules::NONE;
         thresholds.set(Metric::NetIn, rule);
-        let mut plugin = ThresholdAlert::new(&Settings { thresholds, ..Settings::default() });
+        let interval = Duration::from_secs(1);
+        let settings = Settings { thresholds, interval, ..Settings::default() };
+        let mut plugin = ThresholdAlert::new(&settings);
         // The values that the metric had so far, with their times: what stands follows from them alone.
         let mut past = Vec::<(u64, i64)>::new();
         let mut stands = false;
@@ -132,7 +134,7 @@ proptest! {
                 let back = if below { limit + hysteresis <= *value } else { *value <= limit - hysteresis };
                 let run = past.iter().rev().take_while(|(_, value)| beyond(*value));
                 let held_ms = run.last().map(|(since, _)| at_ms - since);
-                stands = if stands { !back } else { held_ms.is_some_and(|held| hold_ms <= held) };
+                stands = if stands { !back } else { held_ms.is_some_and(|held| hold_ms <= held + 100) };
                 if before != stands {
                     // An alert that ends begins the next one's wait from nothing.
                     past.clear();
@@ -223,7 +225,8 @@ proptest! {
     #[test]
     fn aggregation_by_time(series in series(), length_ms in 1..200_000_u64) {
         let window = WindowEnd::Duration(Duration::from_millis(length_ms));
-        let mut plugin = Aggregation::new(&Settings { window, ..Settings::default() });
+        let interval = Duration::from_secs(1);
+        let mut plugin = Aggregation::new(&Settings { window, interval, ..Settings::default() });
         let mut windows = run(&mut plugin, &series)
             .into_iter()
             .filter_map(|(verdict, sample)| {
@@ -237,7 +240,7 @@ proptest! {
         // Each snapshot belongs to the cell of the raster that it lies in.
         let mut cells = BTreeMap::<u64, Vec<u64>>::new();
         for (at_ms, _) in &series {
-            cells.entry((at_ms - series[0].0) / length_ms).or_default().push(*at_ms);
+            cells.entry((at_ms - series[0].0 + 500) / length_ms).or_default().push(*at_ms);
         }
         for times in cells.values() {
             let expected = (times[0], times[times.len() - 1], u32::try_from(times.len()).unwrap());
