@@ -34,7 +34,7 @@ pub const OWN_PARAMETERS_MAX: usize = 4;
 /// Comparisons in the condition of the filter plugin.
 pub const CONDITION_TERMS_MAX: usize = 8;
 
-/// Records in one batch. A batch of records with windows and alerts stays below 32 KiB encoded.
+/// Records in one batch. A batch of windows of all metrics, each at an end of its range, takes less than 80 KiB encoded.
 pub const BATCH_RECORDS_MAX: u64 = 64;
 
 /// Alerts in one batch.

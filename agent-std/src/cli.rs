@@ -41,7 +41,7 @@ pub(crate) struct Record {
     pub(crate) file: PathBuf,
 
     /// How many snapshots
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) snapshots: u32,
 
     /// Seconds between two snapshots, fractions allowed
@@ -58,7 +58,7 @@ pub(crate) struct Replay {
     /// File that `record` wrote
     pub(crate) trace: PathBuf,
 
-    /// Plugins in order: deduplication, threshold_alert, aggregation, filter
+    /// Plugins in order: deduplication, threshold_alert, aggregation, filter, own.NAME
     #[arg(long, value_name = "LIST", default_value = "")]
     pub(crate) plugins: String,
 
@@ -130,7 +130,7 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_METRICS", value_name = "LIST", value_delimiter = ',')]
     pub(crate) metrics: Option<Vec<String>>,
 
-    /// Plugins in order: deduplication, threshold_alert, aggregation, filter [default: threshold_alert]
+    /// Plugins in order: deduplication, threshold_alert, aggregation, filter, own.NAME [default: threshold_alert]
     #[arg(long, env = "PICKET_PLUGINS", value_name = "LIST", value_delimiter = ',')]
     pub(crate) plugins: Option<Vec<String>>,
 

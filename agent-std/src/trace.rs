@@ -17,7 +17,7 @@ const TIMES: [&str; 2] = ["uptime_ms", "wall_ms"];
 /// Why a trace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TraceError {
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{}, line {line}: {reason}", path.display())]
     Line { path: PathBuf, line: usize, reason: String },

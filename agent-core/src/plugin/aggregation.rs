@@ -91,9 +91,9 @@ impl OpenWindow {
     }
 }
 
-const fn half_interval_ms(settings: &Settings) -> u64 {
+fn half_interval_ms(settings: &Settings) -> u64 {
     // An interval is at most a day.
-    settings.interval.as_millis() as u64 / 2
+    u64::try_from(settings.interval.as_millis()).unwrap_or(u64::MAX) / 2
 }
 
 /// The average of `count` values that add up to `sum`, halves rounded away from zero. `count` is at least 1.
@@ -105,7 +105,7 @@ fn rounded_average(sum: i128, count: i128) -> i64 {
 
 impl Aggregation {
     /// A plugin without an open window.
-    pub const fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         Self { end: settings.window, half_interval_ms: half_interval_ms(settings), open: None }
     }
 

@@ -252,7 +252,7 @@ pub(crate) fn response(
     overridden: &[String],
 ) -> Option<CommandResponse> {
     let (command, answer) = agent.answer(slot)?;
-    let (outcome, message) = describe(answer, agent);
+    let (outcome, message) = describe(answer, agent, overridden);
     let status = matches!(answer, Answer::Status).then(|| status(agent, now, overridden));
     let said = CommandResponse { message, status, ..CommandResponse::default() };
     Some(answer_to(command, id, agent.boot(), outcome, said))
@@ -278,7 +278,11 @@ pub(crate) fn answer_to(
     }
 }
 
-fn describe<O: OwnPlugins>(answer: &Answer, agent: &HostAgent<O>) -> (CommandOutcome, String) {
+fn describe<O: OwnPlugins>(
+    answer: &Answer,
+    agent: &HostAgent<O>,
+    overridden: &[String],
+) -> (CommandOutcome, String) {
     let settings = agent.config().settings();
     let interval = settings.interval.as_secs_f64();
     let (outcome, message) = match answer {
@@ -297,8 +301,12 @@ fn describe<O: OwnPlugins>(answer: &Answer, agent: &HostAgent<O>) -> (CommandOut
         Answer::ConfigApplied => {
             let metrics = MetricSwitch::all_in(settings.metrics).map(MetricSwitch::name);
             let plugins = settings.plugins.iter().map(|kind| kind.name(O::NAMES));
+            let local = match overridden {
+                [] => String::new(),
+                keys => format!("; decided locally: {}", keys.join(", ")),
+            };
             let message = format!(
-                "configuration applied: interval {interval} s, metrics [{}], plugins [{}]",
+                "configuration applied: interval {interval} s, metrics [{}], plugins [{}]{local}",
                 metrics.collect::<Vec<_>>().join(", "),
                 plugins.collect::<Vec<_>>().join(", "),
             );

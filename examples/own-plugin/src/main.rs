@@ -2,7 +2,8 @@
 //! line, configuration and service unit.
 //!
 //! ```text
-//! cargo run -p own-plugin -- --plugins own.thin --set own='{"own.thin": [10]}'
+//! cargo run -p own-plugin -- --agent-id edge-1
+//! picket config set edge-1 <<< '{"plugins": ["threshold_alert", "own.thin"], "own": {"own.thin": [10]}}'
 //! ```
 #![forbid(unsafe_code)]
 

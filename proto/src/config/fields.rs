@@ -263,7 +263,9 @@ impl RuleFields {
             rule.hold = duration(&at("for"), seconds)?;
         }
         if let Some(name) = self.severity {
-            let known = Severity::ALL.into_iter().find(|severity| severity.name() == name);
+            let known = Severity::ALL
+                .into_iter()
+                .find(|severity| severity.name().eq_ignore_ascii_case(&name));
             rule.severity = known.ok_or_else(|| {
                 let known = Severity::ALL.map(Severity::name).join(", ");
                 let reason = format!("unknown severity {name:?}; known are {known}");
