@@ -19,8 +19,8 @@ const MEGABYTE: i64 = 1_048_576;
 /// Inside the core a value is an `i64` count of the metric's resolution (see [`Metric::counts_per_unit`]), so
 /// that equality is exact and no floating point unit is needed.
 ///
-/// To add one: a variant and a row in the table below it, and in a collector the place where it is read. Plugins, codec,
-/// configuration and tools take it from there.
+/// To add one: a variant and a row in the table below it, in a collector the place where it is read, and the next version of
+/// the codec's block, which a reader without the metric must refuse. Plugins, configuration and tools take it from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Metric {
