@@ -311,7 +311,7 @@ impl MainLoop {
             }
             (outcome, _) => {
                 let reason = outcome.as_ref().err().map_or("", Reason::as_str);
-                tracing::warn!(%revision, reason, "configuration rejected; the last one stays");
+                tracing::warn!(%revision, reason, "configuration rejected; what was in force stays");
             }
         }
     }

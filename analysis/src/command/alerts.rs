@@ -6,6 +6,7 @@ use std::io::Write;
 use proto::{StatusEvent, StatusRecord};
 
 use crate::cli::{self, Severity};
+use crate::client::Client;
 use crate::command::journal::{self, Ending};
 use crate::command::{Error, Session, now_ms, page};
 use crate::exit::Exit;
@@ -93,8 +94,25 @@ async fn active(session: &Session, args: &cli::Alerts, out: &mut dyn Write) -> R
     alerts.sort_by_key(|change| (Reverse(change.alert.severity), change.alert.timestamp_ms));
     view::alerts::write_standing(&alerts, session.output, &session.zone, now_ms, out)?;
     out.flush()?;
+    let away = away(session, &alerts).await?;
+    if !away.is_empty() {
+        view::notice(&format!(
+            "away, so that nobody knows what stands there now: {}",
+            away.join(", ")
+        ));
+    }
     view::notice(&looked);
     Ok(Exit::Ok)
+}
+
+/// Those of the agents with `alerts` that are not connected.
+async fn away(session: &Session, alerts: &[Change<'_>]) -> Result<Vec<String>, Error> {
+    let mut names: Vec<String> = alerts.iter().map(|change| change.agent_id.to_owned()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let client = Client::connect(session.server.clone()).await?;
+    let agents = client.agents(names).await?.into_iter();
+    Ok(agents.filter(|agent| !agent.connected).map(|agent| agent.agent_id).collect())
 }
 
 /// Whether an alert is at least this bad. One whose severity is not known to this version might be.

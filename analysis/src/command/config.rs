@@ -147,6 +147,10 @@ fn write_change(
 fn change_text(layer: &Layer, response: &SetConfigResponse) -> String {
     let name = layer.as_str();
     let reached = match (response.pushed, &response.report) {
+        (_, Some(report)) if report.outcome() == ConfigOutcome::Rejected => format!(
+            "{}; it is stored all the same: set another, or take it away with `picket config unset {name}`",
+            status::report_text(report)
+        ),
         (_, Some(report)) => status::report_text(report),
         (0, None) => "no connected agent is concerned; it holds from the next connect".to_owned(),
         (1, None) => "sent to 1 agent".to_owned(),
@@ -217,7 +221,8 @@ mod tests {
         check(
             1,
             Some(ConfigOutcome::Rejected),
-            "_default: revision 7, rejected: interval: too short",
+            "_default: revision 7, rejected: interval: too short; it is stored all the same: set another, or take \
+             it away with `picket config unset _default`",
             Exit::Rejected,
         );
     }

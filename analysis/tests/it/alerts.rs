@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 
 use proto::subscribe_status_request::Start;
 use proto::{
-    AlertRecord, AlertSeverity, AlertTransition, Loss, LossReason, ServerStatus, StatusEvent,
-    StatusRecord, TopicStatus,
+    AgentInfo, AlertRecord, AlertSeverity, AlertTransition, ListAgentsResponse, Loss, LossReason,
+    ServerStatus, StatusEvent, StatusRecord, TopicStatus,
 };
 use tonic::Status;
 
@@ -228,6 +228,26 @@ fn active_tells_where_alerts_were_lost() {
     assert_eq!((run.code, run.stdout.lines().count()), (0, 1), "{run:#?}");
     let lost = "picket: alerts were lost, so that more or fewer may stand: a\n";
     assert!(run.stderr.starts_with(lost), "{run:#?}");
+}
+
+#[test]
+fn active_tells_which_agents_are_away() {
+    let feed = feed_of(
+        vec![status_batch(vec![
+            record("a", 1, &[raised(1, CPU)]),
+            record("b", 1, &[raised(1, CPU)]),
+        ])],
+        Ending::End,
+    );
+    let info =
+        |id: &str, connected| AgentInfo { agent_id: id.into(), connected, ..AgentInfo::default() };
+    let agents =
+        ListAgentsResponse { agents: vec![info("a", true), info("b", false), info("c", false)] };
+    let server = Server::start(Script { agents, ..status_script_of([feed]) });
+    let run = run(&server.name(), "alerts --active -o json");
+    assert_eq!((run.code, run.stdout.lines().count()), (0, 2), "{run:#?}");
+    let away = "picket: away, so that nobody knows what stands there now: b\n";
+    assert!(run.stderr.starts_with(away), "{run:#?}");
 }
 
 #[test]
