@@ -6,7 +6,7 @@ use agent_core::agent::{Answer, Batch, Change, CommandSlot, ConfigReport, Loss, 
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
-use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX};
+use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, RECORD_BYTES_MAX};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::plugin::{DropReason, OwnIndex, PluginKind};
@@ -83,10 +83,13 @@ pub(crate) fn records(
 fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
     let (first, last) = (records.first()?.0, records.last()?.0);
     let is_gapless = u64::try_from(records.len()) == Ok(first.count_until(last.next()));
-    let mut block = vec![0; BLOCK_BYTES_MAX];
+    // A record takes no more packed than it takes in the ring, but for odd ones, whose batch then travels as records.
+    let mut block = vec![0; BLOCK_BYTES_MAX.min(records.len() * RECORD_BYTES_MAX)];
     let rows = records.iter().map(|(_, sample)| sample);
     let length = is_gapless.then(|| codec::pack(first, rows, &mut block))?.ok()?;
     block.truncate(length);
+    // The transport holds several messages, and a block takes a small part of its buffer.
+    block.shrink_to_fit();
     Some(block)
 }
 
