@@ -1,6 +1,6 @@
 //! The contract that every bus keeps.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use agent_core::id::AgentId;
@@ -9,7 +9,18 @@ use async_trait::async_trait;
 use crate::record::{Payload, Record};
 use crate::topic::Topic;
 
-/// The place of a record within a topic. Offsets rise; they need not be consecutive.
+/// A part of a topic with an order of its own. All records with one key are in one partition, as long as the
+/// number of partitions is not changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition(pub u32);
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The place of a record within its partition. Offsets rise; they need not be consecutive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Offset(pub u64);
 
@@ -30,9 +41,12 @@ impl fmt::Display for Offset {
 /// A record as it stands on the bus.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Where it stands in its topic.
+    /// Which part of its topic it is in.
+    pub partition: Partition,
+    /// Where it stands there.
     pub offset: Offset,
-    /// When the bus took it: Unix milliseconds, never falling within a topic, even when the clock steps back.
+    /// When the bus took it: Unix milliseconds. The embedded bus never lets it fall, even when the clock steps
+    /// back; a broker says what its clock says.
     pub stored_ms: i64,
     /// Whom it concerns.
     pub key: AgentId,
@@ -40,14 +54,50 @@ pub struct Entry {
     pub payload: Payload,
 }
 
+/// How far a reader has come in each partition of a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(BTreeMap<Partition, Offset>);
+
+impl Cursor {
+    /// The next offset to read in `partition`; none when nothing of it was read.
+    pub fn next_in(&self, partition: Partition) -> Option<Offset> {
+        self.0.get(&partition).copied()
+    }
+
+    /// Everything before `next` in `partition` has been read.
+    pub fn set(&mut self, partition: Partition, next: Offset) {
+        self.0.insert(partition, next);
+    }
+
+    /// `entry` has been read, and so everything before it in its partition.
+    pub fn advance(&mut self, entry: &Entry) {
+        self.set(entry.partition, entry.offset.next());
+    }
+
+    /// The next offset to read, by partition.
+    pub fn iter(&self) -> impl Iterator<Item = (Partition, Offset)> + '_ {
+        self.0.iter().map(|(partition, next)| (*partition, *next))
+    }
+}
+
+impl FromIterator<(Partition, Offset)> for Cursor {
+    fn from_iter<I: IntoIterator<Item = (Partition, Offset)>>(positions: I) -> Self {
+        Self(positions.into_iter().collect())
+    }
+}
+
 /// Where a subscription begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// At this offset, or at the oldest one kept if that is newer (then a [`Delivery::Skipped`] comes first).
-    Offset(Offset),
+    /// At the oldest record kept.
+    Oldest,
+    /// Where an earlier one has ended. In a partition whose offset is no longer kept it begins at the oldest one
+    /// that is, and a [`Delivery::Skipped`] comes first; so it does in a partition that the cursor does not know.
+    At(Cursor),
     /// At the first record whose `stored_ms` is at least this (Unix milliseconds).
     Time(i64),
-    /// So many matching records before the end; fewer if there are fewer.
+    /// So many matching records before the end, the newest by `stored_ms` when there are several partitions; fewer
+    /// if there are fewer.
     Last(u64),
     /// After the newest record: only what is published from now on.
     Tail,
@@ -76,7 +126,7 @@ impl Selection {
 /// What a subscription yields.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delivery {
-    /// At least one record, in rising offset order, each above all delivered before.
+    /// At least one record. Within a partition in rising offset order, each above all delivered before.
     Entries(Vec<Entry>),
     /// Every record that was durable when the subscription was made has been delivered. Comes exactly once,
     /// also when there was none.
@@ -84,6 +134,8 @@ pub enum Delivery {
     /// Retention removed records before this reader came to them, or damage made them unreadable. Never silent.
     /// Also a reader that selects keys is told of offsets of other keys.
     Skipped {
+        /// In which partition.
+        partition: Partition,
         /// First offset that is gone.
         first: Offset,
         /// Last offset that is gone.
@@ -91,15 +143,17 @@ pub enum Delivery {
     },
 }
 
-/// The extent of a topic.
+/// The extent of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermarks {
-    /// The oldest offset kept; equal to `next` when the topic is empty.
+    /// Of which partition.
+    pub partition: Partition,
+    /// The oldest offset kept; equal to `next` when the partition is empty.
     pub first: Offset,
     /// The offset that the next record will get, or more.
     pub next: Offset,
-    /// Bytes of the records kept, approximate; less on disk where the bus compresses.
-    pub bytes: u64,
+    /// Bytes of the records kept, approximate; less on disk where the bus compresses. None where it is not known.
+    pub bytes: Option<u64>,
 }
 
 /// Why a publish failed. In every case none, some or all of the records may be stored; the caller publishes
@@ -165,8 +219,15 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         selection: Selection,
     ) -> Result<Box<dyn Subscription>, BusError>;
 
-    /// The extent of `topic`.
-    async fn watermarks(&self, topic: Topic) -> Result<Watermarks, BusError>;
+    /// The extent of each partition of `topic`, in rising order; at least one.
+    async fn watermarks(&self, topic: Topic) -> Result<Vec<Watermarks>, BusError>;
+
+    /// What it is called in status reports.
+    fn kind(&self) -> &'static str;
+
+    /// Whether the records of one agent are found without reading those of all others. Where not, nothing may
+    /// look them up as often as agents connect.
+    fn finds_by_key(&self) -> bool;
 
     /// Makes what was accepted durable and lets go of the storage. Idempotent.
     async fn close(&self) -> Result<(), BusError>;

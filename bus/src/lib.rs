@@ -13,8 +13,8 @@ mod record;
 mod topic;
 
 pub use contract::{
-    Bus, BusError, Delivery, Entry, Offset, PublishError, Selection, Start, Subscription,
-    Watermarks,
+    Bus, BusError, Cursor, Delivery, Entry, Offset, Partition, PublishError, Selection, Start,
+    Subscription, Watermarks,
 };
 pub use documents::{Document, DocumentError, DocumentStore, Revision};
 pub use record::{Payload, Record};

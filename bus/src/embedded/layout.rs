@@ -20,6 +20,7 @@ use prost::Message;
 use proto::{Command, CommandResponse, MetricsRecord, StatusRecord};
 
 use crate::contract::{Entry, Offset};
+use crate::embedded::PARTITION;
 use crate::record::Payload;
 use crate::topic::Topic;
 
@@ -131,6 +132,7 @@ pub(super) fn read_entry(topic: Topic, offset: u64, value: &[u8]) -> Result<Entr
         }
     };
     Ok(Entry {
+        partition: PARTITION,
         offset: Offset(offset),
         stored_ms: header.stored_ms,
         key: key.parse().map_err(|_| Malformed)?,

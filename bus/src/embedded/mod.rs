@@ -41,10 +41,13 @@ use self::shared::{Head, ReadError, Shared, Slot};
 use self::storage::Storage;
 use self::writer::{Append, Health, Request, Writer};
 use crate::contract::{
-    Bus, BusError, Offset, PublishError, Selection, Start, Subscription, Watermarks,
+    Bus, BusError, Offset, Partition, PublishError, Selection, Start, Subscription, Watermarks,
 };
 use crate::record::Record;
 use crate::topic::Topic;
+
+/// All records are in one order.
+const PARTITION: Partition = Partition(0);
 
 /// Requests that wait for the writer. Their bytes are bounded apart, by [`Options::queue_bytes`]; senders wait
 /// when either is full.
@@ -269,16 +272,25 @@ impl Bus for EmbeddedBus {
         Ok(Box::new(reader))
     }
 
-    async fn watermarks(&self, topic: Topic) -> Result<Watermarks, BusError> {
+    async fn watermarks(&self, topic: Topic) -> Result<Vec<Watermarks>, BusError> {
         let Head { extent, closed } = *self.inner.shared.heads.get(topic).borrow();
         if closed {
             return Err(BusError::Closed);
         }
-        Ok(Watermarks {
+        Ok(vec![Watermarks {
+            partition: PARTITION,
             first: Offset(extent.first),
             next: Offset(extent.next),
-            bytes: extent.bytes(),
-        })
+            bytes: Some(extent.bytes()),
+        }])
+    }
+
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn finds_by_key(&self) -> bool {
+        true
     }
 
     async fn close(&self) -> Result<(), BusError> {

@@ -14,6 +14,7 @@ use super::read;
 use super::shared::{Head, Shared};
 use super::storage::{Extent, Failure, Storage, TopicStore, log_range};
 use crate::contract::{BusError, Delivery, Entry, Offset, Selection, Start, Subscription};
+use crate::embedded::PARTITION;
 use crate::topic::Topic;
 
 /// A chunk ends when it has delivered so many entries, ...
@@ -135,7 +136,8 @@ impl Subscription for Reader {
 }
 
 fn skipped(offsets: Range<u64>) -> Delivery {
-    Delivery::Skipped { first: Offset(offsets.start), last: Offset(offsets.end - 1) }
+    let (first, last) = (Offset(offsets.start), Offset(offsets.end - 1));
+    Delivery::Skipped { partition: PARTITION, first, last }
 }
 
 fn find_start(
@@ -146,8 +148,9 @@ fn find_start(
 ) -> Result<u64, Failure> {
     let kept = extent.first..extent.next;
     match (start, selection) {
+        (Start::Oldest, _) => Ok(kept.start),
         // There never was an offset 0, so it is not skipped either.
-        (Start::Offset(offset), _) => Ok(offset.0.max(1)),
+        (Start::At(cursor), _) => Ok(cursor.next_in(PARTITION).map_or(1, |next| next.0.max(1))),
         (Start::Tail, _) => Ok(kept.end),
         (Start::Time(unix_ms), _) => {
             let earlier = |header: &layout::Header| header.stored_ms < unix_ms;

@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
-use bus::{Bus, BusError, Delivery, Offset, PublishError, Selection, Start, Subscription, Topic};
+use bus::{
+    Bus, BusError, Cursor, Delivery, PublishError, Selection, Start, Subscription, Topic,
+    Watermarks,
+};
 
-use crate::support::{any, history, keys, live, metrics, next, read, read_all, sequence};
+use crate::support::{after, any, history, keys, live, metrics, next, read, read_all, sequence};
 
 /// Where a bus keeps its records.
 pub(crate) trait Place {
@@ -58,7 +61,7 @@ pub(crate) async fn each_topic_gives_back_what_was_published(place: &impl Place)
     let records: Vec<_> = Topic::ALL.into_iter().map(|topic| any(topic, "edge-1")).collect();
     bus.publish(records.clone()).await.unwrap();
     for (topic, record) in Topic::ALL.into_iter().zip(records) {
-        let start = Start::Offset(Offset(0));
+        let start = Start::Oldest;
         let mut reader = bus.subscribe(topic, start, Selection::All).await.unwrap();
         let entries = history(&mut *reader).await.entries;
         assert_eq!(entries.len(), 1, "{topic}");
@@ -93,7 +96,7 @@ pub(crate) async fn records_of_one_key_keep_their_order(place: &impl Place) {
         publisher.await.unwrap();
     }
     for name in ["a", "b", "c"] {
-        let sequences = read(&*bus, Start::Offset(Offset(0)), keys(&[name])).await.sequences();
+        let sequences = read(&*bus, Start::Oldest, keys(&[name])).await.sequences();
         assert_eq!(sequences, (1..100).collect::<Vec<_>>(), "{name}");
     }
 }
@@ -115,10 +118,10 @@ pub(crate) async fn a_reader_sees_only_what_is_durable_and_all_of_it(place: &imp
         let Delivery::Entries(entries) = next(&mut *reader).await else {
             panic!("only entries can come");
         };
-        let durable = bus.watermarks(Topic::MonitoringData).await.unwrap().next;
+        let durable = ends(&bus.watermarks(Topic::MonitoringData).await.unwrap());
         for entry in entries {
             assert_eq!(sequence(&entry), expected);
-            assert!(entry.offset < durable);
+            assert!(entry.offset < durable.next_in(entry.partition).unwrap());
             expected += 1;
         }
     }
@@ -136,13 +139,14 @@ pub(crate) async fn a_reader_at_the_tail_sees_only_what_comes(place: &impl Place
 
 pub(crate) async fn caught_up_comes_exactly_once(place: &impl Place) {
     let bus = place.open().await;
-    for start in [Start::Tail, Start::Last(5), Start::Time(0), Start::Offset(Offset(0))] {
+    for start in [Start::Tail, Start::Last(5), Start::Time(0), Start::Oldest] {
+        let what = format!("{start:?} of nothing");
         let mut reader = bus.subscribe(Topic::Commands, start, Selection::All).await.unwrap();
-        assert_eq!(next(&mut *reader).await, Delivery::CaughtUp, "{start:?} of nothing");
+        assert_eq!(next(&mut *reader).await, Delivery::CaughtUp, "{what}");
     }
 
     publish_numbered(&*bus, "a", 1..10).await;
-    let start = Start::Offset(Offset(0));
+    let start = Start::Oldest;
     let mut reader = bus.subscribe(Topic::MonitoringData, start, Selection::All).await.unwrap();
     // What comes after the subscription was made comes after the mark.
     publish_numbered(&*bus, "a", 10..20).await;
@@ -155,9 +159,9 @@ pub(crate) async fn readers_start_where_they_are_told(place: &impl Place) {
     publish_numbered(&*bus, "a", 1..11).await;
     let entries = read_all(&*bus).await.entries;
 
-    let from = read(&*bus, Start::Offset(entries[4].offset), Selection::All).await;
+    let from = read(&*bus, after(&entries[..4]), Selection::All).await;
     assert_eq!(from.sequences(), (5..11).collect::<Vec<_>>());
-    let from = read(&*bus, Start::Offset(entries[9].offset.next()), Selection::All).await;
+    let from = read(&*bus, after(&entries), Selection::All).await;
     assert_eq!(from.sequences(), [0_u64; 0]);
 
     for (count, expected) in [(0, 11..11), (1, 10..11), (10, 1..11), (u64::MAX, 1..11)] {
@@ -184,10 +188,10 @@ pub(crate) async fn keys_select(place: &impl Place) {
     let only = |places: &'static [u64]| {
         (0..500).flat_map(move |round| places.iter().map(move |place| round * 4 + place))
     };
-    let everything = Start::Offset(Offset(0));
-    let one = read(&*bus, everything, keys(&["a"])).await;
+    let everything = Start::Oldest;
+    let one = read(&*bus, everything.clone(), keys(&["a"])).await;
     assert_eq!(one.sequences(), only(&[1]).collect::<Vec<_>>());
-    let two = read(&*bus, everything, keys(&["a-1", "b", "unknown"])).await;
+    let two = read(&*bus, everything.clone(), keys(&["a-1", "b", "unknown"])).await;
     assert_eq!(two.sequences(), only(&[2, 4]).collect::<Vec<_>>());
     let none = read(&*bus, everything, keys(&[])).await;
     assert_eq!(none.sequences(), [0_u64; 0]);
@@ -218,7 +222,7 @@ pub(crate) async fn a_stopped_reader_holds_nobody_back(place: &impl Place) {
 pub(crate) async fn a_cancelled_next_skips_nothing(place: &impl Place) {
     let bus = place.open().await;
     publish_numbered(&*bus, "a", 1..1000).await;
-    let start = Start::Offset(Offset(0));
+    let start = Start::Oldest;
     let mut reader = bus.subscribe(Topic::MonitoringData, start, Selection::All).await.unwrap();
     let mut sequences = Vec::new();
     for patience_us in (0..).map(|round| round % 50 * 20) {
@@ -236,15 +240,24 @@ pub(crate) async fn a_cancelled_next_skips_nothing(place: &impl Place) {
 pub(crate) async fn watermarks_frame_what_is_stored(place: &impl Place) {
     let bus = place.open().await;
     let empty = bus.watermarks(Topic::MonitoringData).await.unwrap();
-    assert_eq!(empty.first, empty.next);
+    assert!(!empty.is_empty());
+    assert!(empty.iter().all(|marks| marks.first == marks.next));
     publish_numbered(&*bus, "a", 1..100).await;
     let full = bus.watermarks(Topic::MonitoringData).await.unwrap();
-    assert!(empty.bytes < full.bytes);
     let entries = read_all(&*bus).await.entries;
-    assert_eq!(full.first, entries[0].offset);
-    assert!(entries[98].offset < full.next);
+    let (oldest, newest) = (&entries[0], &entries[98]);
+    assert_eq!(oldest.partition, newest.partition, "they have one key");
+    let marks = full.iter().find(|marks| marks.partition == oldest.partition).unwrap();
+    assert_eq!(marks.first, oldest.offset);
+    assert!(newest.offset < marks.next);
+    assert!(marks.bytes.is_none_or(|bytes| 0 < bytes));
     let other = bus.watermarks(Topic::Commands).await.unwrap();
-    assert_eq!(other.first, other.next);
+    assert!(other.iter().all(|marks| marks.first == marks.next));
+}
+
+/// Where each partition ends.
+fn ends(watermarks: &[Watermarks]) -> Cursor {
+    watermarks.iter().map(|marks| (marks.partition, marks.next)).collect()
 }
 
 pub(crate) async fn closed_means_closed(place: &impl Place) {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use bus::embedded::Options;
-use bus::{Bus, Offset, Selection, Start};
+use bus::{Bus, Partition, Selection, Start};
 use proptest::prelude::*;
 
-use crate::support::{TestClock, key, large, open, read};
+use crate::support::{TestClock, at, key, large, open, read};
 
 const NAMES: [&str; 4] = ["a", "a-1", "b", "c"];
 
@@ -29,7 +29,8 @@ struct Expected {
 
 fn step() -> impl Strategy<Value = Step> {
     let start = prop_oneof![
-        (0..400_u64).prop_map(|offset| Start::Offset(Offset(offset))),
+        Just(Start::Oldest),
+        (0..400_u64).prop_map(at),
         (0..100_i64).prop_map(Start::Time),
         (0..300_u64).prop_map(Start::Last),
         Just(Start::Tail),
@@ -44,21 +45,23 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn expected_read(log: &[Expected], start: Start, names: &BTreeSet<usize>) -> Vec<u64> {
+fn expected_read(log: &[Expected], start: &Start, names: &BTreeSet<usize>) -> Vec<u64> {
     let selected = |record: &&Expected| names.is_empty() || names.contains(&record.name);
     let offsets = |records: &mut dyn Iterator<Item = &Expected>| -> Vec<u64> {
         records.map(|record| record.offset).collect()
     };
     match start {
-        Start::Offset(Offset(first)) => {
+        Start::Oldest => offsets(&mut log.iter().filter(selected)),
+        Start::At(cursor) => {
+            let first = cursor.next_in(Partition(0)).unwrap().0;
             offsets(&mut log.iter().filter(selected).filter(|r| first <= r.offset))
         }
         Start::Time(first) => {
-            offsets(&mut log.iter().filter(selected).filter(|r| first <= r.stored_ms))
+            offsets(&mut log.iter().filter(selected).filter(|r| *first <= r.stored_ms))
         }
         Start::Last(count) => {
             let mut all = offsets(&mut log.iter().filter(selected));
-            let count = usize::try_from(count).unwrap();
+            let count = usize::try_from(*count).unwrap();
             all.split_off(all.len().saturating_sub(count))
         }
         Start::Tail => Vec::new(),
@@ -99,9 +102,9 @@ async fn run(steps: Vec<Step>) {
                 } else {
                     Selection::Keys(names.iter().map(|name| key(NAMES[*name])).collect())
                 };
-                let found = read(&*bus, start, selection).await;
+                let found = read(&*bus, start.clone(), selection).await;
                 assert_eq!(found.skipped, []);
-                assert_eq!(found.sequences(), expected_read(&log, start, &names));
+                assert_eq!(found.sequences(), expected_read(&log, &start, &names));
                 for entry in &found.entries {
                     let record = &log[usize::try_from(entry.offset.0).unwrap() - 1];
                     assert_eq!(entry.stored_ms, record.stored_ms);

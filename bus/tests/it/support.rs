@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use agent_core::id::AgentId;
 use bus::embedded::{Clock, Database, Options};
-use bus::{Bus, Delivery, Entry, Offset, Payload, Record, Selection, Start, Subscription, Topic};
+use bus::{
+    Bus, Cursor, Delivery, Entry, Offset, Partition, Payload, Record, Selection, Start,
+    Subscription, Topic, Watermarks,
+};
 use proto::{Command, CommandResponse, MetricsRecord, StatusRecord};
 
 /// Longer than anything here takes, and short enough to fail.
@@ -89,13 +92,30 @@ pub(crate) async fn history(reader: &mut dyn Subscription) -> History {
                 assert!(!entries.is_empty());
                 history.entries.extend(entries);
             }
-            Delivery::Skipped { first, last } => history.skipped.push((first.0, last.0)),
+            Delivery::Skipped { partition: _, first, last } => {
+                history.skipped.push((first.0, last.0))
+            }
             Delivery::CaughtUp => break,
         }
     }
-    assert!(history.entries.is_sorted_by(|a, b| a.offset < b.offset));
-    assert!(history.entries.is_sorted_by_key(|entry| entry.stored_ms));
+    let mut read = Cursor::default();
+    for entry in &history.entries {
+        assert!(read.next_in(entry.partition).is_none_or(|next| next <= entry.offset));
+        read.advance(entry);
+    }
     history
+}
+
+/// At this offset of the only partition of an embedded topic.
+pub(crate) fn at(offset: u64) -> Start {
+    Start::At(Cursor::from_iter([(Partition(0), Offset(offset))]))
+}
+
+/// Where a reader of `entries` goes on.
+pub(crate) fn after(entries: &[Entry]) -> Start {
+    let mut cursor = Cursor::default();
+    entries.iter().for_each(|entry| cursor.advance(entry));
+    Start::At(cursor)
 }
 
 /// The history of monitoring-data from `start`.
@@ -105,7 +125,15 @@ pub(crate) async fn read(bus: &dyn Bus, start: Start, selection: Selection) -> H
 }
 
 pub(crate) async fn read_all(bus: &dyn Bus) -> History {
-    read(bus, Start::Offset(Offset(0)), Selection::All).await
+    read(bus, Start::Oldest, Selection::All).await
+}
+
+/// The extent of a topic of one partition.
+pub(crate) async fn watermarks(bus: &dyn Bus, topic: Topic) -> Watermarks {
+    let [marks] = bus.watermarks(topic).await.unwrap()[..] else {
+        panic!("one partition");
+    };
+    marks
 }
 
 /// The next `count` sequences; nothing else may come.
