@@ -118,6 +118,7 @@ impl MainLoop {
 
     fn dial(&mut self, agent: &HostAgent<impl OwnPlugins>, now: Instant) {
         let status = agent.status(now);
+        let (records, alerts) = agent.accounted();
         let hello = Hello {
             agent_id: self.id.to_string(),
             boot: Some(agent.boot().into()),
@@ -126,6 +127,9 @@ impl MainLoop {
             host_name: sysinfo::System::host_name().unwrap_or_default(),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             config_revision: status.config_revision.0,
+            acknowledged: records.map_or(0, Sequence::number),
+            alerts_acknowledged: alerts.map_or(0, Sequence::number),
+            own_config: false,
         };
         self.was_open = false;
         tracing::debug!(server = self.server, session = status.sessions, "dialling");

@@ -227,7 +227,7 @@ async fn assemble(
 /// The agents that earlier runs saw, from what retention has left of the topic agent-status.
 async fn remember(bus: &Arc<dyn Bus>, config: &ConfigStore) -> anyhow::Result<Registry> {
     let mut registry = Registry::new(AGENTS_MAX);
-    let start = Start::Offset(Offset(0));
+    let start = Start::Oldest;
     let mut history = bus.subscribe(Topic::AgentStatus, start, Selection::All).await?;
     loop {
         match history.next().await? {

@@ -416,6 +416,12 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
         self.commands.running()
     }
 
+    /// Up to where servers have told this boot that everything is durable, or its loss: records, and alerts. Another
+    /// server learns from it where the boot goes on.
+    pub fn accounted(&self) -> (Option<Sequence>, Option<Sequence>) {
+        (self.outgoing.samples.accounted(), self.outgoing.alerts.accounted())
+    }
+
     /// The books of this boot.
     pub fn ledger(&self) -> Ledger {
         let Outgoing { samples, alerts } = &self.outgoing;

@@ -228,6 +228,12 @@ impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
         self.ring.len()
     }
 
+    /// Everything up to here is durable, or its loss is; none when nothing is.
+    pub(crate) fn accounted(&self) -> Option<Sequence> {
+        let open = self.evicted.map_or(self.ring.first(), |evicted| evicted.first);
+        Sequence::new(open.number() - 1)
+    }
+
     pub(crate) fn recorded(&self) -> u64 {
         self.ring.end().number() - Sequence::FIRST.number()
     }
@@ -289,6 +295,7 @@ mod tests {
         let batch = outbox.poll_batch(64).unwrap();
         assert_eq!((batch.first, batch.end, batch.loss), (sequence(2), sequence(4), None));
         assert_eq!(outbox.poll_batch(64), None);
+        assert_eq!(outbox.accounted(), Some(sequence(1)));
         check_books(&outbox);
     }
 
@@ -314,7 +321,9 @@ mod tests {
         assert_eq!((loss.first, loss.last), (sequence(1), sequence(5)));
         assert_eq!((loss.never_sent, loss.unacknowledged), (5, 0));
         assert_eq!(batch.first, sequence(6));
+        assert_eq!(outbox.accounted(), None, "the loss is not acknowledged");
         outbox.acknowledge(sequence(69));
+        assert_eq!(outbox.accounted(), Some(sequence(69)));
         assert_eq!(outbox.lost().by(LossReason::Overwritten), 5);
         assert_eq!(outbox.delivered(), 64);
         outbox.rewind();

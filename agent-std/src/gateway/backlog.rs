@@ -334,6 +334,12 @@ impl<T: Held> Backlog<T> {
     }
 
     /// Entries held.
+    /// Everything up to here is accounted for at a server; none when nothing is.
+    pub(crate) fn accounted(&self) -> Option<Sequence> {
+        let open = self.items.front().map_or(self.next, Item::first);
+        Sequence::new(open.number() - 1)
+    }
+
     pub(crate) const fn held(&self) -> u64 {
         self.held
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::agent::LinkState;
-use agent_core::id::{AgentId, BootId};
+use agent_core::id::{AgentId, BootId, Sequence};
 use agent_core::limits::DRAIN_MAX;
 use agent_core::random::SplitMix64;
 use agent_core::time::Instant;
@@ -381,6 +381,7 @@ impl Device {
 
     fn dial(&mut self, boot: BootId, host: &AgentId) {
         self.was_open = false;
+        let (records, alerts) = self.relay.accounted();
         self.request(Request::Dial(Box::new(Hello {
             agent_id: self.relay.agent().to_string(),
             boot: Some(boot.into()),
@@ -389,6 +390,9 @@ impl Device {
             host_name: sysinfo::System::host_name().unwrap_or_default(),
             target: format!("serial, behind {host}"),
             config_revision: 0,
+            acknowledged: records.map_or(0, Sequence::number),
+            alerts_acknowledged: alerts.map_or(0, Sequence::number),
+            own_config: false,
         })));
     }
 

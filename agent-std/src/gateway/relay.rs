@@ -340,6 +340,11 @@ impl Relay {
         self.boots_mut().find(|known| known.id == boot)
     }
 
+    /// Up to where the boot that is told of now is accounted for at a server: records, and alerts.
+    pub(crate) fn accounted(&self) -> (Option<Sequence>, Option<Sequence>) {
+        (self.boot.records.accounted(), self.boot.alerts.accounted())
+    }
+
     /// A stream is open; what the server speaks is not known yet.
     pub(crate) fn handle_opened(&mut self, now: Instant) {
         self.link.handle_opened(now);
@@ -409,6 +414,7 @@ impl Relay {
                     outcome: ConfigOutcome::Rejected.into(),
                     reason: ONE_WAY.to_owned(),
                     overridden: Vec::new(),
+                    running: 0,
                 });
                 self.config_report_due = true;
             }

@@ -243,6 +243,7 @@ pub(crate) fn config_report(report: &ConfigReport, overridden: &[String]) -> pro
         outcome: outcome.into(),
         reason,
         overridden: overridden.to_vec(),
+        running: if report.outcome.is_ok() { report.revision.0 } else { 0 },
     }
 }
 

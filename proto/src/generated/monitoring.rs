@@ -212,6 +212,17 @@ pub struct Hello {
     /// of the configuration in force; 0: none from a server
     #[prost(uint64, tag = "7")]
     pub config_revision: u64,
+    /// What servers have told this boot to be durable, so that another server knows where it goes on; 0: nothing.
+    ///
+    /// sequence of records
+    #[prost(uint64, tag = "8")]
+    pub acknowledged: u64,
+    /// sequence of alerts
+    #[prost(uint64, tag = "9")]
+    pub alerts_acknowledged: u64,
+    /// it reads its configuration itself (etcd): a server need not push it
+    #[prost(bool, tag = "10")]
+    pub own_config: bool,
 }
 /// The response header `picket-welcome-bin` of StreamMetrics: what the server offers.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -418,6 +429,9 @@ pub struct ConfigReport {
     /// keys that a local flag, variable or file decides instead
     #[prost(string, repeated, tag = "4")]
     pub overridden: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the revision in force after this; 0: none from a server
+    #[prost(uint64, tag = "5")]
+    pub running: u64,
 }
 /// Server to agent, in Command.message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -612,6 +626,9 @@ pub struct StatusRecord {
     /// with ALERT; a reader drops repeats by (agent_id, boot, sequence)
     #[prost(message, repeated, tag = "12")]
     pub alerts: ::prost::alloc::vec::Vec<AlertRecord>,
+    /// with COMMAND_DELIVERED
+    #[prost(string, tag = "13")]
+    pub command_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {
@@ -663,8 +680,26 @@ pub struct AgentInfo {
     /// "full", or "plain" for a client that knows only the fixed fields
     #[prost(string, tag = "14")]
     pub dialect: ::prost::alloc::string::String,
+    /// that holds its stream, or held the latest
+    #[prost(string, tag = "15")]
+    pub server_id: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// How far a reader has come in a topic. In a partition that is not named it begins at the oldest record.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Cursor {
+    /// at most one for each partition
+    #[prost(message, repeated, tag = "1")]
+    pub positions: ::prost::alloc::vec::Vec<Position>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Position {
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// everything before it has been read
+    #[prost(uint64, tag = "2")]
+    pub next_offset: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubscribeMetricsRequest {
     /// empty: all
     #[prost(string, repeated, tag = "1")]
@@ -675,27 +710,27 @@ pub struct SubscribeMetricsRequest {
     /// end after so many records; 0: no limit
     #[prost(uint64, tag = "6")]
     pub limit: u64,
-    /// end at the first record stored after this Unix time; 0: no end
+    /// only records stored up to this Unix time, then end; 0: no end
     #[prost(int64, tag = "7")]
     pub until_ms: i64,
     /// Where to begin. None: only what comes from now on.
-    #[prost(oneof = "subscribe_metrics_request::Start", tags = "2, 3, 4")]
+    #[prost(oneof = "subscribe_metrics_request::Start", tags = "2, 4, 8")]
     pub start: ::core::option::Option<subscribe_metrics_request::Start>,
 }
 /// Nested message and enum types in `SubscribeMetricsRequest`.
 pub mod subscribe_metrics_request {
     /// Where to begin. None: only what comes from now on.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Start {
         /// first record stored at or after this Unix time
         #[prost(int64, tag = "2")]
         SinceMs(i64),
-        /// this offset, or the oldest kept if that is newer
-        #[prost(uint64, tag = "3")]
-        Offset(u64),
         /// the newest N records that match
         #[prost(uint64, tag = "4")]
         Last(u64),
+        /// where an earlier reader has ended
+        #[prost(message, tag = "8")]
+        Cursor(super::Cursor),
     }
 }
 /// Some records in the order of the bus.
@@ -712,9 +747,12 @@ pub struct MetricsBatch {
     /// both 0: nothing was skipped
     #[prost(uint64, tag = "4")]
     pub skipped_last: u64,
+    #[prost(uint32, tag = "5")]
+    pub skipped_partition: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoredMetrics {
+    /// rises within the partition
     #[prost(uint64, tag = "1")]
     pub offset: u64,
     /// Unix, when the bus took it
@@ -722,8 +760,10 @@ pub struct StoredMetrics {
     pub stored_ms: i64,
     #[prost(message, optional, tag = "3")]
     pub metrics: ::core::option::Option<MetricsRecord>,
+    #[prost(uint32, tag = "4")]
+    pub partition: u32,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubscribeStatusRequest {
     /// empty: all
     #[prost(string, repeated, tag = "1")]
@@ -735,23 +775,23 @@ pub struct SubscribeStatusRequest {
     #[prost(enumeration = "StatusEvent", repeated, tag = "6")]
     pub events: ::prost::alloc::vec::Vec<i32>,
     /// Where to begin. None: only what comes from now on.
-    #[prost(oneof = "subscribe_status_request::Start", tags = "2, 3, 4")]
+    #[prost(oneof = "subscribe_status_request::Start", tags = "2, 4, 8")]
     pub start: ::core::option::Option<subscribe_status_request::Start>,
 }
 /// Nested message and enum types in `SubscribeStatusRequest`.
 pub mod subscribe_status_request {
     /// Where to begin. None: only what comes from now on.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Start {
         /// first record stored at or after this Unix time
         #[prost(int64, tag = "2")]
         SinceMs(i64),
-        /// this offset, or the oldest kept if that is newer
-        #[prost(uint64, tag = "3")]
-        Offset(u64),
         /// the newest N records of these agents, of any event
         #[prost(uint64, tag = "4")]
         Last(u64),
+        /// where an earlier reader has ended
+        #[prost(message, tag = "8")]
+        Cursor(super::Cursor),
     }
 }
 /// Some records in the order of the bus.
@@ -767,9 +807,12 @@ pub struct StatusBatch {
     pub skipped_first: u64,
     #[prost(uint64, tag = "4")]
     pub skipped_last: u64,
+    #[prost(uint32, tag = "5")]
+    pub skipped_partition: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoredStatus {
+    /// rises within the partition
     #[prost(uint64, tag = "1")]
     pub offset: u64,
     /// Unix, when the bus took it
@@ -777,6 +820,8 @@ pub struct StoredStatus {
     pub stored_ms: i64,
     #[prost(message, optional, tag = "3")]
     pub status: ::core::option::Option<StatusRecord>,
+    #[prost(uint32, tag = "4")]
+    pub partition: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetConfigRequest {
@@ -833,6 +878,34 @@ pub struct DeleteConfigRequest {
     #[prost(string, tag = "1")]
     pub agent_id: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetConfigHistoryRequest {
+    /// or "_default"
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// versions; 0: 20; at most 100
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetConfigHistoryResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub versions: ::prost::alloc::vec::Vec<ConfigVersion>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfigVersion {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// Unix; 0 where the store does not keep it
+    #[prost(int64, tag = "2")]
+    pub modified_ms: i64,
+    /// this change removed the document
+    #[prost(bool, tag = "3")]
+    pub deleted: bool,
+    /// as it was stored; empty with `deleted`
+    #[prost(string, tag = "4")]
+    pub document: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetServerStatusRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -856,6 +929,12 @@ pub struct ServerStatus {
     /// "embedded" or "kafka"
     #[prost(string, tag = "8")]
     pub bus: ::prost::alloc::string::String,
+    /// "embedded" or "etcd"
+    #[prost(string, tag = "10")]
+    pub config_store: ::prost::alloc::string::String,
+    /// for people: what does not work now, and since when; empty: nothing
+    #[prost(string, repeated, tag = "11")]
+    pub degraded: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// listening beyond loopback without TLS
     #[prost(bool, tag = "9")]
     pub insecure: bool,
@@ -870,9 +949,12 @@ pub struct TopicStatus {
     /// that the next record will get
     #[prost(uint64, tag = "3")]
     pub next_offset: u64,
-    /// on disk, approximate
+    /// approximate; 0 where the bus does not say
     #[prost(uint64, tag = "4")]
     pub bytes: u64,
+    /// one entry for each
+    #[prost(uint32, tag = "5")]
+    pub partition: u32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1014,6 +1096,8 @@ pub enum ConfigOutcome {
     Unspecified = 0,
     Applied = 1,
     Rejected = 2,
+    /// applied, and taken back: with it no server was reached, or the agent ended twice
+    RolledBack = 3,
 }
 impl ConfigOutcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1025,6 +1109,7 @@ impl ConfigOutcome {
             Self::Unspecified => "CONFIG_OUTCOME_UNSPECIFIED",
             Self::Applied => "CONFIG_OUTCOME_APPLIED",
             Self::Rejected => "CONFIG_OUTCOME_REJECTED",
+            Self::RolledBack => "CONFIG_OUTCOME_ROLLED_BACK",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1033,6 +1118,7 @@ impl ConfigOutcome {
             "CONFIG_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
             "CONFIG_OUTCOME_APPLIED" => Some(Self::Applied),
             "CONFIG_OUTCOME_REJECTED" => Some(Self::Rejected),
+            "CONFIG_OUTCOME_ROLLED_BACK" => Some(Self::RolledBack),
             _ => None,
         }
     }
@@ -1096,6 +1182,9 @@ pub enum StatusEvent {
     Alert = 8,
     /// as LOSS, of alerts
     AlertLoss = 9,
+    ConfigRolledBack = 10,
+    /// this server has put the command on the agent's stream
+    CommandDelivered = 11,
 }
 impl StatusEvent {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1114,6 +1203,8 @@ impl StatusEvent {
             Self::DuplicateId => "STATUS_EVENT_DUPLICATE_ID",
             Self::Alert => "STATUS_EVENT_ALERT",
             Self::AlertLoss => "STATUS_EVENT_ALERT_LOSS",
+            Self::ConfigRolledBack => "STATUS_EVENT_CONFIG_ROLLED_BACK",
+            Self::CommandDelivered => "STATUS_EVENT_COMMAND_DELIVERED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1129,6 +1220,8 @@ impl StatusEvent {
             "STATUS_EVENT_DUPLICATE_ID" => Some(Self::DuplicateId),
             "STATUS_EVENT_ALERT" => Some(Self::Alert),
             "STATUS_EVENT_ALERT_LOSS" => Some(Self::AlertLoss),
+            "STATUS_EVENT_CONFIG_ROLLED_BACK" => Some(Self::ConfigRolledBack),
+            "STATUS_EVENT_COMMAND_DELIVERED" => Some(Self::CommandDelivered),
             _ => None,
         }
     }
@@ -1770,6 +1863,33 @@ pub mod operator_service_client {
                 .insert(GrpcMethod::new("monitoring.OperatorService", "DeleteConfig"));
             self.inner.unary(req, path, codec).await
         }
+        /// The stored versions of one document, newest first, as far back as the store keeps them.
+        pub async fn get_config_history(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetConfigHistoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetConfigHistoryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/monitoring.OperatorService/GetConfigHistory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("monitoring.OperatorService", "GetConfigHistory"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// The server's own figures.
         pub async fn get_server_status(
             &mut self,
@@ -1872,6 +1992,14 @@ pub mod operator_service_server {
             request: tonic::Request<super::DeleteConfigRequest>,
         ) -> std::result::Result<
             tonic::Response<super::SetConfigResponse>,
+            tonic::Status,
+        >;
+        /// The stored versions of one document, newest first, as far back as the store keeps them.
+        async fn get_config_history(
+            &self,
+            request: tonic::Request<super::GetConfigHistoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetConfigHistoryResponse>,
             tonic::Status,
         >;
         /// The server's own figures.
@@ -2218,6 +2346,52 @@ pub mod operator_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteConfigSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/monitoring.OperatorService/GetConfigHistory" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetConfigHistorySvc<T: OperatorService>(pub Arc<T>);
+                    impl<
+                        T: OperatorService,
+                    > tonic::server::UnaryService<super::GetConfigHistoryRequest>
+                    for GetConfigHistorySvc<T> {
+                        type Response = super::GetConfigHistoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetConfigHistoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as OperatorService>::get_config_history(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetConfigHistorySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
