@@ -225,6 +225,9 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// What it is called in status reports.
     fn kind(&self) -> &'static str;
 
+    /// Whether several servers use it at once.
+    fn is_shared(&self) -> bool;
+
     /// Whether the records of one agent are found without reading those of all others. Where not, nothing may
     /// look them up as often as agents connect.
     fn finds_by_key(&self) -> bool;

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::embedded::{Database, OpenError, Options};
-use bus::{Bus, Delivery, DocumentStore, Payload, Selection, Start, Topic};
+use bus::{Bus, DocumentStore};
 use proto::monitoring_service_server::MonitoringServiceServer;
 use proto::operator_service_server::OperatorServiceServer;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
@@ -20,18 +22,19 @@ use tracing::{info, warn};
 
 use crate::cli::Args;
 use crate::clock::Clock;
-use crate::command::{Commands, Router, recover};
+use crate::command::{Commands, Router};
 use crate::config::ConfigStore;
 use crate::counters::Counters;
 use crate::ids::server_id;
 use crate::limits::{
-    AGENTS_MAX, CONNECTION_STREAMS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX,
-    SHUTDOWN_MAX, SHUTDOWN_STREAMS_MAX, WINDOW_BYTES,
+    AGENTS_MAX, CONNECTION_STREAMS_MAX, HISTORY_WAIT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    MESSAGE_BYTES_MAX, SHUTDOWN_MAX, SHUTDOWN_STREAMS_MAX, WINDOW_BYTES,
 };
-use crate::registry::Registry;
+use crate::registry::{News, Registry};
 use crate::rpc::{Monitoring, Operator, retell_decoding_errors};
 use crate::shared::{Shared, Tables};
 use crate::shutdown::Shutdown;
+use crate::troubles::{Trouble, Troubles};
 
 /// Why a server does not start, when the command line is to blame.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +81,9 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
     drop(database);
 
     let shutdown = Shutdown::new();
-    let (shared, router) = assemble(&bus, documents, &shutdown, beyond_loopback).await?;
+    let (shared, router) = assemble(&bus, documents, &shutdown, beyond_loopback);
     let router = tokio::spawn(router.run());
+    let news = remember(&shared).await;
 
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, Health::Serving).await;
@@ -119,6 +123,7 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
             warn!("some streams did not end in time");
         }
         router.abort();
+        news.abort();
         // The last statuses are on their way out while the bus closes.
         let goodbye = tokio::time::timeout(GOODBYE_MAX, &mut serving);
         let (closed, _) = tokio::join!(bus.close(), goodbye);
@@ -189,66 +194,53 @@ fn remedy(error: &OpenError) -> &'static str {
     }
 }
 
-/// Reads what earlier runs left, and puts the rooms together.
-async fn assemble(
+/// Puts the rooms together.
+fn assemble(
     bus: &Arc<dyn Bus>,
     documents: Arc<dyn DocumentStore>,
     shutdown: &Shutdown,
     insecure: bool,
-) -> anyhow::Result<(Arc<Shared>, Router)> {
+) -> (Arc<Shared>, Router) {
     let clock = Clock::new();
     let counters = Arc::new(Counters::default());
-    let config = ConfigStore::new(documents);
-    let registry =
-        remember(bus, &config).await.context("cannot read which agents were seen before")?;
-    let tables = Arc::new(Tables::new(registry));
+    let tables = Arc::new(Tables::new(Registry::new(AGENTS_MAX)));
+    let troubles = Arc::new(Troubles::default());
+    let server_id = server_id();
 
     let (commands, inbox) = Commands::new();
-    let mut pending = Router::pending();
-    let feeds = recover(bus, &clock, &counters, &mut pending)
-        .await
-        .context("cannot read the commands that are on their way")?;
-    let router = Router::new(bus, &clock, &counters, &tables, (pending, feeds), (&commands, inbox));
+    let reach = (&commands, inbox);
+    let router = Router::new(bus, &clock, &counters, &tables, &troubles, &server_id, reach);
     let shared = Shared {
-        server_id: server_id(),
+        server_id,
         started_ms: clock.now().unix_ms,
         insecure,
         clock,
         counters,
         bus: Arc::clone(bus),
-        config,
+        config: ConfigStore::new(documents),
         commands,
         stopping: shutdown.stopping(),
         tables,
+        troubles,
     };
-    Ok((Arc::new(shared), router))
+    (Arc::new(shared), router)
 }
 
-/// The agents that earlier runs saw, from what retention has left of the topic agent-status.
-async fn remember(bus: &Arc<dyn Bus>, config: &ConfigStore) -> anyhow::Result<Registry> {
-    let mut registry = Registry::new(AGENTS_MAX);
-    let start = Start::Oldest;
-    let mut history = bus.subscribe(Topic::AgentStatus, start, Selection::All).await?;
-    loop {
-        match history.next().await? {
-            Delivery::Entries(entries) => {
-                for entry in entries {
-                    if let Payload::Status(record) = entry.payload {
-                        registry.fold(&entry.key, *record);
-                    }
-                }
+/// Begins to read what earlier runs and other servers saw, and waits for it a while.
+async fn remember(shared: &Arc<Shared>) -> JoinHandle<()> {
+    let (caught_up, mut known) = oneshot::channel();
+    let news = tokio::spawn(News::new(shared).run(caught_up));
+    if tokio::time::timeout(HISTORY_WAIT, &mut known).await.is_err() {
+        let text = "what the bus has of agents is not read yet";
+        shared.troubles.raise(Trouble::History, text);
+        let troubles = Arc::clone(&shared.troubles);
+        tokio::spawn(async move {
+            if known.await.is_ok() {
+                troubles.clear(Trouble::History);
             }
-            Delivery::Skipped { .. } => {}
-            Delivery::CaughtUp => break,
-        }
+        });
     }
-    for agent in registry.ids() {
-        match config.effective(&agent).await {
-            Ok(effective) => registry.config_wanted(&agent, effective.revision),
-            Err(error) => warn!(%agent, "cannot read the configuration: {error}"),
-        }
-    }
-    Ok(registry)
+    news
 }
 
 fn transport() -> Server {

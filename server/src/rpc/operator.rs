@@ -69,7 +69,8 @@ impl OperatorService for Operator {
     ) -> Result<Response<ListAgentsResponse>, Status> {
         let ids = agent_ids(&request.into_inner().agents)
             .map_err(|error| refuse(&self.shared, error.into()))?;
-        let agents = self.shared.registry().list(&ids);
+        let now_ms = self.shared.clock.now().unix_ms;
+        let agents = self.shared.registry().list(&ids, now_ms);
         Ok(Response::new(ListAgentsResponse { agents }))
     }
 
@@ -208,7 +209,7 @@ impl OperatorService for Operator {
             counters: shared.counters.snapshot(),
             bus: shared.bus.kind().to_owned(),
             config_store: "embedded".to_owned(),
-            degraded: Vec::new(),
+            degraded: shared.troubles.texts(),
             insecure: shared.insecure,
         }))
     }
