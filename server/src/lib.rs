@@ -25,4 +25,5 @@ mod limits;
 mod rejection;
 mod shared;
 mod shutdown;
+mod storage;
 mod troubles;

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::embedded::{Database, OpenError, Options};
-use bus::{Bus, DocumentStore};
 use proto::monitoring_service_server::MonitoringServiceServer;
 use proto::operator_service_server::OperatorServiceServer;
 use tokio::net::TcpListener;
@@ -34,6 +32,7 @@ use crate::registry::{News, Registry};
 use crate::rpc::{Monitoring, Operator, retell_decoding_errors};
 use crate::shared::{Shared, Tables};
 use crate::shutdown::Shutdown;
+use crate::storage::Storage;
 use crate::troubles::{Trouble, Troubles};
 
 /// Why a server does not start, when the command line is to blame.
@@ -75,13 +74,11 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
         warn!(%address, "insecure: whoever reaches this port can read all metrics and command all agents");
     }
 
-    let database = open(&args).await?;
-    let bus: Arc<dyn Bus> = database.bus();
-    let documents: Arc<dyn DocumentStore> = database.documents();
-    drop(database);
+    let troubles = Arc::new(Troubles::default());
+    let storage = Storage::open(&args, &troubles).await?;
 
     let shutdown = Shutdown::new();
-    let (shared, router) = assemble(&bus, documents, &shutdown, beyond_loopback);
+    let (shared, router) = assemble(&storage, &troubles, &shutdown, beyond_loopback);
     let router = tokio::spawn(router.run());
     let news = remember(&shared).await;
 
@@ -106,7 +103,7 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
         .serve_with_incoming_shutdown(incoming(listener), async move { stopping.wait().await });
     let mut serving = tokio::spawn(serving);
     announce(address)?;
-    info!(%address, data = %args.data.display(), server = shared.server_id, "server ready");
+    info!(%address, %storage, server = shared.server_id, "server ready");
 
     tokio::select! {
         () = signal => info!("shutting down"),
@@ -126,12 +123,12 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
         news.abort();
         // The last statuses are on their way out while the bus closes.
         let goodbye = tokio::time::timeout(GOODBYE_MAX, &mut serving);
-        let (closed, _) = tokio::join!(bus.close(), goodbye);
+        let (closed, _) = tokio::join!(storage.close(), goodbye);
         closed
     };
     match tokio::time::timeout(SHUTDOWN_MAX, ending).await {
-        Ok(closed) => closed.context("cannot close the data directory")?,
-        Err(_) => warn!("the data directory was not closed in time; nothing acknowledged is lost"),
+        Ok(closed) => closed.context("cannot close the storage")?,
+        Err(_) => warn!("the storage was not closed in time; nothing acknowledged is lost"),
     }
     info!("server ended");
     Ok(())
@@ -160,56 +157,22 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         })
 }
 
-async fn open(args: &Args) -> anyhow::Result<Database> {
-    let mut options = Options::default();
-    if let Some(bytes) = args.retention_bytes {
-        options.monitoring_data.bytes = bytes;
-    }
-    if let Some(age) = args.retention_age {
-        options.monitoring_data.age = age;
-    }
-    let dir = args.data.clone();
-    let opened = tokio::task::spawn_blocking(move || Database::open(&dir, options)).await;
-    opened.context("opening the data directory panicked")?.map_err(|error| {
-        let remedy = remedy(&error);
-        anyhow::Error::new(error).context(remedy)
-    })
-}
-
-fn remedy(error: &OpenError) -> &'static str {
-    match error {
-        OpenError::InUse { .. } => {
-            "another server uses this data directory; stop it, or choose another one with --data"
-        }
-        OpenError::Directory { .. } => {
-            "cannot use the data directory; choose one that may be written with --data"
-        }
-        OpenError::NewerFormat { .. } => {
-            "the data directory is of a newer version; install that, or choose another with --data"
-        }
-        OpenError::Foreign { .. } => {
-            "the data directory is not ours; choose an empty or a new one with --data"
-        }
-        _ => "cannot use the data directory; mend it, or choose another one with --data",
-    }
-}
-
 /// Puts the rooms together.
 fn assemble(
-    bus: &Arc<dyn Bus>,
-    documents: Arc<dyn DocumentStore>,
+    storage: &Storage,
+    troubles: &Arc<Troubles>,
     shutdown: &Shutdown,
     insecure: bool,
 ) -> (Arc<Shared>, Router) {
+    let bus = storage.bus();
     let clock = Clock::new();
     let counters = Arc::new(Counters::default());
     let tables = Arc::new(Tables::new(Registry::new(AGENTS_MAX)));
-    let troubles = Arc::new(Troubles::default());
     let server_id = server_id();
 
     let (commands, inbox) = Commands::new();
     let reach = (&commands, inbox);
-    let router = Router::new(bus, &clock, &counters, &tables, &troubles, &server_id, reach);
+    let router = Router::new(bus, &clock, &counters, &tables, troubles, &server_id, reach);
     let shared = Shared {
         server_id,
         started_ms: clock.now().unix_ms,
@@ -217,11 +180,11 @@ fn assemble(
         clock,
         counters,
         bus: Arc::clone(bus),
-        config: ConfigStore::new(documents),
+        config: ConfigStore::new(storage.documents()),
         commands,
         stopping: shutdown.stopping(),
         tables,
-        troubles,
+        troubles: Arc::clone(troubles),
     };
     (Arc::new(shared), router)
 }

@@ -9,6 +9,8 @@ use tracing::{info, warn};
 /// What can be in trouble. The texts beside it say how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Trouble {
+    /// The brokers cannot be reached.
+    Bus,
     /// A topic cannot be read.
     Topic(Topic),
     /// What the bus has of agents and commands was not read yet.
