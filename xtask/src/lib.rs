@@ -9,4 +9,5 @@ pub mod fuzz;
 pub mod services;
 pub mod tasks;
 
+mod interrupt;
 mod workspace;

@@ -30,7 +30,9 @@ enum Task {
     },
     /// Build the binaries and run every test there is, the firmware's in QEMU included
     ///
-    /// What needs tools that are not here is skipped and counted; with PICKET_REQUIRE_ARM=1 it fails instead.
+    /// Starts an etcd and a Kafka, as `services up` does, unless they are up or PICKET_TEST_ETCD and PICKET_TEST_KAFKA name
+    /// others, and stops what it has started. What needs tools or services that are not to be had is skipped and counted;
+    /// with PICKET_REQUIRE_ARM=1 and PICKET_REQUIRE_SERVICES=1 it fails instead.
     Test {
         /// Given to the test programs, for instance a part of a test's name
         #[arg(last = true, value_name = "ARGS")]

@@ -33,6 +33,29 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// [`cargo`] for builds with all features: some of their crates run protoc. Where it is not installed they are given the
+/// one that a crate brings along.
+pub(crate) fn cargo_with_protoc() -> Command {
+    let mut command = cargo();
+    let named = env::var_os("PROTOC").is_some_and(|protoc| !protoc.is_empty());
+    if named || on_path("protoc").is_some() {
+        return command;
+    }
+    // A machine that the crate has none for is left to the message of the crate that wants one.
+    if let (Ok(protoc), Ok(include)) =
+        (protoc_bin_vendored::protoc_bin_path(), protoc_bin_vendored::include_path())
+    {
+        command.env("PROTOC", protoc).env("PROTOC_INCLUDE", include);
+    }
+    command
+}
+
+/// Where PATH has the program `name`.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
 /// Runs what [`cargo`] began, to its end.
 pub(crate) fn run(mut cargo: Command) -> anyhow::Result<()> {
     let status = cargo.status().context("cannot run cargo")?;

@@ -4,7 +4,6 @@ use std::env;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::fleet::{poll, tail};
-use crate::workspace;
+use crate::{interrupt, workspace};
 
 use super::health::is_healthy;
 use super::identity::{Identity, Stopped};
@@ -57,7 +56,7 @@ pub enum Form {
 ///
 /// When one cannot be downloaded or does not serve in time; what this call started was stopped then.
 pub fn up(services: &[Service], directory: Option<&Path>) -> anyhow::Result<()> {
-    let interrupted = interrupted_flag([SIGINT, SIGTERM, SIGHUP])?;
+    let interrupted = interrupt::flag([SIGINT, SIGTERM, SIGHUP])?;
     let site = Site::new(directory)?;
     let started = Instant::now();
     let reports = site.up(services, &interrupted)?;
@@ -225,22 +224,6 @@ pub(super) fn directory() -> anyhow::Result<PathBuf> {
 pub(super) fn progress(line: &str) {
     // A closed stderr is no reason to stop.
     writeln!(io::stderr(), "{line}").ok();
-}
-
-/// Set when one of `signals` comes, which then does not end this program.
-///
-/// # Errors
-///
-/// When the operating system refuses.
-pub(crate) fn interrupted_flag<const N: usize>(
-    signals: [i32; N],
-) -> anyhow::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in signals {
-        signal_hook::flag::register(signal, Arc::clone(&flag))
-            .context("cannot listen for Ctrl-C")?;
-    }
-    Ok(flag)
 }
 
 /// Where one of each service stands, with the file that says what runs.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::workspace::on_path;
+
 use super::command::progress;
 use super::kafka;
 use super::lock::Lock;
@@ -283,11 +285,6 @@ fn remove(directory: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(())
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
 fn files_with(directory: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
