@@ -41,13 +41,17 @@ pub(crate) fn cargo_with_protoc() -> Command {
     if named || on_path("protoc").is_some() {
         return command;
     }
-    // A machine that the crate has none for is left to the message of the crate that wants one.
-    if let (Ok(protoc), Ok(include)) =
-        (protoc_bin_vendored::protoc_bin_path(), protoc_bin_vendored::include_path())
-    {
+    // A machine that there is none for is left to the message of the crate that wants one.
+    if let Some((protoc, include)) = bundled_protoc() {
         command.env("PROTOC", protoc).env("PROTOC_INCLUDE", include);
     }
     command
+}
+
+/// The protoc that a crate brings along, and the directory of the types that every protobuf knows.
+fn bundled_protoc() -> Option<(PathBuf, PathBuf)> {
+    let protoc = protoc_bin_vendored::protoc_bin_path().ok()?;
+    Some((protoc, protoc_bin_vendored::include_path().ok()?))
 }
 
 /// Where PATH has the program `name`.
@@ -61,4 +65,22 @@ pub(crate) fn run(mut cargo: Command) -> anyhow::Result<()> {
     let status = cargo.status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo ended with {status}; its messages are above");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_protoc_runs_and_knows_the_usual_types() {
+        let (protoc, include) = bundled_protoc().unwrap();
+        assert!(Command::new(protoc).arg("--version").status().unwrap().success());
+        assert!(include.join("google/protobuf/timestamp.proto").is_file());
+    }
+
+    #[test]
+    fn programs_are_found_by_path() {
+        assert!(on_path("sh").unwrap().is_absolute());
+        assert_eq!(on_path("no-program-has-this-name"), None);
+    }
 }

@@ -152,6 +152,59 @@ fn what_a_killed_up_has_started_is_found() {
     assert!(!runs(&started));
 }
 
+/// Run by the tests below, in a process of its own with another environment.
+#[test]
+#[ignore = "says what the environment makes of a test that needs Kafka"]
+fn a_test_that_needs_kafka() {
+    let Some(address) = xtask::services::kafka("services::a_test") else { return };
+    println!("it uses {address}");
+}
+
+/// Runs that test where `variables` say what there is. Answers whether it passed, what it printed, and the tests that
+/// were skipped.
+fn needs_kafka<const N: usize>(variables: [(&str, &str); N]) -> (bool, String, String) {
+    let skipped = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "--nocapture", "services::a_test_that_needs_kafka"]);
+    for variable in ["PICKET_TEST_KAFKA", "PICKET_REQUIRE_SERVICES"] {
+        command.env_remove(variable);
+    }
+    command.envs(variables).env("PICKET_SKIPPED", skipped.path());
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("running 1 test"), "{said}");
+    (output.status.success(), said, fs::read_to_string(skipped.path()).unwrap())
+}
+
+#[test]
+fn a_test_takes_the_service_that_it_is_given() {
+    let (passed, said, skipped) =
+        needs_kafka([("PICKET_TEST_KAFKA", "127.0.0.1:1"), ("PICKET_REQUIRE_SERVICES", "1")]);
+    assert!(passed, "{said}");
+    assert!(said.contains("it uses 127.0.0.1:1"), "{said}");
+    assert_eq!(skipped, "");
+}
+
+#[test]
+fn a_test_without_its_service_is_skipped_loudly_and_counted() {
+    for variables in [[("PICKET_TEST_KAFKA", "")], [("PICKET_REQUIRE_SERVICES", "0")]] {
+        let (passed, said, skipped) = needs_kafka(variables);
+        assert!(passed, "{said}");
+        assert!(said.contains("SKIPPED services::a_test: PICKET_TEST_KAFKA is missing"), "{said}");
+        assert!(skipped.starts_with("services::a_test: PICKET_TEST_KAFKA is missing"), "{skipped}");
+        assert_eq!(skipped.lines().count(), 1, "{skipped}");
+    }
+}
+
+#[test]
+fn a_test_without_its_service_fails_where_nothing_may_be_skipped() {
+    let (passed, said, skipped) = needs_kafka([("PICKET_REQUIRE_SERVICES", "1")]);
+    assert!(!passed, "{said}");
+    assert!(said.contains("cargo xtask services up"), "the remedy is named: {said}");
+    assert_eq!(skipped, "");
+}
+
 /// `cargo xtask services` in a directory of its own; what runs there is stopped at the end.
 #[derive(Debug)]
 struct Pair {
