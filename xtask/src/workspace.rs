@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn the_bundled_protoc_runs_and_knows_the_usual_types() {
         let (protoc, include) = bundled_protoc().unwrap();
-        assert!(Command::new(protoc).arg("--version").status().unwrap().success());
+        assert!(Command::new(protoc).arg("--version").output().unwrap().status.success());
         assert!(include.join("google/protobuf/timestamp.proto").is_file());
     }
 
