@@ -32,7 +32,7 @@ pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     let skipped = workspace::target_directory()?.join("skipped-tests");
     // Ctrl-C reaches cargo and the tests themselves; this program lives on to stop the services.
     let interrupted = interrupt::flag([SIGINT])?;
-    let mut services = Session::default();
+    let mut services = Session::new()?;
     let mut summary = Summary::default();
     summary.step("build of the binaries", || {
         Binaries::build(Profile::Debug)?;

@@ -139,9 +139,10 @@ pub fn status(form: Form, directory: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The services for a test run: those that nobody has brought up or named are started, and stopped when this is dropped.
-#[derive(Debug, Default)]
+/// The services for a test run. Those that it starts are stopped when it is dropped.
+#[derive(Debug)]
 pub(crate) struct Session {
+    site: Site,
     /// Those to stop.
     started: Vec<Service>,
     /// For the tests, beside what the environment names already.
@@ -149,7 +150,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Sees that every service serves. Answers those that do not, each as a line that says why.
+    /// A session that has nothing yet, where [`up`] without a directory stands.
+    ///
+    /// # Errors
+    ///
+    /// When the target directory cannot be found.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self::at(Site::new(None)?))
+    }
+
+    fn at(site: Site) -> Self {
+        Self { site, started: Vec::new(), variables: Vec::new() }
+    }
+
+    /// Sees that every service serves that the environment does not name. Answers those that do not, each as a line that
+    /// says why.
     ///
     /// # Errors
     ///
@@ -161,9 +176,9 @@ impl Session {
                 continue;
             }
             if let Err(error) = self.start(service, interrupted) {
-                progress(&format!("{service} did not come up: {error:#}"));
-                // The rest of the message is above; a summary has lines.
                 let error = format!("{error:#}");
+                progress(&format!("{service} did not come up: {error}"));
+                // The rest of the message is above; a summary has lines.
                 let first = error.lines().next().unwrap_or_default();
                 missing.push(format!("all that need {service}: it did not come up: {first}"));
             }
@@ -174,7 +189,7 @@ impl Session {
     }
 
     fn start(&mut self, service: Service, interrupted: &AtomicBool) -> anyhow::Result<()> {
-        for Report { service, entry, begun } in Site::new(None)?.up(&[service], interrupted)? {
+        for Report { service, entry, begun } in self.site.up(&[service], interrupted)? {
             match begun {
                 Begun::Now => self.started.push(service),
                 Begun::Before => {}
@@ -199,7 +214,7 @@ impl Session {
         if started.is_empty() {
             return Ok(());
         }
-        Site::new(None)?.down(&started, Data::Remove).map(drop)
+        self.site.down(&started, Data::Remove).map(drop)
     }
 }
 
@@ -448,5 +463,39 @@ impl Status {
             number(self.port),
             number(self.own_port),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_stops_what_it_started_and_nothing_else() {
+        if !Service::Etcd.is_here_for("services::command::a_session_stops_what_it_started") {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let session = || {
+            let site = Site::new(Some(directory.path())).unwrap();
+            let mut session = Session::at(site);
+            session.start(Service::Etcd, &AtomicBool::new(false)).unwrap();
+            session
+        };
+        let runs = || {
+            let state = State::load(&directory.path().join("state.json")).unwrap();
+            state.services.get(&Service::Etcd).and_then(Entry::running)
+        };
+
+        let first = session();
+        let started = runs().unwrap();
+        let second = session();
+        assert!(first.variables().eq(second.variables()));
+        assert_eq!(first.variables().next().unwrap().0, "PICKET_TEST_ETCD");
+        drop(second);
+        assert_eq!(runs(), Some(started));
+        drop(first);
+        assert_eq!(runs(), None);
+        assert!(!started.runs());
     }
 }

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgid, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use xtask::services::Service;
@@ -72,6 +72,7 @@ fn up_finds_what_runs_and_starts_what_does_not() {
     assert_eq!(pair.status(), before, "nothing was started anew");
 
     let etcd = pid(&before["etcd"]);
+    assert_eq!(getpgid(Some(etcd)).unwrap(), etcd, "Ctrl-C in the terminal does not reach it");
     kill_process(etcd, Signal::KILL).unwrap();
     wait_for("the end of etcd", || (!pair.status_is_good()).then_some(()));
     assert_eq!(pair.status()["etcd"]["health"], "down");
