@@ -13,6 +13,8 @@ mod instance;
 mod kafka;
 mod lock;
 mod port;
+mod session;
+mod site;
 mod state;
 mod wanted;
 
@@ -22,9 +24,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use command::Session;
-pub use command::{Data, Form, down, status, up};
+pub use command::{Form, down, status, up};
 pub use instance::Instance;
+pub(crate) use session::Session;
+pub use site::Data;
 
 use self::install::Installed;
 
