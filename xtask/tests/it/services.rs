@@ -1,6 +1,7 @@
 //! A real etcd and a real Kafka: they keep what they stored when they are killed, and `cargo xtask services` finds again
 //! what it has started.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::process::{Pid, Signal, getpgid, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use xtask::fleet;
 use xtask::services::Service;
 
 use crate::deployment::{LIMIT, directory, wait_for};
@@ -128,7 +130,7 @@ fn up_that_is_asked_to_end_leaves_nothing_running() {
     }
     let pair = Pair::new();
     let child = pair.spawn(&["up", "kafka"]);
-    let started = pair.wait_for_start("kafka");
+    let started = pair.wait_for_kafka();
     // Kafka takes seconds to serve; were it ready already, both would have ended in good order.
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -142,7 +144,7 @@ fn what_a_killed_up_has_started_is_found() {
     }
     let pair = Pair::new();
     let mut child = pair.spawn(&["up", "kafka"]);
-    let started = pair.wait_for_start("kafka");
+    let started = pair.wait_for_kafka();
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(runs(&started));
@@ -243,13 +245,14 @@ impl Pair {
         self.command(&["status"]).output().unwrap().status.success()
     }
 
-    /// Waits until the process of `service` is recorded.
+    /// Waits until the process of Kafka is recorded, before which Java runs twice.
     #[track_caller]
-    fn wait_for_start(&self, service: &str) -> Value {
-        wait_for("a process in the state", || {
-            let status = self.status();
-            (!status[service]["pid"].is_null()).then(|| status[service].clone())
-        })
+    fn wait_for_kafka(&self) -> Value {
+        let started = fleet::poll(3 * LIMIT, || {
+            let status = self.status()["kafka"].take();
+            Ok::<_, Infallible>((!status["pid"].is_null()).then_some(status))
+        });
+        started.unwrap().expect("a process in the state")
     }
 }
 
