@@ -1,7 +1,8 @@
 //! The bus: where servers put what agents say, and where everyone reads it.
 //!
 //! This crate knows topics, keys, offsets and record forms. It does not know gRPC, sessions or what a record
-//! means for an agent. [`Bus`] is the contract; [`embedded`] keeps it on one machine with nothing to install.
+//! means for an agent. [`Bus`] is the contract; [`embedded`] keeps it on one machine with nothing to install,
+//! `kafka` (a cargo feature) on an Apache Kafka that several servers share.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -9,6 +10,8 @@ mod contract;
 mod documents;
 pub mod embedded;
 pub mod json;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 mod record;
 mod topic;
 
