@@ -185,6 +185,15 @@ pub enum PublishError {
         /// The limit.
         max: usize,
     },
+    /// A record contradicts itself, so that it has no form on this bus; trying again does not help.
+    #[error("record for {key} is malformed")]
+    Malformed {
+        /// Whose record.
+        key: AgentId,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The bus was closed.
     #[error("the bus is closed")]
     Closed,

@@ -1,7 +1,8 @@
 //! The bus: where servers put what agents say, and where everyone reads it.
 //!
 //! This crate knows topics, keys, offsets and record forms. It does not know gRPC, sessions or what a record
-//! means for an agent. [`Bus`] is the contract; [`embedded`] keeps it on one machine with nothing to install.
+//! means for an agent. [`Bus`] is the contract; [`embedded`] keeps it on one machine with nothing to install,
+//! `kafka` (a cargo feature) on an Apache Kafka that several servers share.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -9,13 +10,15 @@ mod contract;
 mod documents;
 pub mod embedded;
 pub mod json;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod query;
 mod record;
 mod topic;
 
 pub use contract::{
-    Bus, BusError, Cursor, Delivery, Entry, Offset, Partition, PublishError, Rejected, Selection, Start,
-    Subscription, Watermarks,
+    Bus, BusError, Cursor, Delivery, Entry, Offset, Partition, PublishError, Rejected, Selection,
+    Start, Subscription, Watermarks,
 };
 pub use documents::{Document, DocumentError, DocumentStore, Revision};
 pub use record::{Payload, Record};

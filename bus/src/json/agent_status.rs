@@ -202,7 +202,7 @@ pub fn status_record_from(value: &Value) -> Result<StatusRecord, JsonError> {
     })
 }
 
-fn agent_status_from(status: Part<'_>) -> Result<AgentStatus, JsonError> {
+pub(super) fn agent_status_from(status: Part<'_>) -> Result<AgentStatus, JsonError> {
     Ok(AgentStatus {
         state: status.number("state", RunState::from_str_name, "RUN_STATE_")?,
         uptime_ms: status.whole("uptime_ms")?,

@@ -1,10 +1,14 @@
 //! The JSON form of records of `commands` and `command-responses`.
 
+use std::collections::HashMap;
+
 use proto::command::CommandType;
 use proto::{Command, CommandOutcome, CommandResponse};
 use serde_json::Value;
 
-use super::{Object, agent_status, boot, name, nonempty, nonzero, texts};
+use super::agent_status::agent_status_from;
+use super::part::Part;
+use super::{JsonError, Object, agent_status, boot, expected, name, nonempty, nonzero, texts};
 
 /// The form of a record of `commands`.
 ///
@@ -31,7 +35,7 @@ pub fn command_response(response: &CommandResponse) -> Value {
     object.put("success", response.success);
     object.put(
         "outcome",
-        name::<CommandOutcome>(response.outcome, CommandOutcome::as_str_name, "COMMAND_OUTCOME_"),
+        name::<CommandOutcome>(response.outcome, CommandOutcome::as_str_name, OUTCOME_PREFIX),
     );
     object.put("message", response.message.as_str());
     object.put("timestamp", response.timestamp);
@@ -41,10 +45,89 @@ pub fn command_response(response: &CommandResponse) -> Value {
     object.into_value()
 }
 
+const OUTCOME_PREFIX: &str = "COMMAND_OUTCOME_";
+
+/// Reads a record of `commands`, also one that only has the fixed keys. Unknown keys are tolerated.
+///
+/// Other producers are met half-way: `type` may be in small letters or the number of the type; `params` may be absent
+/// or null, and a value in it that is no string stands for its JSON text; `timestamp` may be absent (0: whoever
+/// reads it first stamps it) or have a fraction, which is cut off.
+///
+/// # Errors
+///
+/// When `agent_id` or `type` is missing, `type` is a name that nobody knows, or a known key has a value of the
+/// wrong type or range.
+pub fn command_from(value: &Value) -> Result<Command, JsonError> {
+    let record = Part::record(value);
+    Ok(Command {
+        command_id: record.text("command_id")?,
+        agent_id: agent_id(value)?,
+        r#type: command_type(value)?,
+        timestamp: record.seconds("timestamp")?,
+        params: params(value)?,
+        ttl_ms: record.whole("ttl_ms")?,
+        message: None,
+    })
+}
+
+/// Reads a record of `command-responses`. Unknown keys are tolerated, and an outcome that this version does not know
+/// is unspecified; then `success` tells.
+///
+/// # Errors
+///
+/// When `agent_id` is missing, or a known key has a value of the wrong type or range.
+pub fn command_response_from(value: &Value) -> Result<CommandResponse, JsonError> {
+    let record = Part::record(value);
+    let outcome = record.number("outcome", CommandOutcome::from_str_name, OUTCOME_PREFIX)?;
+    let success = match &value["success"] {
+        Value::Null => outcome == i32::from(CommandOutcome::Succeeded),
+        success => success.as_bool().ok_or_else(|| expected("success", "true or false"))?,
+    };
+    Ok(CommandResponse {
+        success,
+        message: record.text("message")?,
+        agent_id: agent_id(value)?,
+        timestamp: record.seconds("timestamp")?,
+        command_id: record.text("command_id")?,
+        outcome,
+        boot: record.boot()?,
+        status: record.part("status")?.map(agent_status_from).transpose()?,
+    })
+}
+
+fn agent_id(value: &Value) -> Result<String, JsonError> {
+    let text = value["agent_id"].as_str().ok_or_else(|| expected("agent_id", "a string"))?;
+    Ok(text.to_owned())
+}
+
+/// Unlike elsewhere, a name that nobody knows is an error: it must not be taken for `STATUS`, which is 0.
+fn command_type(value: &Value) -> Result<i32, JsonError> {
+    let number = match &value["type"] {
+        Value::String(name) => {
+            CommandType::from_str_name(&name.to_ascii_uppercase()).map(i32::from)
+        }
+        number => number.as_i64().and_then(|number| i32::try_from(number).ok()),
+    };
+    number.ok_or_else(|| expected("type", "the name or the number of a command"))
+}
+
+fn params(value: &Value) -> Result<HashMap<String, String>, JsonError> {
+    match &value["params"] {
+        Value::Null => Ok(HashMap::new()),
+        Value::Object(entries) => {
+            let text = |value: &Value| match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            Ok(entries.iter().map(|(key, value)| (key.clone(), text(value))).collect())
+        }
+        _ => Err(expected("params", "an object")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
+    use proptest::prelude::*;
     use proto::{AgentStatus, Boot, Ledger, NamedCount, RunState};
     use serde_json::json;
 
@@ -96,8 +179,10 @@ mod tests {
                 ..AgentStatus::default()
             }),
         };
+        let form = command_response(&response);
+        assert_eq!(command_response_from(&form), Ok(response));
         assert_eq!(
-            command_response(&response),
+            form,
             json!({
                 "agent_id": "web-1", "success": true, "outcome": "SUCCEEDED", "message": "running",
                 "timestamp": 7, "command_id": "c1", "boot": "3-0000000000c0ffee",
@@ -111,5 +196,114 @@ mod tests {
                 },
             })
         );
+    }
+
+    #[test]
+    fn a_command_of_the_python_system_is_read() {
+        let given = json!({
+            "agent_id": "web-1", "type": "UPDATE_CONFIG", "params": {"interval": "1"},
+            "timestamp": 1_700_000_000, "of_tomorrow": [],
+        });
+        let expected = Command {
+            agent_id: "web-1".into(),
+            r#type: CommandType::UpdateConfig.into(),
+            timestamp: 1_700_000_000,
+            params: HashMap::from([("interval".into(), "1".into())]),
+            ..Command::default()
+        };
+        assert_eq!(command_from(&given), Ok(expected));
+    }
+
+    #[test]
+    fn other_producers_are_met_half_way() {
+        let check = |more: Value, expected: Command| {
+            let mut given = json!({"agent_id": "a", "type": "stop"});
+            given.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let stop = CommandType::Stop.into();
+            let expected = Command { agent_id: "a".into(), r#type: stop, ..expected };
+            assert_eq!(command_from(&given), Ok(expected), "{given}");
+        };
+        check(json!({}), Command::default());
+        check(json!({"type": 1}), Command::default());
+        check(json!({"params": null, "timestamp": null}), Command::default());
+        check(json!({"timestamp": 7.9}), Command { timestamp: 7, ..Command::default() });
+        check(json!({"timestamp": -7.9}), Command { timestamp: -7, ..Command::default() });
+        let params = [("n", "1.5"), ("b", "true"), ("o", r#"{"x":[1]}"#), ("none", "null")];
+        let params = params.map(|(key, text)| (key.to_owned(), text.to_owned()));
+        check(
+            json!({"params": {"n": 1.5, "b": true, "o": {"x": [1]}, "none": null}}),
+            Command { params: HashMap::from(params), ..Command::default() },
+        );
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused_with_its_path() {
+        let check = |value: Value, message: &str| {
+            let error = command_from(&value).unwrap_err();
+            assert_eq!(error.to_string(), message, "{value}");
+        };
+        let of_type = "type must be the name or the number of a command";
+        check(json!([]), "agent_id must be a string");
+        check(json!({"agent_id": "a"}), of_type);
+        check(json!({"agent_id": "a", "type": "SELF_DESTRUCT"}), of_type);
+        check(json!({"agent_id": "a", "type": 1_u64 << 40}), of_type);
+        check(json!({"agent_id": "a", "type": "STOP", "params": []}), "params must be an object");
+        let seconds = "timestamp must be a number of seconds";
+        check(json!({"agent_id": "a", "type": "STOP", "timestamp": "noon"}), seconds);
+        check(json!({"agent_id": "a", "type": "STOP", "timestamp": 1e300}), seconds);
+        check(
+            json!({"agent_id": "a", "type": "STOP", "command_id": 7}),
+            "command_id must be a string",
+        );
+    }
+
+    #[test]
+    fn an_answer_without_an_outcome_has_its_success() {
+        let read = |value: Value| command_response_from(&value).map(|r| (r.success, r.outcome));
+        assert_eq!(read(json!({"agent_id": "a", "success": true})), Ok((true, 0)));
+        let succeeded = CommandOutcome::Succeeded.into();
+        assert_eq!(read(json!({"agent_id": "a", "outcome": "SUCCEEDED"})), Ok((true, succeeded)));
+        assert!(read(json!({"agent_id": "a", "success": "yes"})).is_err());
+        assert!(read(json!({"agent_id": "a", "status": 1})).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_command_is_read_back(
+            given_type: i32,
+            timestamp: i64,
+            ttl_ms: u64,
+            texts: [String; 3],
+            params in prop::collection::hash_map(any::<String>(), any::<String>(), 0..4),
+        ) {
+            let [agent_id, command_id, _] = texts;
+            let given = Command {
+                command_id, agent_id, r#type: given_type, timestamp, params, ttl_ms, message: None,
+            };
+            let text = command(&given).to_string();
+            prop_assert_eq!(command_from(&text.parse().unwrap()), Ok(given));
+        }
+
+        #[test]
+        fn every_response_is_read_back(
+            success: bool,
+            outcome in 0..=9_i32,
+            timestamp: i64,
+            texts: [String; 3],
+            counters: Option<(u64, u64)>,
+        ) {
+            let [agent_id, command_id, message] = texts;
+            let boot = counters.map(|(counter, nonce)| Boot { counter, nonce });
+            let status = counters.map(|(uptime_ms, sessions)| AgentStatus {
+                state: RunState::Stopped.into(), uptime_ms, sessions, boot,
+                ledger: Some(Ledger { produced: uptime_ms, ..Ledger::default() }),
+                ..AgentStatus::default()
+            });
+            let given = CommandResponse {
+                success, message, agent_id, timestamp, command_id, outcome, boot, status,
+            };
+            let text = command_response(&given).to_string();
+            prop_assert_eq!(command_response_from(&text.parse().unwrap()), Ok(given));
+        }
     }
 }

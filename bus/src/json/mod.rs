@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 pub use agent_status::{
     agent_status, alert_record, config_report, status_record, status_record_from,
 };
-pub use commands::{command, command_response};
+pub use commands::{command, command_from, command_response, command_response_from};
 pub use monitoring_data::{metrics, metrics_from};
 
 /// Why a JSON value is no record of its topic.

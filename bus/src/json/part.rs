@@ -59,6 +59,17 @@ impl<'a> Part<'a> {
         }
     }
 
+    /// Unix seconds. A fraction, as some clocks give, is cut off.
+    pub(super) fn seconds(&self, key: &str) -> Result<i64, JsonError> {
+        let value = self.get(key);
+        if value.is_null() {
+            return Ok(0);
+        }
+        let whole = || value.as_f64().and_then(whole_seconds);
+        let seconds = value.as_i64().or_else(whole);
+        seconds.ok_or_else(|| expected(&self.path(key), "a number of seconds"))
+    }
+
     pub(super) fn boot(&self) -> Result<Option<Boot>, JsonError> {
         let boot = self.get("boot").as_str().map(str::parse::<BootId>).transpose()?;
         Ok(boot.map(Boot::from))
@@ -134,4 +145,11 @@ impl<'a> Part<'a> {
     fn within(&self, key: &str, value: &'a Value) -> Self {
         Self { value, path: format!("{}{key}.", self.path) }
     }
+}
+
+/// The whole seconds in a number; none where an `i64` or the precision of a double ends.
+fn whole_seconds(seconds: f64) -> Option<i64> {
+    const EXACT_BELOW: f64 = (1_u64 << 53) as f64;
+    #[expect(clippy::cast_possible_truncation, reason = "cutting off the fraction is the purpose")]
+    (seconds.abs() < EXACT_BELOW).then_some(seconds as i64)
 }

@@ -9,22 +9,37 @@ use bus::{
     Watermarks,
 };
 
-use crate::support::{after, any, history, keys, live, metrics, next, read, read_all, sequence};
+use crate::support::{
+    History, after, any, history, key, keys, live, metrics, next, read, read_all, sequence,
+};
 
 /// Where a bus keeps its records.
 pub(crate) trait Place {
     /// Opens the bus, empty at first. Called again after `close`, it opens the same bus.
     async fn open(&self) -> Arc<dyn Bus>;
+
+    /// Whether records can be found by time there. What stands in for a broker may not keep times.
+    fn finds_times(&self) -> bool {
+        true
+    }
+
+    /// Takes away what is not wanted after a test.
+    async fn clear(self)
+    where
+        Self: Sized,
+    {
+    }
 }
 
-/// Makes one test of each function below.
+/// Makes one test of each function below. The place is an option: without one, nothing is tested.
 macro_rules! contract_suite {
     ($place:expr; $($name:ident)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let place = $place;
+                let Some(place) = $place else { return };
                 $crate::contract::$name(&place).await;
+                $crate::contract::Place::clear(place).await;
             }
         )*
     };
@@ -170,6 +185,9 @@ pub(crate) async fn readers_start_where_they_are_told(place: &impl Place) {
         assert_eq!(last.sequences(), expected.collect::<Vec<_>>(), "last {count}");
     }
 
+    if !place.finds_times() {
+        return;
+    }
     let since = read(&*bus, Start::Time(entries[0].stored_ms), Selection::All).await;
     assert_eq!(since.sequences(), (1..11).collect::<Vec<_>>());
     let since = read(&*bus, Start::Time(entries[9].stored_ms + 1), Selection::All).await;
@@ -221,11 +239,21 @@ pub(crate) async fn keys_select(place: &impl Place) {
     let one = read(&*bus, everything.clone(), keys(&["a"])).await;
     assert_eq!(one.sequences(), only(&[1]).collect::<Vec<_>>());
     let two = read(&*bus, everything.clone(), keys(&["a-1", "b", "unknown"])).await;
-    assert_eq!(two.sequences(), only(&[2, 4]).collect::<Vec<_>>());
+    // Two keys may be in two partitions, which have no order between them.
+    for (name, place) in [("a-1", &[2]), ("b", &[4])] {
+        assert_eq!(sequences_of(&two, name), only(place).collect::<Vec<_>>());
+    }
+    assert_eq!(two.entries.len(), 1000);
     let none = read(&*bus, everything, keys(&[])).await;
     assert_eq!(none.sequences(), [0_u64; 0]);
     let last = read(&*bus, Start::Last(3), keys(&["a", "b"])).await;
-    assert_eq!(last.sequences(), [1996, 1997, 2000]);
+    // Which three are the newest depends on how finely the bus tells times apart.
+    assert_eq!(last.entries.len(), 3);
+    for (name, place) in [("a", &[1]), ("b", &[4])] {
+        let found = sequences_of(&last, name);
+        let newest = only(place).skip(500 - found.len());
+        assert_eq!(found, newest.collect::<Vec<_>>());
+    }
     let last = read(&*bus, Start::Last(3), keys(&["unknown"])).await;
     assert_eq!(last.sequences(), [0_u64; 0]);
 
@@ -282,6 +310,12 @@ pub(crate) async fn watermarks_frame_what_is_stored(place: &impl Place) {
     assert!(marks.bytes.is_none_or(|bytes| 0 < bytes));
     let other = bus.watermarks(Topic::Commands).await.unwrap();
     assert!(other.iter().all(|marks| marks.first == marks.next));
+}
+
+/// The sequences of one agent.
+fn sequences_of(history: &History, name: &str) -> Vec<u64> {
+    let entries = history.entries.iter().filter(|entry| entry.key == key(name));
+    entries.map(sequence).collect()
 }
 
 /// Where each partition ends.

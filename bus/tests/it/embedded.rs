@@ -18,7 +18,7 @@ impl Place for TempDir {
     }
 }
 
-contract_suite!(tempfile::tempdir().unwrap());
+contract_suite!(Some(tempfile::tempdir().unwrap()));
 
 /// Looks at retention all the time.
 fn eager(clock: &TestClock, monitoring_data: Retention) -> Options {

@@ -5,5 +5,7 @@ mod contract;
 mod crash;
 mod documents;
 mod embedded;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod model;
 mod support;

@@ -26,7 +26,8 @@ pub(crate) fn keys(names: &[&str]) -> Selection {
 
 /// A record of monitoring-data that carries `sequence`.
 pub(crate) fn metrics(name: &str, sequence: u64) -> Record {
-    let record = proto::Record { sequence, values: vec![1, 2, 3], ..proto::Record::default() };
+    let (present, values) = (0b111, vec![1, 2, 3]);
+    let record = proto::Record { sequence, present, values, ..proto::Record::default() };
     let metrics = MetricsRecord {
         agent_id: name.to_owned(),
         record: Some(record),
@@ -40,6 +41,24 @@ pub(crate) fn large(name: &str, sequence: u64, bytes: usize) -> Record {
     let Record { key, mut payload } = metrics(name, sequence);
     if let Payload::Metrics(metrics) = &mut payload {
         metrics.metadata.insert("fill".to_owned(), "x".repeat(bytes));
+    }
+    Record { key, payload }
+}
+
+/// As `large`, of text that does not compress well.
+#[cfg(feature = "kafka")]
+pub(crate) fn noise(name: &str, sequence: u64, bytes: usize) -> Record {
+    let Record { key, mut payload } = metrics(name, sequence);
+    if let Payload::Metrics(metrics) = &mut payload {
+        let mut state = sequence | 1;
+        let fill = (0..bytes).map(|_| {
+            // Knuth's generator; its upper bits are random enough for a compressor.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            char::from(b' ' + u8::try_from(state >> 58).unwrap())
+        });
+        metrics.metadata.insert("fill".to_owned(), fill.collect());
     }
     Record { key, payload }
 }
