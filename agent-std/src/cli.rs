@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use proto::address::ServerAddress;
+use proto::address::{ServerAddress, ServerAddresses};
 use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 
@@ -99,9 +99,10 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_AGENT_ID", value_name = "ID")]
     pub(crate) agent_id: Option<String>,
 
-    /// Address of the server [default: localhost:50051]
+    /// Address of the server [default: localhost:50051]; of several that share a bus, with commas between: they are
+    /// tried in turn
     #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
-    pub(crate) server: Option<ServerAddress>,
+    pub(crate) server: Option<ServerAddresses>,
 
     /// Configuration file (TOML: agent_id, server, state_dir, serial, baud, and a table "config" with the keys of
     /// the configuration store)
@@ -196,14 +197,19 @@ impl Arguments {
     }
 
     /// The server that flags or variables name; none when they say nothing.
-    pub(crate) fn server(&self) -> anyhow::Result<Option<ServerAddress>> {
+    pub(crate) fn server(&self) -> anyhow::Result<Option<ServerAddresses>> {
+        if self.server.is_some() {
+            return Ok(self.server.clone());
+        }
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (host, port) = (variable("GRPC_SERVER_HOST"), variable("GRPC_SERVER_PORT"));
-        if self.server.is_none() && host.is_none() && port.is_none() {
+        if host.is_none() && port.is_none() {
             return Ok(None);
         }
-        let address = ServerAddress::choose(self.server.clone(), host.as_deref(), port.as_deref());
-        address.map(Some).context("GRPC_SERVER_HOST and GRPC_SERVER_PORT name no server")
+        let address = ServerAddress::choose(None, host.as_deref(), port.as_deref());
+        address
+            .map(|address| Some(address.into()))
+            .context("GRPC_SERVER_HOST and GRPC_SERVER_PORT name no server")
     }
 }
 

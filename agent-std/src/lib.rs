@@ -28,7 +28,7 @@ use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
-use proto::address::ServerAddress;
+use proto::address::{ServerAddress, ServerAddresses};
 use proto::config::Document;
 use tracing::level_filters::LevelFilter;
 
@@ -40,8 +40,8 @@ use crate::file::File;
 use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
 use crate::layers::Layers;
 use crate::main_loop::MainLoop;
-use crate::net::Network;
 use crate::net::message::Packing;
+use crate::net::{Network, Servers};
 
 /// Something outside could not be used: a file, a directory, the system.
 const FAILURE: u8 = 1;
@@ -88,8 +88,8 @@ fn report(error: &anyhow::Error, code: u8) -> ExitCode {
 /// Everything that was asked for, checked.
 struct Settings {
     id: agent_core::id::AgentId,
-    server: ServerAddress,
-    endpoint: tonic::transport::Endpoint,
+    server: ServerAddresses,
+    servers: Servers,
     state_dir: Option<std::path::PathBuf>,
     ports: Vec<PortAddress>,
     baud: u32,
@@ -107,15 +107,15 @@ impl Settings {
             .context("flags or PICKET_ variables cannot be used")?;
         let id = identity::agent_id(arguments.agent_id.as_deref().or(file.agent_id.as_deref()))?;
         let in_file = file.server.as_deref().map(|server| {
-            let parsed = server.parse::<ServerAddress>();
+            let parsed = server.parse::<ServerAddresses>();
             parsed.with_context(|| format!("server {server:?} of the file is no HOST:PORT"))
         });
         let server = match (arguments.server()?, in_file) {
             (Some(server), _) => server,
             (None, Some(server)) => server?,
-            (None, None) => ServerAddress::default(),
+            (None, None) => ServerAddress::default().into(),
         };
-        let endpoint = net::endpoint(&server).context("the server's address makes no URI")?;
+        let servers = Servers::new(&server).context("the server's address makes no URI")?;
         let state_dir =
             arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
         let in_file = file.serial.iter().map(|port| {
@@ -132,12 +132,12 @@ impl Settings {
         ensure!(baud != 0, "baud must be at least 1");
         let layers = Layers::new(O::NAMES, flags, arguments.config, file.config);
         let config = layers.config().context("the file and the flags do not go together")?;
-        Ok(Self { id, server, endpoint, state_dir, ports, baud, layers, config })
+        Ok(Self { id, server, servers, state_dir, ports, baud, layers, config })
     }
 }
 
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
-    let Settings { id, server, endpoint, state_dir, ports, baud, layers, config } = settings;
+    let Settings { id, server, servers, state_dir, ports, baud, layers, config } = settings;
     let program = identity::program().context("cannot find the path of this program")?;
     let boot = identity::next_boot(state_dir.as_deref())?;
     let restarted = identity::restarted();
@@ -153,7 +153,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         let sender = sender.clone();
         move || sender.send(Event::Shutdown).is_ok()
     };
-    let network = Network::spawn(endpoint, on_signal).context("cannot start the network thread")?;
+    let network = Network::spawn(servers, on_signal).context("cannot start the network thread")?;
     // Fails only when the main loop is gone, which then needs no report.
     let uplink = network.uplink(move |session, event| {
         sender.send(Event::Link { session, event }).ok();

@@ -2,19 +2,19 @@
 //! speaks for. It decides nothing: it dials when told to and reports what happens.
 
 pub(crate) mod message;
+mod servers;
 mod session;
 
 use std::fmt;
 use std::io;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use agent_core::limits::TRANSMIT_SLOTS;
-use proto::address::ServerAddress;
 use proto::{Command, Hello, MetricsRequest, Welcome};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tonic::transport::Endpoint;
+
+pub(crate) use self::servers::Servers;
 
 /// What an uplink is asked for. `T` is what its owner calls a message by.
 #[derive(Debug)]
@@ -53,16 +53,16 @@ pub(crate) enum LinkEvent<T> {
 /// The network's thread.
 #[derive(Debug)]
 pub(crate) struct Network {
-    endpoint: Endpoint,
+    servers: Servers,
     runtime: Handle,
     _thread: JoinHandle<()>,
 }
 
 impl Network {
-    /// Starts the thread, which carries streams to `endpoint`. `on_signal` is called for each request to end the
+    /// Starts the thread, which carries streams to one of `servers`. `on_signal` is called for each request to end the
     /// process; it answers whether somebody still wants to know.
     pub(crate) fn spawn(
-        endpoint: Endpoint,
+        servers: Servers,
         on_signal: impl Fn() -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -74,7 +74,7 @@ impl Network {
                 std::future::pending::<()>().await;
             });
         })?;
-        Ok(Self { endpoint, runtime: handle, _thread: thread })
+        Ok(Self { servers, runtime: handle, _thread: thread })
     }
 
     /// An uplink of its own for one agent. `report` is told what happens to its streams, each by the session number
@@ -85,8 +85,8 @@ impl Network {
     ) -> Uplink<T> {
         // Room for all the messages that the core lets be under way, a dial and a close.
         let (requests, queue) = mpsc::channel(usize::from(TRANSMIT_SLOTS) + 2);
-        let endpoint = self.endpoint.clone();
-        self.runtime.spawn(session::run(endpoint, queue, report));
+        let servers = self.servers.clone();
+        self.runtime.spawn(session::run(servers, queue, report));
         Uplink { requests }
     }
 }
@@ -112,23 +112,6 @@ impl<T> fmt::Debug for Uplink<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uplink").finish_non_exhaustive()
     }
-}
-
-/// The way to the server.
-///
-/// # Errors
-///
-/// When the address cannot be part of a URI.
-pub(crate) fn endpoint(server: &ServerAddress) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{server}"))?
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        // A server that vanished without a word is found after 15 s.
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(64 * 1024)
-        .initial_connection_window_size(64 * 1024))
 }
 
 /// Reports SIGTERM and SIGINT. Signals live here because the runtime already waits for file descriptors.

@@ -33,8 +33,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For an answer that needs no agent. Setting a configuration waits 5 s for the agent's report.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// On top of a command's time to live, for the way there and back.
-const COMMAND_SLACK: Duration = Duration::from_secs(2);
+/// On top of a command's time to live: for the way there and back, and for a server to wait whether another one, which
+/// has the agent's stream, says what became of it.
+const COMMAND_SLACK: Duration = Duration::from_secs(10);
 
 /// A silent connection is probed after this, and given up when the probe is not answered within the timeout.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);

@@ -49,11 +49,17 @@ impl News {
     }
 
     async fn remember(&mut self) -> Option<()> {
+        let is_shared = self.shared.bus.is_shared();
         while let feed::News::Entries(entries) = self.feed.next().await? {
             let mut registry = self.shared.registry();
             for entry in entries {
-                if let Payload::Status(record) = entry.payload {
-                    registry.fold(&entry.key, *record);
+                match entry.payload {
+                    // What was said a moment ago may hold still.
+                    Payload::Status(record) if is_shared => {
+                        registry.hear(&entry.key, *record, entry.stored_ms);
+                    }
+                    Payload::Status(record) => registry.fold(&entry.key, *record),
+                    Payload::Metrics(_) | Payload::Command(_) | Payload::Response(_) => {}
                 }
             }
         }
