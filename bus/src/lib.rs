@@ -9,6 +9,7 @@ mod contract;
 mod documents;
 pub mod embedded;
 pub mod json;
+pub mod query;
 mod record;
 mod topic;
 
