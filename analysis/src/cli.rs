@@ -49,12 +49,28 @@ pub(crate) struct Cli {
     )]
     pub(crate) server: Option<ServerAddress>,
 
+    #[command(flatten)]
+    pub(crate) kafka: Kafka,
+
     /// The form of the output
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table, help_heading = GLOBAL)]
     pub(crate) output: Output,
 
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Kafka in place of a server.
+#[derive(Debug, Args)]
+pub(crate) struct Kafka {
+    /// Read from Kafka itself, and send commands over it: no server need be reachable; HOST:PORT with commas between
+    /// [default: KAFKA_BOOTSTRAP_SERVERS, unless --server is given]
+    #[arg(long, global = true, value_name = "HOST:PORT", help_heading = GLOBAL, conflicts_with = "server")]
+    pub(crate) kafka: Option<String>,
+
+    /// A file of Kafka client settings, KEY=VALUE on each line: security.protocol, sasl.username and the like
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    pub(crate) kafka_config: Option<PathBuf>,
 }
 
 /// The form of what goes to standard output. Remarks and errors go to standard error in every form.
@@ -66,6 +82,22 @@ pub(crate) enum Output {
     Json,
     /// Comma-separated values with a header; for metrics, monitor, alerts, events and agents
     Csv,
+}
+
+impl Command {
+    /// Whether what it asks for is on the bus.
+    pub(crate) const fn can_read_kafka(&self) -> bool {
+        match self {
+            Self::GetMetrics(_)
+            | Self::Monitor(_)
+            | Self::Alerts(_)
+            | Self::Events(_)
+            | Self::SendCommand(_) => true,
+            Self::Agents(_) | Self::Config(_) | Self::ServerStatus | Self::Completions { .. } => {
+                false
+            }
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

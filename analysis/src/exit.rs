@@ -37,7 +37,7 @@ impl Exit {
             Self::Ok => "done (also when the reader of the output went away, or on Ctrl-C)",
             Self::Failed => "failed: the command ran and did not work, or an internal error",
             Self::Usage => "wrong arguments, or an input that cannot be read",
-            Self::Unreachable => "the server cannot be reached",
+            Self::Unreachable => "the server, or Kafka, cannot be reached",
             Self::Rejected => "rejected: by the agent, or by the server as invalid",
             Self::TimedOut => "no answer in time: the command expired, or its fate is unknown",
             Self::NotFound => "nothing found: no such agent or document, no records, no alert",
@@ -49,6 +49,10 @@ impl Exit {
         match error {
             Error::Client(error) => match error {
                 client::Error::Unreachable { .. } | client::Error::Lost { .. } => Self::Unreachable,
+                #[cfg(feature = "kafka")]
+                client::Error::Brokers { .. } => Self::Unreachable,
+                #[cfg(feature = "kafka")]
+                client::Error::NeedsServer => Self::Usage,
                 client::Error::Rejected { .. } => Self::Rejected,
                 client::Error::TimedOut { .. } => Self::TimedOut,
                 client::Error::NotFound { .. } => Self::NotFound,

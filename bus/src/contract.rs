@@ -156,6 +156,17 @@ pub struct Watermarks {
     pub bytes: Option<u64>,
 }
 
+/// How many records of a topic were skipped for a reason. One counts for each subscription that came across it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Where.
+    pub topic: Topic,
+    /// Why, as a name for counters.
+    pub reason: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
 /// Why a publish failed. In every case none, some or all of the records may be stored; the caller publishes
 /// again, and readers drop the repeats.
 #[derive(Debug, thiserror::Error)]
@@ -225,9 +236,18 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// What it is called in status reports.
     fn kind(&self) -> &'static str;
 
+    /// Whether several servers use it at once.
+    fn is_shared(&self) -> bool;
+
     /// Whether the records of one agent are found without reading those of all others. Where not, nothing may
     /// look them up as often as agents connect.
     fn finds_by_key(&self) -> bool;
+
+    /// Records that were skipped because they are none of ours: on a bus where others may publish. By topic and reason,
+    /// since it was opened; only what is not 0.
+    fn rejected(&self) -> Vec<Rejected> {
+        Vec::new()
+    }
 
     /// Makes what was accepted durable and lets go of the storage. Idempotent.
     async fn close(&self) -> Result<(), BusError>;

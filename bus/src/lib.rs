@@ -17,7 +17,7 @@ mod record;
 mod topic;
 
 pub use contract::{
-    Bus, BusError, Cursor, Delivery, Entry, Offset, Partition, PublishError, Selection, Start,
+    Bus, BusError, Cursor, Delivery, Entry, Offset, Partition, PublishError, Rejected, Selection, Start,
     Subscription, Watermarks,
 };
 pub use documents::{

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A stream of records of one kind, keyed by agent id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Topic {
     /// One record per forwarded snapshot.
     MonitoringData,

@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 
 /// The central server of picket: takes metrics from agents, keeps them, and passes commands on.
 ///
-/// It needs nothing else: the bus and the configuration store live in the data directory. When it is ready it
+/// It needs nothing else: the bus and the configuration store live in the data directory, unless --kafka is given. When it is ready it
 /// prints one line, `listening on ADDRESS`, on standard output; everything else goes to standard error.
 /// SIGTERM and SIGINT end it cleanly: what was acknowledged to an agent is on disk.
 #[derive(Clone, Debug, Parser)]
@@ -19,7 +19,8 @@ use clap::{Parser, ValueEnum};
         Examples:\n  \
         picket-server\n  \
         picket-server --listen 127.0.0.1:0 --data /tmp/picket-try\n  \
-        picket-server --listen 0.0.0.0:50051 --insecure --data /var/lib/picket"
+        picket-server --listen 0.0.0.0:50051 --insecure --data /var/lib/picket\n  \
+        picket-server --kafka kafka-1:9092,kafka-2:9092"
 )]
 pub struct Args {
     /// Address and port to listen on; port 0 takes any free one.
@@ -39,6 +40,30 @@ pub struct Args {
     /// Everyone who reaches the port can read all metrics and command all agents.
     #[arg(long)]
     pub insecure: bool,
+
+    /// Put everything on Kafka, which several servers share, in place of the data directory; HOST:PORT with commas
+    /// between.
+    ///
+    /// Topics that are absent are created. The data directory still keeps the configurations.
+    #[arg(long, value_name = "HOST:PORT", env = "KAFKA_BOOTSTRAP_SERVERS")]
+    pub kafka: Option<String>,
+
+    /// A file of Kafka client settings, KEY=VALUE on each line: security.protocol, sasl.username and the like.
+    #[arg(long, value_name = "FILE")]
+    pub kafka_config: Option<PathBuf>,
+
+    /// Partitions of a topic that is created. All servers must say the same.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 12,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
+    pub kafka_partitions: u32,
+
+    /// Replicas of a topic that is created [default: as the brokers are set].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub kafka_replication: Option<u16>,
 
     /// Bytes of metrics to keep; the oldest go first. Suffixes K, M, G and T count in 1024. Default 1G.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]

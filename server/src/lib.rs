@@ -19,8 +19,11 @@ mod registry;
 
 mod clock;
 mod counters;
+mod feed;
 mod ids;
 mod limits;
 mod rejection;
 mod shared;
 mod shutdown;
+mod storage;
+mod troubles;

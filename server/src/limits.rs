@@ -51,6 +51,16 @@ pub(crate) const PLAIN_REPLACED_MAX: usize = 3;
 /// See [`PLAIN_REPLACED_MAX`].
 pub(crate) const PLAIN_REPLACED_WINDOW: Duration = Duration::from_secs(30);
 
+/// How long an agent counts as connected to another server that says no more of it. Its heartbeats are on the bus once in
+/// [`REPORT_INTERVAL`].
+pub(crate) const PRESENCE_MAX_MS: i64 = 150_000;
+
+/// How much of agent-status is read at the start from a bus that several servers share.
+pub(crate) const STATUS_HISTORY_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a start waits for what the bus has of agents and commands; without it the server begins, and says so.
+pub(crate) const HISTORY_WAIT: Duration = Duration::from_secs(5);
+
 /// Agents that are remembered. One takes 1 to 2 KiB.
 pub(crate) const AGENTS_MAX: usize = 100_000;
 
@@ -88,6 +98,13 @@ pub(crate) const COMMANDS_MAX: usize = 65_536;
 
 /// Answers that are remembered, so that a command sent again gets the answer again.
 pub(crate) const ANSWERS_MAX: usize = 4096;
+
+/// How much longer the other servers wait before they say what became of a command that is over: enough for the one
+/// that has the agent to say so over the bus. Each adds up to half as much, so that they do not speak at once.
+pub(crate) const COMMAND_GRACE: Duration = Duration::from_secs(5);
+
+/// Sources of bad records that were logged and are not logged again.
+pub(crate) const SOURCES_MAX: usize = 1024;
 
 /// Parameters of one command, and their size together.
 pub(crate) const COMMAND_PARAMS_MAX: usize = 64;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::embedded::{Database, OpenError, Options};
-use bus::{Bus, Delivery, DocumentStore, Payload, Selection, Start, Topic};
 use proto::monitoring_service_server::MonitoringServiceServer;
 use proto::operator_service_server::OperatorServiceServer;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
@@ -20,18 +20,20 @@ use tracing::{info, warn};
 
 use crate::cli::Args;
 use crate::clock::Clock;
-use crate::command::{Commands, Router, recover};
+use crate::command::{Commands, Router};
 use crate::config::ConfigStore;
 use crate::counters::Counters;
 use crate::ids::server_id;
 use crate::limits::{
-    AGENTS_MAX, CONNECTION_STREAMS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX,
-    SHUTDOWN_MAX, SHUTDOWN_STREAMS_MAX, WINDOW_BYTES,
+    AGENTS_MAX, CONNECTION_STREAMS_MAX, HISTORY_WAIT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    MESSAGE_BYTES_MAX, SHUTDOWN_MAX, SHUTDOWN_STREAMS_MAX, WINDOW_BYTES,
 };
-use crate::registry::Registry;
+use crate::registry::{News, Registry};
 use crate::rpc::{Monitoring, Operator, retell_decoding_errors};
 use crate::shared::{Shared, Tables};
 use crate::shutdown::Shutdown;
+use crate::storage::Storage;
+use crate::troubles::{Trouble, Troubles};
 
 /// Why a server does not start, when the command line is to blame.
 #[derive(Debug, thiserror::Error)]
@@ -72,14 +74,13 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
         warn!(%address, "insecure: whoever reaches this port can read all metrics and command all agents");
     }
 
-    let database = open(&args).await?;
-    let bus: Arc<dyn Bus> = database.bus();
-    let documents: Arc<dyn DocumentStore> = database.documents();
-    drop(database);
+    let troubles = Arc::new(Troubles::default());
+    let storage = Storage::open(&args, &troubles).await?;
 
     let shutdown = Shutdown::new();
-    let (shared, router) = assemble(&bus, documents, &shutdown, beyond_loopback).await?;
+    let (shared, router) = assemble(&storage, &troubles, &shutdown, beyond_loopback);
     let router = tokio::spawn(router.run());
+    let news = remember(&shared).await;
 
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, Health::Serving).await;
@@ -102,7 +103,7 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
         .serve_with_incoming_shutdown(incoming(listener), async move { stopping.wait().await });
     let mut serving = tokio::spawn(serving);
     announce(address)?;
-    info!(%address, data = %args.data.display(), server = shared.server_id, "server ready");
+    info!(%address, %storage, server = shared.server_id, "server ready");
 
     tokio::select! {
         () = signal => info!("shutting down"),
@@ -119,14 +120,15 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
             warn!("some streams did not end in time");
         }
         router.abort();
+        news.abort();
         // The last statuses are on their way out while the bus closes.
         let goodbye = tokio::time::timeout(GOODBYE_MAX, &mut serving);
-        let (closed, _) = tokio::join!(bus.close(), goodbye);
+        let (closed, _) = tokio::join!(storage.close(), goodbye);
         closed
     };
     match tokio::time::timeout(SHUTDOWN_MAX, ending).await {
-        Ok(closed) => closed.context("cannot close the data directory")?,
-        Err(_) => warn!("the data directory was not closed in time; nothing acknowledged is lost"),
+        Ok(closed) => closed.context("cannot close the storage")?,
+        Err(_) => warn!("the storage was not closed in time; nothing acknowledged is lost"),
     }
     info!("server ended");
     Ok(())
@@ -155,100 +157,53 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         })
 }
 
-async fn open(args: &Args) -> anyhow::Result<Database> {
-    let mut options = Options::default();
-    if let Some(bytes) = args.retention_bytes {
-        options.monitoring_data.bytes = bytes;
-    }
-    if let Some(age) = args.retention_age {
-        options.monitoring_data.age = age;
-    }
-    let dir = args.data.clone();
-    let opened = tokio::task::spawn_blocking(move || Database::open(&dir, options)).await;
-    opened.context("opening the data directory panicked")?.map_err(|error| {
-        let remedy = remedy(&error);
-        anyhow::Error::new(error).context(remedy)
-    })
-}
-
-fn remedy(error: &OpenError) -> &'static str {
-    match error {
-        OpenError::InUse { .. } => {
-            "another server uses this data directory; stop it, or choose another one with --data"
-        }
-        OpenError::Directory { .. } => {
-            "cannot use the data directory; choose one that may be written with --data"
-        }
-        OpenError::NewerFormat { .. } => {
-            "the data directory is of a newer version; install that, or choose another with --data"
-        }
-        OpenError::Foreign { .. } => {
-            "the data directory is not ours; choose an empty or a new one with --data"
-        }
-        _ => "cannot use the data directory; mend it, or choose another one with --data",
-    }
-}
-
-/// Reads what earlier runs left, and puts the rooms together.
-async fn assemble(
-    bus: &Arc<dyn Bus>,
-    documents: Arc<dyn DocumentStore>,
+/// Puts the rooms together.
+fn assemble(
+    storage: &Storage,
+    troubles: &Arc<Troubles>,
     shutdown: &Shutdown,
     insecure: bool,
-) -> anyhow::Result<(Arc<Shared>, Router)> {
+) -> (Arc<Shared>, Router) {
+    let bus = storage.bus();
     let clock = Clock::new();
     let counters = Arc::new(Counters::default());
-    let config = ConfigStore::new(documents);
-    let registry =
-        remember(bus, &config).await.context("cannot read which agents were seen before")?;
-    let tables = Arc::new(Tables::new(registry));
+    let tables = Arc::new(Tables::new(Registry::new(AGENTS_MAX)));
+    let server_id = server_id();
 
     let (commands, inbox) = Commands::new();
-    let mut pending = Router::pending();
-    let feeds = recover(bus, &clock, &counters, &mut pending)
-        .await
-        .context("cannot read the commands that are on their way")?;
-    let router = Router::new(bus, &clock, &counters, &tables, (pending, feeds), (&commands, inbox));
+    let reach = (&commands, inbox);
+    let router = Router::new(bus, &clock, &counters, &tables, troubles, &server_id, reach);
     let shared = Shared {
-        server_id: server_id(),
+        server_id,
         started_ms: clock.now().unix_ms,
         insecure,
         clock,
         counters,
         bus: Arc::clone(bus),
-        config,
+        config: ConfigStore::new(storage.documents()),
         commands,
         stopping: shutdown.stopping(),
         tables,
+        troubles: Arc::clone(troubles),
     };
-    Ok((Arc::new(shared), router))
+    (Arc::new(shared), router)
 }
 
-/// The agents that earlier runs saw, from what retention has left of the topic agent-status.
-async fn remember(bus: &Arc<dyn Bus>, config: &ConfigStore) -> anyhow::Result<Registry> {
-    let mut registry = Registry::new(AGENTS_MAX);
-    let start = Start::Oldest;
-    let mut history = bus.subscribe(Topic::AgentStatus, start, Selection::All).await?;
-    loop {
-        match history.next().await? {
-            Delivery::Entries(entries) => {
-                for entry in entries {
-                    if let Payload::Status(record) = entry.payload {
-                        registry.fold(&entry.key, *record);
-                    }
-                }
+/// Begins to read what earlier runs and other servers saw, and waits for it a while.
+async fn remember(shared: &Arc<Shared>) -> JoinHandle<()> {
+    let (caught_up, mut known) = oneshot::channel();
+    let news = tokio::spawn(News::new(shared).run(caught_up));
+    if tokio::time::timeout(HISTORY_WAIT, &mut known).await.is_err() {
+        let text = "what the bus has of agents is not read yet";
+        shared.troubles.raise(Trouble::History, text);
+        let troubles = Arc::clone(&shared.troubles);
+        tokio::spawn(async move {
+            if known.await.is_ok() {
+                troubles.clear(Trouble::History);
             }
-            Delivery::Skipped { .. } => {}
-            Delivery::CaughtUp => break,
-        }
+        });
     }
-    for agent in registry.ids() {
-        match config.effective(&agent).await {
-            Ok(effective) => registry.config_wanted(&agent, effective.revision),
-            Err(error) => warn!(%agent, "cannot read the configuration: {error}"),
-        }
-    }
-    Ok(registry)
+    news
 }
 
 fn transport() -> Server {

@@ -11,6 +11,7 @@ use crate::counters::Counters;
 use crate::ingest::{Claims, SessionHandle};
 use crate::registry::Registry;
 use crate::shutdown::Stopping;
+use crate::troubles::Troubles;
 
 /// One per server. Nothing here is held across an await.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) commands: Commands,
     pub(crate) stopping: Stopping,
     pub(crate) tables: Arc<Tables>,
+    pub(crate) troubles: Arc<Troubles>,
 }
 
 /// What is known of agents, and which of them have a session.

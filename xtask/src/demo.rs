@@ -5,7 +5,6 @@ mod screen;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::fleet::{Binaries, Group, Process, Profile, Server, Site};
-use crate::workspace;
+use crate::{interrupt, workspace};
 
 use self::screen::Screen;
 
@@ -42,7 +41,7 @@ pub fn run(duration: Option<Duration>) -> anyhow::Result<()> {
     let binaries = Binaries::build(Profile::Release)?;
     screen::say(&format!("built in {} s", started.elapsed().as_secs()));
 
-    let interrupted = interrupted_flag()?;
+    let interrupted = interrupt::flag([SIGINT, SIGTERM, SIGHUP])?;
     let directory = Directory::claim(&workspace::target_directory()?.join("demo"))?;
     let site = Site::new(binaries, directory.path(), Group::Own)?;
     let agent_id = host::agent_id();
@@ -113,15 +112,6 @@ fn watch(
         }
         thread::sleep(LOOK_EVERY);
     }
-}
-
-fn interrupted_flag() -> anyhow::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&flag))
-            .context("cannot listen for Ctrl-C")?;
-    }
-    Ok(flag)
 }
 
 /// What to type after the demo: the same three programs by hand, on the data of the demo.

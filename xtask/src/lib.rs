@@ -6,6 +6,8 @@ pub mod bench;
 pub mod demo;
 pub mod fleet;
 pub mod fuzz;
+pub mod services;
 pub mod tasks;
 
+mod interrupt;
 mod workspace;

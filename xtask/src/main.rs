@@ -1,10 +1,12 @@
 //! The project's tasks, run as `cargo xtask TASK`.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use xtask::bench::{Bench, Output};
+use xtask::services::{self, Data, Service};
 
 /// The project's tasks.
 #[derive(Debug, Parser)]
@@ -28,12 +30,18 @@ enum Task {
     },
     /// Build the binaries and run every test there is, the firmware's in QEMU included
     ///
-    /// What needs tools that are not here is skipped and counted; with PICKET_REQUIRE_ARM=1 it fails instead.
+    /// Starts an etcd and a Kafka, as `services up` does, unless they are up or PICKET_TEST_ETCD and PICKET_TEST_KAFKA name
+    /// others, and stops what it has started. What needs tools or services that are not to be had is skipped and counted;
+    /// with PICKET_REQUIRE_ARM=1 and PICKET_REQUIRE_SERVICES=1 it fails instead.
     Test {
         /// Given to the test programs, for instance a part of a test's name
         #[arg(last = true, value_name = "ARGS")]
         arguments: Vec<String>,
     },
+    /// Keep a real etcd and a real Kafka on free loopback ports, for tests and for trying things out
+    ///
+    /// They are downloaded once, without root and without containers, and stand in target/services.
+    Services(Services),
     /// Run each fuzz target for a while, and print how many inputs it has run
     ///
     /// Fails when an input makes a target fail, and says where that input is. Needs cargo-fuzz.
@@ -58,6 +66,64 @@ enum Task {
     Bench(Subject),
     /// Write the code generated from proto/proto/monitoring.proto anew
     Codegen,
+}
+
+#[derive(Args, Debug)]
+struct Services {
+    #[command(subcommand)]
+    action: Action,
+    /// Keep data, logs and what is known of the processes there, for a pair of one's own [default: target/services/run]
+    #[arg(long, value_name = "DIRECTORY", global = true)]
+    directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Start what is down, wait until it serves, and print addresses and what to type to watch them
+    ///
+    /// etcd is the one on PATH, else Debian's package, downloaded by apt-get and unpacked. Kafka comes from Maven's central
+    /// repository by mvn, and needs Java 17 or newer.
+    Up {
+        /// The services to start [default: all]
+        #[arg(value_name = "SERVICE", value_parser = service)]
+        services: Vec<Service>,
+    },
+    /// Stop what runs, and remove its data
+    Down {
+        /// Leave the data, so that the next `up` goes on with them
+        #[arg(long)]
+        keep_data: bool,
+    },
+    /// Print health, addresses, process ids and ports; the exit code is 0 when both are healthy
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn service(name: &str) -> Result<Service, String> {
+    let named = Service::ALL.into_iter().find(|service| service.name() == name);
+    named.ok_or_else(|| format!("the services are {}", Service::ALL.map(Service::name).join(", ")))
+}
+
+impl Services {
+    fn run(self) -> anyhow::Result<()> {
+        let directory = self.directory.as_deref();
+        match self.action {
+            Action::Up { services } if services.is_empty() => {
+                services::up(&Service::ALL, directory)
+            }
+            Action::Up { services } => services::up(&services, directory),
+            Action::Down { keep_data } => {
+                services::down(if keep_data { Data::Keep } else { Data::Remove }, directory)
+            }
+            Action::Status { json } => {
+                let form = if json { services::Form::Json } else { services::Form::Text };
+                services::status(form, directory)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]
@@ -99,6 +165,7 @@ fn main() -> anyhow::Result<()> {
             xtask::demo::run(seconds.map(|seconds| Duration::from_secs(seconds.into())))
         }
         Task::Test { arguments } => xtask::tasks::test(&arguments),
+        Task::Services(services) => services.run(),
         Task::Fuzz { seconds, seed, install, targets } => {
             let duration = Duration::from_secs(seconds.into());
             xtask::fuzz::run(&xtask::fuzz::Options { duration, seed, install, targets })

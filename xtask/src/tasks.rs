@@ -4,37 +4,55 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use signal_hook::consts::SIGINT;
 
 use crate::fleet::{Binaries, Profile};
-use crate::workspace;
+use crate::services::Session;
+use crate::{interrupt, workspace};
 
 /// Names the file to which a test that is skipped, for want of a tool, adds a line that says so.
 const SKIPPED: &str = "PICKET_SKIPPED";
 
-/// Builds the binaries and runs every test there is, those of the firmware included. `arguments` go to the test
-/// programs, for instance a filter.
+/// Builds the binaries and runs every test there is, those of the firmware and those with a real etcd and Kafka
+/// included. `arguments` go to the test programs, for instance a filter.
+///
+/// A service that is up already, or that the environment names, is used and left as it is; one that this starts, it
+/// stops.
 ///
 /// # Errors
 ///
 /// When a build or a test fails; a summary was printed then, too. A test whose tools are missing here fails only
-/// with `PICKET_REQUIRE_ARM=1`; else the summary says that it was skipped.
+/// with `PICKET_REQUIRE_ARM=1`, one whose service does not come up only with `PICKET_REQUIRE_SERVICES=1`; else the
+/// summary says that it was skipped.
 pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     let skipped = workspace::target_directory()?.join("skipped-tests");
+    // Ctrl-C reaches cargo and the tests themselves; this program lives on to stop the services.
+    let interrupted = interrupt::flag([SIGINT])?;
+    let mut services = Session::new()?;
     let mut summary = Summary::default();
     summary.step("build of the binaries", || {
         Binaries::build(Profile::Debug)?;
         Ok(Skipped::default())
     });
+    summary.step("start of the services", || {
+        go_on_unless(&interrupted)?;
+        services.begin(&interrupted).map(Skipped)
+    });
     summary.step("tests of the workspace", || {
-        let mut tests = workspace::cargo();
-        tests.args(["test", "--workspace", "--no-fail-fast", "--"]).args(arguments);
+        go_on_unless(&interrupted)?;
+        let mut tests = workspace::cargo_with_protoc();
+        tests.args(["test", "--workspace", "--all-features", "--no-fail-fast", "--"]);
+        tests.args(arguments).envs(services.variables());
         run_tests(tests, &skipped)
     });
+    summary.step("end of the services", || services.end().map(|()| Skipped::default()));
     // A workspace of its own, which cargo does not reach from the root.
     summary.step("tests of the firmware and of the core on bare metal", || {
+        go_on_unless(&interrupted)?;
         let mut tests = workspace::cargo();
         tests.args(["test", "--locked", "--no-fail-fast", "--manifest-path"]);
         tests.arg("cross/firmware/Cargo.toml").arg("--").args(arguments);
@@ -54,6 +72,11 @@ pub fn codegen() -> anyhow::Result<()> {
     test.args(["test", "--quiet", "--package", "xtask", "--test", "it", "codegen::"])
         .env("PICKET_CODEGEN", "write");
     workspace::run(test)
+}
+
+fn go_on_unless(interrupted: &AtomicBool) -> anyhow::Result<()> {
+    ensure!(!interrupted.load(Ordering::Relaxed), "not run: interrupted");
+    Ok(())
 }
 
 /// The tests that did nothing, each as a line that says why.
@@ -104,7 +127,7 @@ impl Summary {
             }
         }
         if 0 < skipped {
-            writeln!(out, "{skipped} tests SKIPPED: their tools are not here")?;
+            writeln!(out, "{skipped} SKIPPED: what they need is not here")?;
         }
         match failed {
             0 => Ok(()),
@@ -130,6 +153,7 @@ mod tests {
         assert_eq!(text.matches("FAILED").count(), 1, "{text}");
         assert!(text.contains("bad: no"), "{text}");
     }
+
     #[test]
     fn what_was_skipped_is_named_and_counted_and_fails_nothing() {
         let mut summary = Summary::default();
@@ -138,7 +162,7 @@ mod tests {
         summary.finish(&mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("a: no tool"), "{text}");
-        assert!(text.contains("2 tests SKIPPED"), "{text}");
+        assert!(text.contains("2 SKIPPED"), "{text}");
     }
 
     #[test]

@@ -33,9 +33,54 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// [`cargo`] for builds with all features: some of their crates run protoc. Where it is not installed they are given the
+/// one that a crate brings along.
+pub(crate) fn cargo_with_protoc() -> Command {
+    let mut command = cargo();
+    let named = env::var_os("PROTOC").is_some_and(|protoc| !protoc.is_empty());
+    if named || on_path("protoc").is_some() {
+        return command;
+    }
+    // A machine that there is none for is left to the message of the crate that wants one.
+    if let Some((protoc, include)) = bundled_protoc() {
+        command.env("PROTOC", protoc).env("PROTOC_INCLUDE", include);
+    }
+    command
+}
+
+/// The protoc that a crate brings along, and the directory of the types that every protobuf knows.
+fn bundled_protoc() -> Option<(PathBuf, PathBuf)> {
+    let protoc = protoc_bin_vendored::protoc_bin_path().ok()?;
+    Some((protoc, protoc_bin_vendored::include_path().ok()?))
+}
+
+/// Where PATH has the program `name`.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
 /// Runs what [`cargo`] began, to its end.
 pub(crate) fn run(mut cargo: Command) -> anyhow::Result<()> {
     let status = cargo.status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo ended with {status}; its messages are above");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundled_protoc_runs_and_knows_the_usual_types() {
+        let (protoc, include) = bundled_protoc().unwrap();
+        assert!(Command::new(protoc).arg("--version").output().unwrap().status.success());
+        assert!(include.join("google/protobuf/timestamp.proto").is_file());
+    }
+
+    #[test]
+    fn programs_are_found_by_path() {
+        assert!(on_path("sh").unwrap().is_absolute());
+        assert_eq!(on_path("no-program-has-this-name"), None);
+    }
 }

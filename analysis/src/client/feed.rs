@@ -1,4 +1,4 @@
-//! A stream of records that outlives the server it comes from.
+//! A stream of records that outlives the server or the brokers it comes from.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tonic::Streaming;
 
-use super::{Client, Error, ServerAddress, Subscribe};
+use super::{Client, Error, ServerAddress, Source, Subscribe};
 
 /// Events that wait while the output is slow. A full queue stops the reading, and so the server's sending: a
 /// batch is at most a few hundred records, so this is a few MB.
-const EVENTS_MAX: usize = 16;
+pub(super) const EVENTS_MAX: usize = 16;
 
 /// First and last step of the back-off between attempts to reconnect. Somebody is watching, so it stays short.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
@@ -24,9 +24,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(8);
 pub(crate) enum Event<B> {
     /// Some records. After a reconnect they may repeat some from before.
     Batch(B),
-    /// The server is away; the feed tries to reach it again until it is dropped.
+    /// The source is away; the feed tries to reach it again until it is dropped.
     Away { reason: String },
-    /// The server is back, and the feed goes on.
+    /// It is back, and the feed goes on.
     Back(Resumption),
 }
 
@@ -49,8 +49,20 @@ pub(crate) struct Feed<B> {
 }
 
 impl<B: Send + 'static> Feed<B> {
-    /// Connects and asks. Fails when the server cannot be reached now.
+    /// Connects and asks. Fails when the source cannot be reached now.
     pub(crate) async fn open(
+        source: &Source,
+        request: impl Subscribe<Batch = B>,
+        now_ms: i64,
+    ) -> Result<Self, Error> {
+        match source {
+            Source::Server(server) => Self::of_server(server.clone(), request, now_ms).await,
+            #[cfg(feature = "kafka")]
+            Source::Kafka(brokers) => brokers.feed(request).await,
+        }
+    }
+
+    async fn of_server(
         server: ServerAddress,
         request: impl Subscribe<Batch = B>,
         now_ms: i64,
@@ -59,7 +71,14 @@ impl<B: Send + 'static> Feed<B> {
         let stream = request.clone().open(&client).await?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let reader = Reader { client, request, opened_ms: now_ms, events: sender };
-        Ok(Self { events, reader: tokio::spawn(reader.run(stream)) })
+        Ok(Self::new(events, tokio::spawn(reader.run(stream))))
+    }
+
+    pub(super) const fn new(
+        events: mpsc::Receiver<Result<Event<B>, Error>>,
+        reader: JoinHandle<()>,
+    ) -> Self {
+        Self { events, reader }
     }
 
     /// The next event; none at the end. Safe to cancel.
@@ -204,17 +223,17 @@ impl<R: Subscribe> Reader<R> {
 
 /// Full jitter: each wait is random between nothing and a step that doubles (AWS Architecture Blog,
 /// "Exponential Backoff And Jitter", 2015).
-struct Backoff {
+pub(super) struct Backoff {
     step: Duration,
     random: SplitMix64,
 }
 
 impl Backoff {
-    const fn new(seed: u64) -> Self {
+    pub(super) const fn new(seed: u64) -> Self {
         Self { step: BACKOFF_MIN, random: SplitMix64::new(seed) }
     }
 
-    fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         let step_ms = u64::try_from(self.step.as_millis()).unwrap_or(u64::MAX);
         self.step = self.step.saturating_mul(2).min(BACKOFF_MAX);
         Duration::from_millis(self.random.up_to(step_ms))
@@ -222,7 +241,7 @@ impl Backoff {
 }
 
 /// Without randomness from the system all tools share one jitter, which is no reason to fail.
-fn random_seed() -> u64 {
+pub(super) fn random_seed() -> u64 {
     getrandom::u64().unwrap_or_default()
 }
 

@@ -1,6 +1,9 @@
-//! The connection to the server, and what each way of failing means.
+//! The connection to the server or to the brokers, and what each way of failing means.
 
+#[cfg(feature = "kafka")]
+mod broker;
 mod feed;
+mod source;
 mod subscribe;
 
 use std::error::Error as StdError;
@@ -17,7 +20,10 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+#[cfg(feature = "kafka")]
+pub(crate) use self::broker::Brokers;
 pub(crate) use self::feed::{Event, Feed, Resumption};
+pub(crate) use self::source::Source;
 pub(crate) use self::subscribe::Subscribe;
 pub(crate) use proto::address::ServerAddress;
 
@@ -182,6 +188,12 @@ pub(crate) enum Error {
          set --server HOST:PORT"
     )]
     Unreachable { server: ServerAddress, reason: String },
+    #[cfg(feature = "kafka")]
+    #[error("cannot use Kafka at {names}: {reason}; does it run there? set --kafka HOST:PORT")]
+    Brokers { names: String, reason: String },
+    #[cfg(feature = "kafka")]
+    #[error("this asks a server, which Kafka is not: leave out --kafka, or set --server HOST:PORT")]
+    NeedsServer,
     #[error("lost the server at {server}: {reason}; try again when it is back")]
     Lost { server: ServerAddress, reason: String },
     #[error("the server cannot do it now: {message}; {}", remedy(message))]
@@ -206,6 +218,10 @@ impl Error {
             | Self::Lost { .. }
             | Self::Unavailable { .. }
             | Self::TimedOut { .. } => true,
+            #[cfg(feature = "kafka")]
+            Self::Brokers { .. } => true,
+            #[cfg(feature = "kafka")]
+            Self::NeedsServer => false,
             Self::Rejected { .. }
             | Self::NotFound { .. }
             | Self::Unsupported { .. }
@@ -217,6 +233,8 @@ impl Error {
     fn into_reason(self) -> String {
         match self {
             Self::Unreachable { reason, .. } | Self::Lost { reason, .. } => reason,
+            #[cfg(feature = "kafka")]
+            Self::Brokers { reason, .. } => reason,
             Self::Unavailable { message } => message,
             other => other.to_string(),
         }

@@ -14,6 +14,10 @@ pub(crate) trait Subscribe: Clone + Send + Sync + 'static {
     /// What comes: some records in the order of the bus.
     type Batch: Send + 'static;
 
+    /// How they are read from a bus.
+    #[cfg(feature = "kafka")]
+    type Form: bus::query::Form<Batch = Self::Batch>;
+
     /// Where they come from.
     const TOPIC: Topic;
 
@@ -22,6 +26,10 @@ pub(crate) trait Subscribe: Clone + Send + Sync + 'static {
         self,
         client: &Client,
     ) -> impl Future<Output = Result<Streaming<Self::Batch>, Error>> + Send;
+
+    /// What it asks of a bus.
+    #[cfg(feature = "kafka")]
+    fn query(self) -> Result<bus::query::Query<Self::Form>, bus::query::QueryError>;
 
     /// Whether it goes on with live records after the history.
     fn follows(&self) -> bool;
@@ -44,11 +52,18 @@ pub(crate) trait Subscribe: Clone + Send + Sync + 'static {
 
 impl Subscribe for SubscribeMetricsRequest {
     type Batch = MetricsBatch;
+    #[cfg(feature = "kafka")]
+    type Form = bus::query::Metrics;
 
     const TOPIC: Topic = Topic::MonitoringData;
 
     async fn open(self, client: &Client) -> Result<Streaming<MetricsBatch>, Error> {
         client.subscribe_metrics(self).await
+    }
+
+    #[cfg(feature = "kafka")]
+    fn query(self) -> Result<bus::query::Query<Self::Form>, bus::query::QueryError> {
+        self.try_into()
     }
 
     fn follows(&self) -> bool {
@@ -81,11 +96,18 @@ impl Subscribe for SubscribeMetricsRequest {
 
 impl Subscribe for SubscribeStatusRequest {
     type Batch = StatusBatch;
+    #[cfg(feature = "kafka")]
+    type Form = bus::query::Statuses;
 
     const TOPIC: Topic = Topic::AgentStatus;
 
     async fn open(self, client: &Client) -> Result<Streaming<StatusBatch>, Error> {
         client.subscribe_status(self).await
+    }
+
+    #[cfg(feature = "kafka")]
+    fn query(self) -> Result<bus::query::Query<Self::Form>, bus::query::QueryError> {
+        self.try_into()
     }
 
     fn follows(&self) -> bool {

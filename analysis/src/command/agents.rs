@@ -13,7 +13,7 @@ pub(super) async fn run(
     args: &cli::Agents,
     out: &mut dyn Write,
 ) -> Result<Exit, Error> {
-    let client = Client::connect(session.server.clone()).await?;
+    let client = Client::connect(session.source.server()?).await?;
     let agents = client.agents(request::names(&args.agents)).await?;
     if agents.is_empty() && args.agents.is_empty() {
         view::notice("no agent has connected yet");

@@ -110,7 +110,11 @@ async fn away(session: &Session, alerts: &[Change<'_>]) -> Result<Vec<String>, E
     let mut names: Vec<String> = alerts.iter().map(|change| change.agent_id.to_owned()).collect();
     names.sort_unstable();
     names.dedup();
-    let client = Client::connect(session.server.clone()).await?;
+    // Who is connected, only a server knows.
+    let Ok(server) = session.source.server() else {
+        return Ok(Vec::new());
+    };
+    let client = Client::connect(server).await?;
     let agents = client.agents(names).await?.into_iter();
     Ok(agents.filter(|agent| !agent.connected).map(|agent| agent.agent_id).collect())
 }

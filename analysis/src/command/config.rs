@@ -111,7 +111,7 @@ async fn show(session: &Session, layer: &Layer, out: &mut dyn Write) -> Result<E
 }
 
 async fn connect(session: &Session) -> Result<Client, Error> {
-    Ok(Client::connect(session.server.clone()).await?)
+    Ok(Client::connect(session.source.server()?).await?)
 }
 
 /// As it is, but for what a terminal might act on, which JSON can write otherwise.

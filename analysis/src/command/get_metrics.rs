@@ -39,7 +39,7 @@ pub(super) async fn run(
 
     let mut interrupt = Interrupt::install().map_err(Error::Runtime)?;
     let mut feed = tokio::select! {
-        feed = Feed::open(session.server.clone(), request, now_ms) => feed?,
+        feed = Feed::open(&session.source, request, now_ms) => feed?,
         () = interrupt.wait() => return Ok(Exit::Ok),
     };
     let asked = MetricName::union(&args.metrics);

@@ -29,7 +29,7 @@ pub(super) async fn read(
 ) -> Result<Ending, Error> {
     let mut interrupt = Interrupt::install().map_err(Error::Runtime)?;
     let mut feed = tokio::select! {
-        feed = Feed::open(session.server.clone(), request, now_ms) => feed?,
+        feed = Feed::open(&session.source, request, now_ms) => feed?,
         () = interrupt.wait() => return Ok(Ending::Interrupted),
     };
     let mut intake = Intake::default();

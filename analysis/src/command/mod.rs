@@ -22,9 +22,10 @@ use jiff::tz::TimeZone;
 use ratatui::crossterm::terminal;
 use tokio::runtime;
 
-use crate::cli::{Cli, Command, Output};
-use crate::client::{self, Resumption, ServerAddress};
+use crate::cli::{self, Cli, Command, Output};
+use crate::client::{self, Resumption, ServerAddress, Source};
 use crate::exit::Exit;
+use crate::view;
 use crate::view::page::Page;
 
 /// Why a command did not end well.
@@ -47,7 +48,7 @@ pub(crate) enum Error {
 /// What every command needs to know.
 #[derive(Debug)]
 struct Session {
-    server: ServerAddress,
+    source: Source,
     output: Output,
     zone: TimeZone,
     /// Whether standard output is a terminal.
@@ -62,7 +63,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, Error> {
     }
     check_output(&cli.command, cli.output)?;
     let session = Session {
-        server: server(cli.server)?,
+        source: source(cli.server, &cli.kafka, &cli.command)?,
         output: cli.output,
         zone: TimeZone::system(),
         terminal: io::stdout().is_terminal(),
@@ -118,6 +119,53 @@ fn check_output(command: &Command, output: Output) -> Result<(), Error> {
     }
 }
 
+/// Where the command line and the variables say that records are.
+fn source(
+    server_flag: Option<ServerAddress>,
+    kafka: &cli::Kafka,
+    command: &Command,
+) -> Result<Source, Error> {
+    if let Some(names) = &kafka.kafka {
+        return brokers(names, kafka);
+    }
+    // The variable may be there for the servers; it counts where Kafka has what is asked for.
+    let variable = env::var("KAFKA_BOOTSTRAP_SERVERS").ok().filter(|names| !names.is_empty());
+    if cfg!(feature = "kafka")
+        && server_flag.is_none()
+        && command.can_read_kafka()
+        && let Some(names) = variable
+    {
+        view::notice(&format!("asking Kafka at {names}, as KAFKA_BOOTSTRAP_SERVERS says"));
+        return brokers(&names, kafka);
+    }
+    server(server_flag).map(Source::Server)
+}
+
+#[cfg(feature = "kafka")]
+fn brokers(names: &str, kafka: &cli::Kafka) -> Result<Source, Error> {
+    let brokers = client::Brokers::new(names, kafka.kafka_config.as_deref());
+    // With its causes, which name the place.
+    brokers.map(Source::Kafka).map_err(|error| Error::Usage(causes(&error)))
+}
+
+#[cfg(feature = "kafka")]
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(not(feature = "kafka"))]
+fn brokers(_: &str, _: &cli::Kafka) -> Result<Source, Error> {
+    let text =
+        "this picket was built without Kafka; build it with --features kafka, or ask a server";
+    Err(Error::Usage(text.to_owned()))
+}
+
 fn server(flag: Option<ServerAddress>) -> Result<ServerAddress, Error> {
     let host = env::var("GRPC_SERVER_HOST").ok();
     let port = env::var("GRPC_SERVER_PORT").ok();
@@ -133,7 +181,7 @@ fn now_ms() -> i64 {
 
 /// What is said while the server is away.
 fn away(session: &Session, reason: &str) -> String {
-    format!("lost the server at {}: {reason}; trying to reach it again", session.server)
+    format!("lost {}: {reason}; trying to reach it again", session.source)
 }
 
 /// What is said when it is back.

@@ -27,7 +27,7 @@ pub(super) async fn run(
 ) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::install().map_err(Error::Runtime)?;
     let mut feed = tokio::select! {
-        feed = Feed::open(session.server.clone(), request::live(&args.agents), now_ms()) => feed?,
+        feed = Feed::open(&session.source, request::live(&args.agents), now_ms()) => feed?,
         () = interrupt.wait() => return Ok(Exit::Ok),
     };
     let mut watch = Watch::new(session);
@@ -97,7 +97,7 @@ impl Watch {
             });
         Self {
             screen,
-            board: Board::new(session.server.to_string()),
+            board: Board::new(session.source.name()),
             intake: Intake::new(MetricSet::ALL),
             summary: Summary::default(),
             too_many: None,

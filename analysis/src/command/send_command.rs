@@ -7,7 +7,7 @@ use std::path::Path;
 use proto::{CommandOutcome, CommandResponse};
 
 use crate::cli::{self, CommandKind};
-use crate::client::Client;
+use crate::client::{Client, Source};
 use crate::command::{Error, Session, input, now_ms};
 use crate::exit::Exit;
 use crate::{request, view};
@@ -26,8 +26,13 @@ pub(super) async fn run(
         None => BTreeMap::new(),
     };
     let command = request::command(args, config, fresh_id()?, now_ms());
-    let client = Client::connect(session.server.clone()).await?;
-    let response = client.send_command(command).await?;
+    let response = match &session.source {
+        Source::Server(server) => {
+            Client::connect(server.clone()).await?.send_command(command).await?
+        }
+        #[cfg(feature = "kafka")]
+        Source::Kafka(brokers) => brokers.send_command(command).await?,
+    };
     view::status::write(&response, session.output, out)?;
     Ok(exit(&response))
 }

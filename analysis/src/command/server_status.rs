@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::view;
 
 pub(super) async fn run(session: &Session, out: &mut dyn Write) -> Result<Exit, Error> {
-    let client = Client::connect(session.server.clone()).await?;
+    let client = Client::connect(session.source.server()?).await?;
     let status = client.server_status().await?;
     view::server::write(&status, session.output, &session.zone, now_ms(), out)?;
     Ok(Exit::Ok)

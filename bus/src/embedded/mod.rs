@@ -294,6 +294,10 @@ impl Bus for EmbeddedBus {
         "embedded"
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn finds_by_key(&self) -> bool {
         true
     }

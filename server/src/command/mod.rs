@@ -8,6 +8,8 @@ mod recovery;
 mod request;
 mod router;
 
+use std::time::Duration;
+
 use agent_core::id::{AgentId, CommandId};
 use proto::CommandResponse;
 use tokio::sync::{mpsc, oneshot};
@@ -15,8 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ingest::SessionKey;
 use crate::registry::Dialect;
 
-pub(crate) use pending::{Order, answer};
-pub(crate) use recovery::recover;
+pub(crate) use pending::{Holder, Order, answer};
 pub(crate) use request::order;
 pub(crate) use router::Router;
 
@@ -34,10 +35,14 @@ enum Event {
     Connected { agent: AgentId, key: SessionKey, dialect: Dialect },
     /// A session has ended.
     Disconnected { agent: AgentId, key: SessionKey },
-    /// A command was read from the bus.
-    Published(Order),
+    /// Commands that the bus had at the start and nobody has answered, with what is left of their time.
+    Recovered(Vec<(Order, Duration)>),
+    /// A command was read from the bus, with what is left of its time.
+    Published { order: Order, left: Duration },
     /// An answer was read from the bus.
     Answer(CommandResponse),
+    /// Another server has delivered a command.
+    Noticed(CommandId),
 }
 
 /// What the router says to a caller.
@@ -95,6 +100,12 @@ impl Commands {
         let agent = agent.clone();
         // Without a router there is nothing to deliver.
         self.tell(Event::Disconnected { agent, key }).await.ok();
+    }
+
+    /// Another server has delivered the command.
+    pub(crate) async fn noticed(&self, id: CommandId) {
+        // Without a router there is nothing to conclude.
+        self.tell(Event::Noticed(id)).await.ok();
     }
 
     async fn tell(&self, event: Event) -> Result<(), RouterGone> {

@@ -6,6 +6,10 @@
 //! A command is delivered each time its agent connects until it is answered, because only the agent can tell
 //! whether it ran: the agent runs a command_id once and repeats its answer. What was never delivered when its
 //! time is over is EXPIRED, what was is UNKNOWN.
+//!
+//! Servers that share a bus all hold every command, and the one that has the agent's stream delivers it. That one
+//! says what became of it when its time is over; so does the one that took the command from its caller when no
+//! server has the agent. The others wait [`Limits::grace`] longer, and speak only when nobody else has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -65,11 +69,22 @@ pub(crate) enum Output {
     Answered { response: CommandResponse, publish: bool },
 }
 
+/// Which server has the agent's stream, as far as another one can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// None, or this one.
+    Nobody,
+    /// Another one.
+    AnotherServer,
+}
+
 /// Whether the agent may have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Delivery {
     Never,
-    /// Through a session that is gone, or perhaps by a server that was stopped since.
+    /// By another server, or perhaps by an earlier run of this one.
+    Elsewhere,
+    /// Through a session that is gone.
     Before,
     /// Through the session that is connected.
     Now,
@@ -79,9 +94,13 @@ enum Delivery {
 struct Open {
     order: Order,
     deadline: Instant,
+    /// A caller of this server waits for it.
+    is_ours: bool,
     /// The bus has it. Before that it is not delivered, so that no command runs which the bus does not show.
     published: bool,
     delivery: Delivery,
+    /// Its time is over, and what is left is for other servers to say what became of it.
+    in_grace: bool,
 }
 
 /// All commands that are not answered, and the newest answers.
@@ -109,6 +128,8 @@ pub(crate) struct Limits {
     pub(crate) total: usize,
     /// Answers that are remembered.
     pub(crate) answers: usize,
+    /// How long another server has to say what became of a command once its time is over; zero where there is none.
+    pub(crate) grace: Duration,
 }
 
 impl Pending {
@@ -148,7 +169,10 @@ impl Pending {
             return Submission::Busy;
         }
         let deadline = now.monotonic + order.ttl();
-        self.insert(order.clone(), deadline, false, Delivery::Never);
+        let serial = self.insert(order.clone(), deadline, false, Delivery::Never);
+        if let Some(open) = self.open.get_mut(&serial) {
+            open.is_ours = true;
+        }
         Submission::New
     }
 
@@ -159,8 +183,14 @@ impl Pending {
         }
     }
 
-    /// A command was read from the bus, from this server's callers or anybody's.
-    pub(crate) fn handle_published(&mut self, now: Now, order: Order) {
+    /// A command was read from the bus, from this server's callers or anybody's, with `left` of its time to live.
+    pub(crate) fn handle_published(
+        &mut self,
+        now: Now,
+        order: Order,
+        left: Duration,
+        holder: Holder,
+    ) {
         if self.answers.get(&order.id).is_some() {
             return;
         }
@@ -174,22 +204,35 @@ impl Pending {
             return;
         }
         if self.is_full(&order.agent) {
-            let text = format!("agent {} has too many commands waiting", order.agent);
-            self.conclude(now, &order, CommandOutcome::Rejected, text);
+            if holder == Holder::Nobody {
+                let text = format!("agent {} has too many commands waiting", order.agent);
+                self.conclude(now, &order, CommandOutcome::Rejected, text);
+            }
             return;
         }
-        let deadline = now.monotonic + order.ttl();
+        let deadline = now.monotonic + left;
         let serial = self.insert(order, deadline, true, Delivery::Never);
         self.deliver(serial);
     }
 
-    /// A command was found on the bus at the start, unanswered, with `left` of its time to live. An earlier run
-    /// of the server may have delivered it.
+    /// A command was found on the bus at the start, unanswered, with `left` of its time to live. Another server or
+    /// an earlier run of this one may have delivered it.
     pub(crate) fn handle_recovered(&mut self, now: Now, order: Order, left: Duration) {
         if self.ids.contains_key(&order.id) || self.is_full(&order.agent) {
             return;
         }
-        self.insert(order, now.monotonic + left, true, Delivery::Before);
+        let serial = self.insert(order, now.monotonic + left, true, Delivery::Elsewhere);
+        self.deliver(serial);
+    }
+
+    /// Another server has delivered it.
+    pub(crate) fn handle_noticed(&mut self, id: &CommandId) {
+        let serial = self.ids.get(id).copied();
+        if let Some(open) = serial.and_then(|serial| self.open.get_mut(&serial))
+            && open.delivery == Delivery::Never
+        {
+            open.delivery = Delivery::Elsewhere;
+        }
     }
 
     /// An answer was read from the bus.
@@ -259,8 +302,13 @@ impl Pending {
         self.retry_at.get_or_insert(soon);
     }
 
-    /// Time has passed. `last_seen` says when an agent was heard of, in words.
-    pub(crate) fn handle_timeout(&mut self, now: Now, last_seen: impl Fn(&AgentId) -> String) {
+    /// Time has passed. `last_seen` says when an agent was heard of, in words, and `holder` who has its stream.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Now,
+        last_seen: impl Fn(&AgentId) -> String,
+        holder: impl Fn(&AgentId) -> Holder,
+    ) {
         if self.retry_at.is_some_and(|at| at <= now.monotonic) {
             self.retry_at = None;
             let serials: Vec<u64> = self.open.keys().copied().collect();
@@ -277,19 +325,42 @@ impl Pending {
                 self.deadlines.pop_first();
                 continue;
             };
+            if !open.in_grace && !self.is_responsible(open, holder(&open.order.agent)) {
+                self.give_grace(now, serial);
+                continue;
+            }
             let order = open.order.clone();
             let (outcome, text) = match open.delivery {
                 Delivery::Never => (
                     CommandOutcome::Expired,
                     format!("agent {} is not connected ({})", order.agent, last_seen(&order.agent)),
                 ),
-                Delivery::Before | Delivery::Now => (
+                Delivery::Elsewhere | Delivery::Before | Delivery::Now => (
                     CommandOutcome::Unknown,
                     format!("handed to agent {}, which has not answered", order.agent),
                 ),
             };
             self.conclude(now, &order, outcome, text);
         }
+    }
+
+    /// Whether it is for this server to say what became of a command.
+    fn is_responsible(&self, open: &Open, holder: Holder) -> bool {
+        self.limits.grace.is_zero()
+            || matches!(open.delivery, Delivery::Before | Delivery::Now)
+            || self.connected.contains_key(&open.order.agent)
+            || (open.is_ours && open.delivery == Delivery::Never && holder == Holder::Nobody)
+    }
+
+    /// Lets other servers say what became of a command.
+    fn give_grace(&mut self, now: Now, serial: u64) {
+        let Some(open) = self.open.get_mut(&serial) else {
+            return;
+        };
+        self.deadlines.remove(&(open.deadline, serial));
+        open.in_grace = true;
+        open.deadline = now.monotonic + self.limits.grace;
+        self.deadlines.insert((open.deadline, serial));
     }
 
     /// What must be done next.
@@ -330,7 +401,7 @@ impl Pending {
         let waiting = self.agents.entry(order.agent.clone()).or_default();
         waiting.insert(serial);
         self.deadlines.insert((deadline, serial));
-        let open = Open { order, deadline, published, delivery };
+        let open = Open { order, deadline, is_ours: false, published, delivery, in_grace: false };
         self.open.insert(serial, open);
         serial
     }
@@ -354,7 +425,7 @@ impl Pending {
             return;
         };
         let reachable = self.connected.contains_key(&open.order.agent);
-        if open.published && reachable && open.delivery != Delivery::Now {
+        if open.published && !open.in_grace && reachable && open.delivery != Delivery::Now {
             self.outputs.push_back(Output::Deliver(open.order.clone()));
         }
     }
@@ -367,9 +438,10 @@ impl Pending {
         self.outputs.push_back(Output::Answered { response, publish: true });
     }
 
-    /// Time left of a command that is to be delivered now; none if it is not open any more.
+    /// Time left of a command that is to be delivered now; none if it is over, or the command is not open any more.
     pub(crate) fn left(&self, now: Now, id: &CommandId) -> Option<Duration> {
-        self.find(id).map(|open| open.deadline - now.monotonic)
+        let open = self.find(id).filter(|open| !open.in_grace)?;
+        Some(open.deadline - now.monotonic).filter(|left| !left.is_zero())
     }
 }
 
@@ -427,7 +499,9 @@ impl Answers {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { per_agent: 2, total: 3, answers: 2 };
+    const LIMITS: Limits = Limits { per_agent: 2, total: 3, answers: 2, grace: Duration::ZERO };
+    const SHARED: Limits = Limits { grace: Duration::from_secs(5), ..LIMITS };
+    const TEN: Duration = Duration::from_secs(10);
 
     fn at(seconds: u64) -> Now {
         Now { monotonic: Instant::from_ms(seconds * 1000), unix_ms: 0 }
@@ -478,8 +552,16 @@ mod tests {
     }
 
     fn pass(pending: &mut Pending, seconds: u64) -> Vec<String> {
-        pending.handle_timeout(at(seconds), |_| "never seen".to_owned());
+        pass_with(pending, seconds, Holder::Nobody)
+    }
+
+    fn pass_with(pending: &mut Pending, seconds: u64, holder: Holder) -> Vec<String> {
+        pending.handle_timeout(at(seconds), |_| "never seen".to_owned(), |_| holder);
         outputs(pending)
+    }
+
+    fn publish(pending: &mut Pending, now: Now, id: &str, to: &str) {
+        pending.handle_published(now, order(id, to), TEN, Holder::Nobody);
     }
 
     fn submit(pending: &mut Pending, id: &str, to: &str) -> Submission {
@@ -492,7 +574,7 @@ mod tests {
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
         assert_eq!(submit(&mut pending, "1", "a"), Submission::New);
         assert!(outputs(&mut pending).is_empty(), "not before the bus has it");
-        pending.handle_published(at(0), order("1", "a"));
+        publish(&mut pending, at(0), "1", "a");
         assert_eq!(outputs(&mut pending), ["deliver 1"]);
         pending.handle_delivered(at(0), &order("1", "a").id);
         pending.handle_answer(response("1", "a"));
@@ -506,7 +588,7 @@ mod tests {
         let mut pending = Pending::new(LIMITS);
         for id in ["1", "2"] {
             submit(&mut pending, id, "a");
-            pending.handle_published(at(0), order(id, "a"));
+            publish(&mut pending, at(0), id, "a");
         }
         assert!(outputs(&mut pending).is_empty());
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
@@ -518,7 +600,7 @@ mod tests {
     fn never_delivered_is_expired() {
         let mut pending = Pending::new(LIMITS);
         submit(&mut pending, "1", "a");
-        pending.handle_published(at(0), order("1", "a"));
+        publish(&mut pending, at(0), "1", "a");
         assert_eq!(pending.poll_timeout(), Some(Instant::from_ms(10_000)));
         assert!(pass(&mut pending, 9).is_empty());
         assert_eq!(pass(&mut pending, 10), ["publish EXPIRED 1"]);
@@ -531,7 +613,7 @@ mod tests {
         let mut pending = Pending::new(LIMITS);
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
         submit(&mut pending, "1", "a");
-        pending.handle_published(at(0), order("1", "a"));
+        publish(&mut pending, at(0), "1", "a");
         outputs(&mut pending);
         pending.handle_delivered(at(0), &order("1", "a").id);
         pending.handle_disconnected(&agent("a"), SessionKey(1));
@@ -543,14 +625,14 @@ mod tests {
         let mut pending = Pending::new(LIMITS);
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
         submit(&mut pending, "1", "a");
-        pending.handle_published(at(0), order("1", "a"));
+        publish(&mut pending, at(0), "1", "a");
         assert_eq!(outputs(&mut pending), ["deliver 1"]);
         pending.handle_delivered(at(0), &order("1", "a").id);
         // Takeover: the newer stream says that it is there before the older one says that it is gone.
         pending.handle_connected(&agent("a"), SessionKey(2), Dialect::Full);
         assert_eq!(outputs(&mut pending), ["deliver 1"]);
         pending.handle_disconnected(&agent("a"), SessionKey(1));
-        pending.handle_published(at(1), order("2", "a"));
+        publish(&mut pending, at(1), "2", "a");
         assert_eq!(outputs(&mut pending), ["deliver 2"]);
     }
 
@@ -559,7 +641,7 @@ mod tests {
         let mut pending = Pending::new(LIMITS);
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
         submit(&mut pending, "1", "a");
-        pending.handle_published(at(0), order("1", "a"));
+        publish(&mut pending, at(0), "1", "a");
         outputs(&mut pending);
         pending.handle_undelivered(at(0));
         assert_eq!(pending.poll_timeout(), Some(Instant::from_ms(1000)));
@@ -572,7 +654,7 @@ mod tests {
         let mut pending = Pending::new(LIMITS);
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Plain);
         submit(&mut pending, "1", "a");
-        pending.handle_published(at(0), order("1", "a"));
+        publish(&mut pending, at(0), "1", "a");
         assert_eq!(outputs(&mut pending), ["deliver 1"]);
         pending.handle_delivered(at(0), &order("1", "a").id);
         assert_eq!(outputs(&mut pending), ["publish SUCCEEDED 1"]);
@@ -585,13 +667,13 @@ mod tests {
         submit(&mut pending, "1", "a");
         assert_eq!(submit(&mut pending, "1", "a"), Submission::Joined);
         assert_eq!(submit(&mut pending, "1", "b"), Submission::Taken);
-        pending.handle_published(at(0), order("1", "a"));
+        publish(&mut pending, at(0), "1", "a");
         pending.handle_answer(response("1", "a"));
         outputs(&mut pending);
         let again = submit(&mut pending, "1", "a");
         assert_eq!(again, Submission::Answered(Box::new(response("1", "a"))));
         assert_eq!(submit(&mut pending, "1", "b"), Submission::Taken);
-        pending.handle_published(at(1), order("1", "a"));
+        publish(&mut pending, at(1), "1", "a");
         assert!(outputs(&mut pending).is_empty(), "answered commands do not run again");
     }
 
@@ -613,7 +695,7 @@ mod tests {
         assert_eq!(submit(&mut pending, "3", "a"), Submission::Busy);
         assert_eq!(submit(&mut pending, "4", "b"), Submission::New);
         assert_eq!(submit(&mut pending, "5", "c"), Submission::Busy);
-        pending.handle_published(at(0), order("6", "a"));
+        publish(&mut pending, at(0), "6", "a");
         assert_eq!(outputs(&mut pending), ["publish REJECTED 6"]);
         pending.handle_withdrawn(&order("1", "a").id);
         assert_eq!(submit(&mut pending, "3", "a"), Submission::New);
@@ -641,5 +723,68 @@ mod tests {
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
         assert_eq!(outputs(&mut pending), ["deliver 1"]);
         assert_eq!(pass(&mut pending, 5), ["publish UNKNOWN 1"]);
+    }
+
+    #[test]
+    fn the_server_that_took_a_command_says_that_it_expired_when_no_server_has_the_agent() {
+        let mut pending = Pending::new(SHARED);
+        submit(&mut pending, "1", "a");
+        publish(&mut pending, at(0), "1", "a");
+        publish(&mut pending, at(0), "2", "a");
+        assert_eq!(pass(&mut pending, 10), ["publish EXPIRED 1"]);
+        assert_eq!(pending.poll_timeout(), Some(Instant::from_ms(15_000)));
+        assert_eq!(pass(&mut pending, 15), ["publish EXPIRED 2"], "nobody else said so");
+    }
+
+    #[test]
+    fn the_server_that_has_the_agent_speaks_first() {
+        let mut pending = Pending::new(SHARED);
+        submit(&mut pending, "1", "a");
+        publish(&mut pending, at(0), "1", "a");
+        assert!(pass_with(&mut pending, 10, Holder::AnotherServer).is_empty());
+        pending.handle_answer(response("1", "a"));
+        assert_eq!(outputs(&mut pending), ["SUCCEEDED 1"]);
+        assert!(pass(&mut pending, 99).is_empty());
+    }
+
+    #[test]
+    fn what_another_server_delivered_and_left_alone_is_unknown() {
+        let mut pending = Pending::new(SHARED);
+        submit(&mut pending, "1", "a");
+        publish(&mut pending, at(0), "1", "a");
+        pending.handle_noticed(&order("1", "a").id);
+        assert!(pass(&mut pending, 10).is_empty());
+        assert_eq!(pass(&mut pending, 15), ["publish UNKNOWN 1"]);
+    }
+
+    #[test]
+    fn nothing_is_delivered_once_its_time_is_over() {
+        let mut pending = Pending::new(SHARED);
+        publish(&mut pending, at(0), "1", "a");
+        assert!(pass(&mut pending, 10).is_empty());
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        assert!(outputs(&mut pending).is_empty());
+        assert_eq!(pending.left(at(11), &order("1", "a").id), None);
+    }
+
+    #[test]
+    fn a_command_that_was_read_late_has_less_time() {
+        let mut pending = Pending::new(LIMITS);
+        let left = Duration::from_secs(3);
+        pending.handle_published(at(0), order("1", "a"), left, Holder::Nobody);
+        pending.handle_published(at(0), order("2", "a"), Duration::ZERO, Holder::Nobody);
+        assert_eq!(pass(&mut pending, 0), ["publish EXPIRED 2"]);
+        assert_eq!(pass(&mut pending, 3), ["publish EXPIRED 1"]);
+    }
+
+    #[test]
+    fn a_table_that_is_full_leaves_the_word_to_the_server_that_has_the_agent() {
+        let mut pending = Pending::new(SHARED);
+        publish(&mut pending, at(0), "1", "a");
+        publish(&mut pending, at(0), "2", "a");
+        pending.handle_published(at(0), order("3", "a"), TEN, Holder::AnotherServer);
+        assert!(outputs(&mut pending).is_empty());
+        publish(&mut pending, at(0), "4", "a");
+        assert_eq!(outputs(&mut pending), ["publish REJECTED 4"]);
     }
 }

@@ -1,135 +1,120 @@
-//! What the bus has of commands and answers: at the start what an earlier run left, then what comes.
+//! What the bus has of commands and answers: at the start what earlier runs and other servers left, then what comes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::id::CommandId;
+use agent_core::id::{AgentId, CommandId};
 use agent_core::limits::COMMAND_TTL_MAX;
-use bus::{
-    Bus, BusError, Delivery, Entry, Offset, Partition, Payload, Selection, Start, Subscription,
-    Topic,
-};
+use bus::{Bus, Entry, Offset, Partition, Payload, Start, Topic};
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::clock::{Clock, Now};
-use crate::command::pending::{Order, Pending};
+use crate::command::pending::Order;
 use crate::command::{Event, request};
 use crate::counters::Counters;
-use crate::limits::COMMANDS_MAX;
+use crate::feed::{Feed, News};
+use crate::limits::{COMMANDS_MAX, SOURCES_MAX};
+use crate::troubles::Troubles;
 
-/// Pause before a topic that could not be read is read again.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// Why the commands of an earlier run could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the topic {topic}")]
-pub(crate) struct RecoveryError {
-    topic: Topic,
-    #[source]
-    source: BusError,
+/// Reads both topics, and tells the router.
+pub(super) struct Feeds {
+    commands: Feed,
+    answers: Feed,
+    inbox: mpsc::Sender<Event>,
+    intake: Intake,
 }
 
-/// Readers of both topics, at the point where the history ends.
-pub(crate) struct Feeds {
-    commands: Reader,
-    answers: Reader,
-}
-
-impl std::fmt::Debug for Feeds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Feeds").finish_non_exhaustive()
-    }
-}
-
-/// A subscription that is opened again when it fails.
-struct Reader {
-    bus: Arc<dyn Bus>,
-    topic: Topic,
-    /// Where to go on.
-    next: Start,
-    subscription: Option<Box<dyn Subscription>>,
-}
-
-impl Reader {
-    async fn open(bus: &Arc<dyn Bus>, topic: Topic, start: Start) -> Result<Self, BusError> {
-        let subscription = bus.subscribe(topic, start.clone(), Selection::All).await?;
-        Ok(Self { bus: Arc::clone(bus), topic, next: start, subscription: Some(subscription) })
+impl Feeds {
+    pub(super) fn new(
+        bus: &Arc<dyn Bus>,
+        clock: &Clock,
+        counters: &Arc<Counters>,
+        troubles: &Arc<Troubles>,
+        inbox: mpsc::Sender<Event>,
+    ) -> Self {
+        // The longest time to live: what is older is over.
+        let day_ms = i64::try_from(COMMAND_TTL_MAX.as_millis()).unwrap_or(i64::MAX);
+        let start = Start::Time(clock.now().unix_ms.saturating_sub(day_ms));
+        Self {
+            commands: Feed::new(bus, troubles, Topic::Commands, start.clone()),
+            answers: Feed::new(bus, troubles, Topic::CommandResponses, start),
+            inbox,
+            intake: Intake {
+                clock: clock.clone(),
+                counters: Arc::clone(counters),
+                refused: HashSet::new(),
+            },
+        }
     }
 
-    async fn next(&mut self) -> Result<Delivery, BusError> {
-        let subscription = match &mut self.subscription {
-            Some(subscription) => subscription,
-            None => {
-                let opened = self.bus.subscribe(self.topic, self.next.clone(), Selection::All);
-                self.subscription.insert(opened.await?)
+    /// Runs until the router or the bus ends.
+    pub(super) async fn run(mut self) {
+        if self.recover().await.is_some() {
+            self.pass_on().await;
+        }
+    }
+
+    /// Finds the commands of the last 24 hours that nobody has answered; at most [`COMMANDS_MAX`], the newest.
+    async fn recover(&mut self) -> Option<()> {
+        let mut open = Unanswered::default();
+        while let News::Entries(entries) = self.commands.next().await? {
+            for entry in entries {
+                if let Some((order, stored_ms)) = self.intake.order(entry) {
+                    open.insert(order, stored_ms);
+                }
             }
-        };
-        let delivery = subscription.next().await;
-        self.next = Start::At(subscription.cursor());
-        if delivery.is_err() {
-            self.subscription = None;
         }
-        delivery
+        while let News::Entries(entries) = self.answers.next().await? {
+            for entry in entries {
+                if let Payload::Response(response) = entry.payload {
+                    open.remove(&response.command_id);
+                    self.inbox.send(Event::Answer(response)).await.ok()?;
+                }
+            }
+        }
+        let now = self.intake.clock.now();
+        let orders = open.by_arrival.into_values();
+        let orders = orders.map(|(order, stored_ms)| {
+            let left = left(now, &order, stored_ms);
+            (order, left)
+        });
+        self.inbox.send(Event::Recovered(orders.collect())).await.ok()
+    }
+
+    async fn pass_on(&mut self) -> Option<()> {
+        loop {
+            let events: Vec<Event> = tokio::select! {
+                news = self.commands.next() => match news? {
+                    News::Entries(entries) => self.intake.published(entries),
+                    News::CaughtUp => Vec::new(),
+                },
+                news = self.answers.next() => match news? {
+                    News::Entries(entries) => answers(entries),
+                    News::CaughtUp => Vec::new(),
+                },
+            };
+            for event in events {
+                self.inbox.send(event).await.ok()?;
+            }
+        }
     }
 }
 
-/// Reads the commands of the last 24 hours, the longest time to live, that nobody has answered.
-///
-/// Of them at most [`COMMANDS_MAX`], the newest, are kept; of their answers as many as `pending` remembers.
-pub(crate) async fn recover(
-    bus: &Arc<dyn Bus>,
-    clock: &Clock,
-    counters: &Counters,
-    pending: &mut Pending,
-) -> Result<Feeds, RecoveryError> {
-    let day_ms = i64::try_from(COMMAND_TTL_MAX.as_millis()).unwrap_or(i64::MAX);
-    let start = Start::Time(clock.now().unix_ms.saturating_sub(day_ms));
-    let failed = |topic: Topic| move |source: BusError| RecoveryError { topic, source };
-
-    let mut open = Unanswered::default();
-    let topic = Topic::Commands;
-    let mut commands = Reader::open(bus, topic, start.clone()).await.map_err(failed(topic))?;
-    history(&mut commands, |entry| {
-        if let Some((order, stored_ms)) = read_command(clock.now(), counters, entry) {
-            open.insert(order, stored_ms);
-        }
-    })
-    .await
-    .map_err(failed(topic))?;
-
-    let topic = Topic::CommandResponses;
-    let mut answers = Reader::open(bus, topic, start).await.map_err(failed(topic))?;
-    history(&mut answers, |entry| {
-        if let Payload::Response(response) = entry.payload {
-            open.remove(&response.command_id);
-            pending.handle_answer(response);
-        }
-    })
-    .await
-    .map_err(failed(topic))?;
-
-    let now = clock.now();
-    for (order, stored_ms) in open.by_arrival.into_values() {
-        // The wall clock is all that a restart leaves; a step of it shortens or lengthens the wait, at most to
-        // the whole time to live.
-        let age_ms = u64::try_from(now.unix_ms.saturating_sub(stored_ms)).unwrap_or(0);
-        let left = order.ttl().saturating_sub(Duration::from_millis(age_ms));
-        pending.handle_recovered(now, order, left);
-    }
-    Ok(Feeds { commands, answers })
+fn answers(entries: Vec<Entry>) -> Vec<Event> {
+    let answer = |entry: Entry| match entry.payload {
+        Payload::Response(response) => Some(Event::Answer(response)),
+        Payload::Metrics(_) | Payload::Command(_) | Payload::Status(_) => None,
+    };
+    entries.into_iter().filter_map(answer).collect()
 }
 
-/// Reads until everything that was there is read.
-async fn history(reader: &mut Reader, mut take: impl FnMut(Entry)) -> Result<(), BusError> {
-    loop {
-        match reader.next().await? {
-            Delivery::Entries(entries) => entries.into_iter().for_each(&mut take),
-            Delivery::Skipped { .. } => {}
-            Delivery::CaughtUp => return Ok(()),
-        }
-    }
+/// What is left of the time to live of a command that the bus took at `stored_ms`. The wall clock is all that is
+/// common to servers; a step of it shortens or lengthens the wait, at most to the whole time to live.
+fn left(now: Now, order: &Order, stored_ms: i64) -> Duration {
+    let age_ms = u64::try_from(now.unix_ms.saturating_sub(stored_ms)).unwrap_or(0);
+    order.ttl().saturating_sub(Duration::from_millis(age_ms))
 }
 
 /// Commands without an answer so far, in the order of arrival.
@@ -163,78 +148,56 @@ impl Unanswered {
     }
 }
 
-/// Reads a command off the bus, where anybody may have put it. One without an id gets that of its place, so
-/// that every server names it alike.
-fn read_command(now: Now, counters: &Counters, entry: Entry) -> Option<(Order, i64)> {
-    let Payload::Command(command) = entry.payload else {
-        return None;
-    };
-    let fresh_id = || id_of_place(entry.partition, entry.offset);
-    match request::order(now, command, fresh_id) {
-        Ok(order) if order.agent == entry.key => Some((order, entry.stored_ms)),
-        Ok(order) => {
-            warn!(offset = %entry.offset, "command to {} has the key {}", order.agent, entry.key);
-            None
+/// Checks what comes off the bus, where anybody may have put it.
+#[derive(Debug)]
+struct Intake {
+    clock: Clock,
+    counters: Arc<Counters>,
+    /// The agents to which a command was refused and logged, so that one bad producer does not fill the log.
+    refused: HashSet<AgentId>,
+}
+
+impl Intake {
+    fn published(&mut self, entries: Vec<Entry>) -> Vec<Event> {
+        let event = |entry| {
+            let (order, stored_ms) = self.order(entry)?;
+            let left = left(self.clock.now(), &order, stored_ms);
+            Some(Event::Published { order, left })
+        };
+        entries.into_iter().filter_map(event).collect()
+    }
+
+    /// Reads a command; also says when the bus took it. One without an id gets that of its place, so that every
+    /// server names it alike.
+    fn order(&mut self, entry: Entry) -> Option<(Order, i64)> {
+        let Entry { partition, offset, stored_ms, key, payload } = entry;
+        let Payload::Command(command) = payload else {
+            return None;
+        };
+        let fresh_id = || id_of_place(partition, offset);
+        let refusal = match request::order(self.clock.now(), command, fresh_id) {
+            Ok(order) if order.agent == key => return Some((order, stored_ms)),
+            Ok(order) => format!("it is to {} and has the key {key}", order.agent),
+            Err(rejection) => {
+                self.counters.reject(rejection.reason);
+                rejection.to_string()
+            }
+        };
+        if SOURCES_MAX <= self.refused.len() {
+            self.refused.clear();
         }
-        Err(rejection) => {
-            counters.reject(rejection.reason);
-            warn!(offset = %entry.offset, "command on the bus is refused: {rejection}");
-            None
+        if self.refused.insert(key.clone()) {
+            warn!(
+                agent = %key, %partition, %offset,
+                "a command on the bus is refused, further ones to this agent are only counted: {refusal}"
+            );
         }
+        None
     }
 }
 
 fn id_of_place(partition: Partition, offset: Offset) -> CommandId {
-    format!("commands-{partition}-{offset}").parse().expect("a word and a number are a command id")
-}
-
-impl Feeds {
-    /// Passes on what comes, until `inbox` is closed.
-    pub(super) fn spawn(
-        self,
-        inbox: &mpsc::Sender<Event>,
-        clock: &Clock,
-        counters: &Arc<Counters>,
-    ) -> [tokio::task::JoinHandle<()>; 2] {
-        let (clock, counters) = (clock.clone(), Arc::clone(counters));
-        let read_order = move |entry| {
-            let (order, _) = read_command(clock.now(), &counters, entry)?;
-            Some(Event::Published(order))
-        };
-        let read_answer = |entry: Entry| match entry.payload {
-            Payload::Response(response) => Some(Event::Answer(response)),
-            Payload::Metrics(_) | Payload::Command(_) | Payload::Status(_) => None,
-        };
-        [
-            tokio::spawn(pass_on(self.commands, inbox.clone(), read_order)),
-            tokio::spawn(pass_on(self.answers, inbox.clone(), read_answer)),
-        ]
-    }
-}
-
-async fn pass_on(
-    mut reader: Reader,
-    inbox: mpsc::Sender<Event>,
-    read: impl Fn(Entry) -> Option<Event>,
-) {
-    loop {
-        match reader.next().await {
-            Ok(Delivery::Entries(entries)) => {
-                for event in entries.into_iter().filter_map(&read) {
-                    if inbox.send(event).await.is_err() {
-                        return;
-                    }
-                }
-            }
-            Ok(Delivery::CaughtUp) => {}
-            Ok(Delivery::Skipped { partition, first, last }) => {
-                warn!(topic = %reader.topic, %partition, "retention removed {first} to {last} before they were read");
-            }
-            Err(BusError::Closed) => return,
-            Err(error) => {
-                warn!(topic = %reader.topic, "{error}; trying again");
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
+    format!("commands-{partition}-{offset}")
+        .parse()
+        .expect("a word and two numbers are a command id")
 }

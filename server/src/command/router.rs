@@ -6,25 +6,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::id::{AgentId, CommandId};
 use bus::{Bus, Payload, PublishError, Record};
-use proto::{CommandOutcome, CommandResponse};
+use proto::{CommandOutcome, CommandResponse, StatusEvent, StatusRecord};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::command::pending::{Limits, Order, Output, Pending, Submission};
 use crate::command::recovery::Feeds;
 use crate::command::{Commands, Event, Inbox, Reply};
 use crate::counters::{Counter, Counters};
 use crate::ingest::Directive;
-use crate::limits::{AGENT_COMMANDS_MAX, ANSWERS_MAX, COMMANDS_MAX};
+use crate::limits::{AGENT_COMMANDS_MAX, ANSWERS_MAX, COMMAND_GRACE, COMMANDS_MAX};
 use crate::shared::Tables;
+use crate::troubles::Troubles;
 
-/// Answers of the server's own that wait for the bus. When it is full they are dropped with a warning: they
-/// say that nothing happened, and the caller has heard it.
-const OUTCOMES: usize = 1024;
+/// Answers of the server's own, and notices of delivery, that wait for the bus. When it is full they are dropped with
+/// a warning: the answers say that nothing happened, and the caller has heard it.
+const RECORDS: usize = 1024;
 
-/// Pause before an answer that could not be stored is stored again.
+/// Pause before a record that could not be stored is stored again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The commands on their way and everything that drives them.
@@ -37,7 +38,9 @@ pub(crate) struct Router {
     /// Callers by command. Those who went away are dropped when another one comes, and with the answer.
     waiting: HashMap<CommandId, Vec<oneshot::Sender<CommandResponse>>>,
     events: mpsc::Receiver<Event>,
-    outcomes: mpsc::Sender<Record>,
+    records: mpsc::Sender<Record>,
+    /// Names this run of the server in records.
+    server_id: String,
     /// Ended with the router.
     tasks: Vec<JoinHandle<()>>,
 }
@@ -51,35 +54,35 @@ impl Drop for Router {
 }
 
 impl Router {
-    /// An empty table of commands with the server's bounds, to recover into.
-    pub(crate) fn pending() -> Pending {
-        Pending::new(Limits {
-            per_agent: AGENT_COMMANDS_MAX,
-            total: COMMANDS_MAX,
-            answers: ANSWERS_MAX,
-        })
-    }
-
-    /// A router that goes on from what was recovered.
+    /// A router that begins with what the bus has.
     pub(crate) fn new(
         bus: &Arc<dyn Bus>,
         clock: &Clock,
         counters: &Arc<Counters>,
         tables: &Arc<Tables>,
-        (pending, feeds): (Pending, Feeds),
+        troubles: &Arc<Troubles>,
+        server_id: &str,
         (commands, inbox): (&Commands, Inbox),
     ) -> Self {
-        let (outcomes, to_store) = mpsc::channel(OUTCOMES);
-        let mut tasks = Vec::from(feeds.spawn(&commands.inbox, clock, counters));
-        tasks.push(tokio::spawn(store_outcomes(Arc::clone(bus), to_store)));
+        let (records, to_store) = mpsc::channel(RECORDS);
+        let feeds = Feeds::new(bus, clock, counters, troubles, commands.inbox.clone());
+        let tasks =
+            vec![tokio::spawn(feeds.run()), tokio::spawn(store_records(Arc::clone(bus), to_store))];
+        let grace = if bus.is_shared() { grace() } else { Duration::ZERO };
         Self {
             clock: clock.clone(),
             counters: Arc::clone(counters),
             tables: Arc::clone(tables),
-            pending,
+            server_id: server_id.to_owned(),
+            pending: Pending::new(Limits {
+                per_agent: AGENT_COMMANDS_MAX,
+                total: COMMANDS_MAX,
+                answers: ANSWERS_MAX,
+                grace,
+            }),
             waiting: HashMap::new(),
             events: inbox.events,
-            outcomes,
+            records,
             tasks,
         }
     }
@@ -95,8 +98,10 @@ impl Router {
                 },
                 () = self.clock.sleep_until(self.pending.poll_timeout()) => {
                     let tables = &self.tables;
+                    let now = self.clock.now();
                     let seen = |agent: &AgentId| last_seen(tables.registry().last_seen_ms(agent));
-                    self.pending.handle_timeout(self.clock.now(), seen);
+                    let holder = |agent: &AgentId| tables.registry().holder(agent, now.unix_ms);
+                    self.pending.handle_timeout(now, seen, holder);
                 }
             }
         }
@@ -111,8 +116,17 @@ impl Router {
                 self.pending.handle_connected(&agent, key, dialect)
             }
             Event::Disconnected { agent, key } => self.pending.handle_disconnected(&agent, key),
-            Event::Published(order) => self.pending.handle_published(now, order),
+            Event::Recovered(orders) => {
+                for (order, left) in orders {
+                    self.pending.handle_recovered(now, order, left);
+                }
+            }
+            Event::Published { order, left } => {
+                let holder = self.tables.registry().holder(&order.agent, now.unix_ms);
+                self.pending.handle_published(now, order, left, holder);
+            }
             Event::Answer(response) => self.pending.handle_answer(response),
+            Event::Noticed(id) => self.pending.handle_noticed(&id),
         }
     }
 
@@ -165,6 +179,7 @@ impl Router {
             Some(Ok(())) => {
                 debug!(agent = %order.agent, command = %order.id, "command delivered");
                 self.counters.add(Counter::CommandsDelivered, 1);
+                self.notice(now, &order.agent, &order.id);
                 self.pending.handle_delivered(now, &order.id);
             }
             Some(Err(_)) | None => self.pending.handle_undelivered(now),
@@ -180,41 +195,63 @@ impl Router {
             | CommandOutcome::Failed
             | CommandOutcome::Rejected => {}
         }
-        if publish {
-            self.publish(&response);
-        }
         let Ok(id) = response.command_id.parse::<CommandId>() else {
             return;
         };
+        if publish {
+            self.publish(&response, &id);
+        }
         for waiter in self.waiting.remove(&id).unwrap_or_default() {
             // A caller that went away does not want it.
             waiter.send(response.clone()).ok();
         }
     }
 
-    fn publish(&self, response: &CommandResponse) {
-        let Ok(key) = response.agent_id.parse() else {
-            return;
+    /// Lets other servers, and whoever reads the bus, know that the command is on the agent's stream.
+    fn notice(&self, now: Now, agent: &AgentId, id: &CommandId) {
+        let record = StatusRecord {
+            agent_id: agent.to_string(),
+            event: StatusEvent::CommandDelivered.into(),
+            timestamp_ms: now.unix_ms,
+            server_id: self.server_id.clone(),
+            command_id: id.to_string(),
+            ..StatusRecord::default()
         };
-        let record = Record { key, payload: Payload::Response(response.clone()) };
-        if self.outcomes.try_send(record).is_err() {
-            warn!(command = response.command_id, "outcome is not recorded: the bus is slow");
+        self.store(agent.clone(), Payload::Status(Box::new(record)), id);
+    }
+
+    fn publish(&self, response: &CommandResponse, id: &CommandId) {
+        if let Ok(key) = response.agent_id.parse() {
+            self.store(key, Payload::Response(response.clone()), id);
+        }
+    }
+
+    fn store(&self, key: AgentId, payload: Payload, id: &CommandId) {
+        if self.records.try_send(Record { key, payload }).is_err() {
+            warn!(command = %id, "what became of a command is not recorded: the bus is slow");
         }
     }
 }
 
-async fn store_outcomes(bus: Arc<dyn Bus>, mut outcomes: mpsc::Receiver<Record>) {
-    while let Some(record) = outcomes.recv().await {
+/// The grace of this server, so that no two servers have the same.
+fn grace() -> Duration {
+    let base = COMMAND_GRACE.as_millis();
+    let jitter = u128::from(getrandom::u32().unwrap_or_default()) * base / 2 / u128::from(u32::MAX);
+    Duration::from_millis(u64::try_from(base + jitter).unwrap_or(u64::MAX))
+}
+
+async fn store_records(bus: Arc<dyn Bus>, mut records: mpsc::Receiver<Record>) {
+    while let Some(record) = records.recv().await {
         loop {
             match bus.publish(vec![record.clone()]).await {
                 Ok(()) => break,
                 Err(PublishError::Closed) => return,
                 Err(error @ PublishError::TooLarge { .. }) => {
-                    warn!("outcome is not recorded: {error}");
+                    warn!("what became of a command is not recorded: {error}");
                     break;
                 }
                 Err(error) => {
-                    warn!("outcome is not recorded yet: {error}");
+                    warn!("what became of a command is not recorded yet: {error}");
                     tokio::time::sleep(RETRY).await;
                 }
             }

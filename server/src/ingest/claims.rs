@@ -139,6 +139,18 @@ impl<H: Clone> Claims<H> {
         self.holders.get(id).map(|holder| holder.handle.clone())
     }
 
+    /// The holder of `id`, if `newer` is a later stream of the same boot.
+    pub(crate) fn outdated_by(&self, id: &AgentId, newer: Claimant) -> Option<H> {
+        let holder = self.holders.get(id)?;
+        match (holder.claimant, newer) {
+            (
+                Claimant::Full { boot, session },
+                Claimant::Full { boot: newer_boot, session: newer_session },
+            ) if boot == newer_boot && session < newer_session => Some(holder.handle.clone()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn holders(&self) -> Vec<(AgentId, H)> {
         let pairs = self.holders.iter();
         pairs.map(|(id, h)| (id.clone(), h.handle.clone())).collect()

@@ -12,7 +12,7 @@ mod outbox;
 mod session;
 mod task;
 
-pub(crate) use claims::{Claims, SessionKey};
+pub(crate) use claims::{Claimant, Claims, SessionKey};
 pub(crate) use handle::{Directive, SessionHandle};
 pub(crate) use history::last_stored;
 pub(crate) use intake::Introduction;

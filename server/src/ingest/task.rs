@@ -174,7 +174,13 @@ async fn serve(
         Opening::Plain(_) => None,
         Opening::Full(introduction) => Some(introduction.hello.clone()),
     };
-    let connection = Connection { key, hello: hello.as_ref(), peer: &stream.peer, at_ms: now.unix_ms };
+    let connection = Connection {
+        key,
+        server_id: &shared.server_id,
+        hello: hello.as_ref(),
+        peer: &stream.peer,
+        at_ms: now.unix_ms,
+    };
     let connected = shared.registry().connect(&seat.agent, connection);
     if let Err(error) = connected {
         return End::Rejected(Rejection::new(Reason::Busy, error.to_string()));

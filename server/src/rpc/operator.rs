@@ -8,8 +8,8 @@ use proto::operator_service_server::OperatorService;
 use proto::{
     ConfigVersion, DeleteConfigRequest, GetConfigHistoryRequest, GetConfigHistoryResponse,
     GetConfigRequest, GetConfigResponse, GetServerStatusRequest, ListAgentsRequest,
-    ListAgentsResponse, MetricsBatch, ServerStatus, SetConfigRequest, SetConfigResponse,
-    StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest, TopicStatus,
+    ListAgentsResponse, MetricsBatch, NamedCount, ServerStatus, SetConfigRequest,
+    SetConfigResponse, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest, TopicStatus,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -69,7 +69,8 @@ impl OperatorService for Operator {
     ) -> Result<Response<ListAgentsResponse>, Status> {
         let ids = agent_ids(&request.into_inner().agents)
             .map_err(|error| refuse(&self.shared, error.into()))?;
-        let agents = self.shared.registry().list(&ids);
+        let now_ms = self.shared.clock.now().unix_ms;
+        let agents = self.shared.registry().list(&ids, now_ms);
         Ok(Response::new(ListAgentsResponse { agents }))
     }
 
@@ -205,11 +206,22 @@ impl OperatorService for Operator {
             agents_connected: u32::try_from(connected).unwrap_or(u32::MAX),
             agents_known: u32::try_from(known).unwrap_or(u32::MAX),
             topics,
-            counters: shared.counters.snapshot(),
+            counters: counters(shared),
             bus: shared.bus.kind().to_owned(),
             config_store: "embedded".to_owned(),
-            degraded: Vec::new(),
+            degraded: shared.troubles.texts(),
             insecure: shared.insecure,
         }))
     }
+}
+
+/// The server's own counters, and those of its bus; sorted by name.
+fn counters(shared: &Shared) -> Vec<NamedCount> {
+    let mut counters = shared.counters.snapshot();
+    counters.extend(shared.bus.rejected().into_iter().map(|rejected| NamedCount {
+        name: format!("bus_rejected.{}.{}", rejected.topic, rejected.reason),
+        count: rejected.count,
+    }));
+    counters.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    counters
 }

@@ -216,7 +216,8 @@ async fn subscriptions_begin_and_end_where_they_are_asked_to() {
 
     let all = server.history().await;
     assert_eq!(sequences(&all), [1, 2, 3, 4, 5, 1, 2]);
-    let at = |next_offset| proto::Cursor { positions: vec![Position { partition: 0, next_offset }] };
+    let at =
+        |next_offset| proto::Cursor { positions: vec![Position { partition: 0, next_offset }] };
     let read = async |change: fn(&mut SubscribeMetricsRequest, proto::Cursor)| {
         let mut request = since_the_start();
         change(&mut request, at(all[2].offset));

@@ -10,9 +10,9 @@ use crate::workspace;
 /// How optimised the binaries are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// As tests use them.
+    /// As tests use them: with all features.
     Debug,
-    /// As operators use them.
+    /// As operators use them who need nothing else: with the default features.
     Release,
 }
 
@@ -33,13 +33,16 @@ impl Binaries {
     /// When cargo cannot be run or the build fails.
     pub fn build(profile: Profile) -> anyhow::Result<Self> {
         let target = workspace::target_directory()?;
-        let mut command = workspace::cargo();
+        let mut command = workspace::cargo_with_protoc();
         command.args(["build", "--bins", "--target-dir"]).arg(&target);
         for package in PACKAGES {
             command.args(["--package", package]);
         }
         let directory = match profile {
-            Profile::Debug => "debug",
+            Profile::Debug => {
+                command.arg("--all-features");
+                "debug"
+            }
             Profile::Release => {
                 command.arg("--release");
                 "release"

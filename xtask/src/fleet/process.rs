@@ -1,4 +1,4 @@
-//! A child process with its log files, which never outlives its owner.
+//! A child process with its log files, which outlives its owner only when it is let go.
 
 use std::fs::{self, File};
 use std::io;
@@ -25,13 +25,21 @@ pub enum Group {
     Own,
 }
 
-/// A running child. Dropping it kills and reaps it.
+/// A running child. Dropping it kills and reaps it, unless it was let go with [`Process::detach`].
 #[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,
     output: PathBuf,
     log: PathBuf,
+    end: End,
+}
+
+/// What becomes of a child when its owner is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Killed,
+    LeftAlone,
 }
 
 impl Process {
@@ -56,7 +64,7 @@ impl Process {
         let child = command
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        Ok(Self { name: name.to_owned(), child, output, log })
+        Ok(Self { name: name.to_owned(), child, output, log, end: End::Killed })
     }
 
     /// The process id.
@@ -138,6 +146,11 @@ impl Process {
         Ok(())
     }
 
+    /// Lets it run on for good, also after the end of this program if it is in a group of its own.
+    pub fn detach(mut self) {
+        self.end = End::LeftAlone;
+    }
+
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         kill_process(Pid::from_child(&self.child), signal)
             .with_context(|| format!("cannot signal {}", self.name))
@@ -146,8 +159,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        #[expect(clippy::let_underscore_must_use, reason = "nobody is left to hear of a failure")]
-        let _ = self.kill();
+        match self.end {
+            End::Killed => {
+                #[expect(clippy::let_underscore_must_use, reason = "nobody is left to hear of it")]
+                let _ = self.kill();
+            }
+            End::LeftAlone => {}
+        }
     }
 }
 
@@ -249,5 +267,19 @@ mod tests {
         let id = process.id();
         drop(process);
         assert!(!Path::new(&format!("/proc/{id}")).exists());
+    }
+
+    #[test]
+    fn what_is_let_go_runs_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let process =
+            Process::start("a", shell("exec sleep 60"), directory.path(), Group::Own).unwrap();
+        let id = Pid::from_child(&process.child);
+        process.detach();
+        // Not yet waited for, it could be signalled in any case; so what is looked at is that it was not.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap();
+        assert!(!stat.contains(") Z"), "{stat}");
+        kill_process(id, Signal::KILL).unwrap();
+        rustix::process::waitpid(Some(id), rustix::process::WaitOptions::empty()).unwrap();
     }
 }

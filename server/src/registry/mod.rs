@@ -1,6 +1,9 @@
-//! What the server knows of each agent: those connected, and those seen before.
+//! What the server knows of each agent: those connected, here or to another server, and those seen before.
 //!
-//! Knows facts, not streams: it is told what happened and answers questions. It knows no clock and no bus.
+//! [`Registry`] knows facts, not streams: it is told what happened and answers questions. It knows no clock and no
+//! bus. [`News`] reads the topic agent-status for it.
+
+mod news;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +12,11 @@ use proto::{
     AgentInfo, AgentStatus, ConfigOutcome, ConfigReport, Hello, StatusEvent, StatusRecord,
 };
 
+pub(crate) use news::News;
+
+use crate::command::Holder;
 use crate::ingest::SessionKey;
+use crate::limits::PRESENCE_MAX_MS;
 
 /// Which form of the wire a peer speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +41,8 @@ impl Dialect {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Connection<'a> {
     pub(crate) key: SessionKey,
+    /// This server.
+    pub(crate) server_id: &'a str,
     pub(crate) hello: Option<&'a Hello>,
     pub(crate) peer: &'a str,
     /// Unix milliseconds.
@@ -50,6 +59,9 @@ pub(crate) struct RegistryFull {
 #[derive(Debug, Default)]
 struct Agent {
     live: Option<Live>,
+    elsewhere: Option<Elsewhere>,
+    /// The server of the latest stream.
+    server_id: String,
     last_seen_ms: i64,
     boot: Option<BootId>,
     version: String,
@@ -75,6 +87,15 @@ struct Live {
     since_ms: i64,
 }
 
+/// A stream to another server, as that one says.
+#[derive(Clone, Debug)]
+struct Elsewhere {
+    server_id: String,
+    since_ms: i64,
+    /// By this server's clock: Unix milliseconds.
+    heard_ms: i64,
+}
+
 /// All agents by id, at most `max`. When it is full, the agent that was away longest is forgotten.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -88,7 +109,30 @@ impl Registry {
         Self { agents: BTreeMap::new(), max }
     }
 
-    /// Takes in a record of the topic agent-status from before this server started.
+    /// Another server has put `record` on the bus, read at `now_ms`.
+    pub(crate) fn hear(&mut self, id: &AgentId, record: StatusRecord, now_ms: i64) {
+        let server_id = record.server_id.clone();
+        let since_ms = record.timestamp_ms;
+        let event = StatusEvent::try_from(record.event).unwrap_or_default();
+        if event == StatusEvent::CommandDelivered {
+            return;
+        }
+        self.fold(id, record);
+        self.with(id, |agent| {
+            let known = agent.elsewhere.as_mut().filter(|known| known.server_id == server_id);
+            match (event, known) {
+                (StatusEvent::Disconnected, Some(_)) => agent.elsewhere = None,
+                (StatusEvent::Connected, _) | (StatusEvent::Heartbeat, None) => {
+                    agent.server_id.clone_from(&server_id);
+                    agent.elsewhere = Some(Elsewhere { server_id, since_ms, heard_ms: now_ms });
+                }
+                (_, Some(known)) => known.heard_ms = now_ms,
+                (_, None) => {}
+            }
+        });
+    }
+
+    /// Takes in a record of the topic agent-status. It does not say who is connected now.
     pub(crate) fn fold(&mut self, id: &AgentId, record: StatusRecord) {
         let Ok(agent) = self.entry(id) else { return };
         agent.last_seen_ms = agent.last_seen_ms.max(record.timestamp_ms);
@@ -96,6 +140,7 @@ impl Registry {
         match event {
             StatusEvent::Connected => {
                 agent.introduce(record.hello.as_ref(), &record.peer);
+                agent.server_id = record.server_id;
             }
             StatusEvent::Heartbeat => agent.status = record.status.map(Box::new),
             StatusEvent::ConfigApplied
@@ -127,6 +172,8 @@ impl Registry {
     ) -> Result<(), RegistryFull> {
         let agent = self.entry(id)?;
         agent.live = Some(Live { key: connection.key, since_ms: connection.at_ms });
+        agent.elsewhere = None;
+        connection.server_id.clone_into(&mut agent.server_id);
         agent.last_seen_ms = connection.at_ms;
         agent.introduce(connection.hello, connection.peer);
         Ok(())
@@ -209,16 +256,26 @@ impl Registry {
         self.agents.get(id).map(|agent| agent.last_seen_ms)
     }
 
+    /// Which server has the stream of `id` at `now_ms`, Unix milliseconds.
+    pub(crate) fn holder(&self, id: &AgentId, now_ms: i64) -> Holder {
+        let agent = self.agents.get(id).filter(|agent| agent.live.is_none());
+        match agent.and_then(|agent| agent.elsewhere(now_ms)) {
+            Some(_) => Holder::AnotherServer,
+            None => Holder::Nobody,
+        }
+    }
+
     pub(crate) fn ids(&self) -> Vec<AgentId> {
         self.agents.keys().cloned().collect()
     }
 
-    /// The agents of `ids` that are known, or all of them when `ids` is empty; sorted by id.
-    pub(crate) fn list(&self, ids: &[AgentId]) -> Vec<AgentInfo> {
+    /// The agents of `ids` that are known, or all of them when `ids` is empty; sorted by id. `now_ms` in Unix
+    /// milliseconds.
+    pub(crate) fn list(&self, ids: &[AgentId], now_ms: i64) -> Vec<AgentInfo> {
         self.agents
             .iter()
             .filter(|(id, _)| ids.is_empty() || ids.contains(id))
-            .map(|(id, agent)| agent.info(id))
+            .map(|(id, agent)| agent.info(id, now_ms))
             .collect()
     }
 
@@ -290,11 +347,22 @@ impl Agent {
         self.config_wanted = self.config_wanted.max(revision);
     }
 
-    fn info(&self, id: &AgentId) -> AgentInfo {
+    /// The other server that has its stream. One that was killed does not say that it has none any more, so an agent
+    /// that sends heartbeats and was not heard of there for a while has left it.
+    fn elsewhere(&self, now_ms: i64) -> Option<&Elsewhere> {
+        let heard = |known: &&Elsewhere| {
+            self.dialect == Dialect::Plain || now_ms - known.heard_ms <= PRESENCE_MAX_MS
+        };
+        self.elsewhere.as_ref().filter(heard)
+    }
+
+    fn info(&self, id: &AgentId, now_ms: i64) -> AgentInfo {
+        let here = self.live.map(|live| live.since_ms);
+        let since_ms = here.or_else(|| Some(self.elsewhere(now_ms)?.since_ms));
         AgentInfo {
             agent_id: id.to_string(),
-            connected: self.live.is_some(),
-            connected_since_ms: self.live.map_or(0, |live| live.since_ms),
+            connected: since_ms.is_some(),
+            connected_since_ms: since_ms.unwrap_or(0),
             last_seen_ms: self.last_seen_ms,
             boot: self.boot.map(Into::into),
             version: self.version.clone(),
@@ -306,7 +374,7 @@ impl Agent {
             config_error: self.config_error.clone(),
             status: self.status.as_deref().cloned(),
             dialect: self.dialect.name().to_owned(),
-            server_id: String::new(),
+            server_id: self.server_id.clone(),
         }
     }
 }
@@ -325,8 +393,18 @@ mod tests {
         Hello { boot: Some(boot.into()), version: "0.1.0".into(), ..Hello::default() }
     }
 
+    fn record(event: StatusEvent, timestamp_ms: i64) -> StatusRecord {
+        StatusRecord {
+            agent_id: "a".into(),
+            event: event.into(),
+            timestamp_ms,
+            ..StatusRecord::default()
+        }
+    }
+
     fn connection(key: u64, hello: Option<&Hello>) -> Connection<'_> {
-        Connection { key: SessionKey(key), hello, peer: "127.0.0.1:9", at_ms: 1000 }
+        let (key, server_id, peer) = (SessionKey(key), "here", "127.0.0.1:9");
+        Connection { key, server_id, hello, peer, at_ms: 1000 }
     }
 
     #[test]
@@ -336,9 +414,9 @@ mod tests {
         registry.connect(&id("a"), connection(1, Some(&hello))).unwrap();
         registry.connect(&id("a"), connection(2, Some(&hello))).unwrap();
         registry.disconnect(&id("a"), SessionKey(1));
-        assert!(registry.list(&[])[0].connected);
+        assert!(registry.list(&[], 0)[0].connected);
         registry.disconnect(&id("a"), SessionKey(2));
-        assert!(!registry.list(&[])[0].connected);
+        assert!(!registry.list(&[], 0)[0].connected);
     }
 
     #[test]
@@ -386,12 +464,6 @@ mod tests {
     #[test]
     fn history_makes_agents_known_and_away() {
         let mut registry = Registry::new(2);
-        let record = |event: StatusEvent, timestamp_ms| StatusRecord {
-            agent_id: "a".into(),
-            event: event.into(),
-            timestamp_ms,
-            ..StatusRecord::default()
-        };
         registry.fold(
             &id("a"),
             StatusRecord {
@@ -414,14 +486,14 @@ mod tests {
             },
         );
         registry.fold(&id("a"), record(StatusEvent::Disconnected, 15));
-        let info = &registry.list(&[id("a")])[0];
+        let info = &registry.list(&[id("a")], 0)[0];
         assert!(!info.connected);
         assert_eq!(info.last_seen_ms, 20);
         assert_eq!(info.dialect, "full");
         assert_eq!(info.version, "0.1.0");
         assert_eq!(info.config_error, "interval: 0 is below 0.1");
         assert_eq!(registry.connected_count(), 0);
-        assert!(registry.list(&[id("b")]).is_empty());
+        assert!(registry.list(&[id("b")], 0).is_empty());
     }
 
     #[test]
@@ -447,8 +519,46 @@ mod tests {
         registry.connect(&id("a"), connection(1, None)).unwrap();
         registry.config_wanted(&id("a"), 5);
         registry.config_wanted_of_all(3);
-        assert_eq!(registry.list(&[])[0].config_wanted, 5);
+        assert_eq!(registry.list(&[], 0)[0].config_wanted, 5);
         registry.config_wanted_of_all(9);
-        assert_eq!(registry.list(&[])[0].config_wanted, 9);
+        assert_eq!(registry.list(&[], 0)[0].config_wanted, 9);
+    }
+
+    fn elsewhere(event: StatusEvent, server_id: &str) -> StatusRecord {
+        let hello = (event == StatusEvent::Connected).then(|| hello(BOOT));
+        StatusRecord { server_id: server_id.into(), hello, ..record(event, 500) }
+    }
+
+    #[test]
+    fn an_agent_of_another_server_is_connected_until_that_one_falls_silent() {
+        let mut registry = Registry::new(10);
+        registry.fold(&id("a"), elsewhere(StatusEvent::Connected, "s2"));
+        assert_eq!(registry.holder(&id("a"), 0), Holder::Nobody, "that was before");
+        registry.hear(&id("a"), elsewhere(StatusEvent::Heartbeat, "s2"), 1000);
+        assert_eq!(registry.holder(&id("a"), 1000), Holder::AnotherServer);
+        let info = &registry.list(&[], 1000)[0];
+        assert_eq!((info.connected, info.connected_since_ms), (true, 500));
+        assert_eq!(info.server_id, "s2");
+
+        registry.hear(&id("a"), elsewhere(StatusEvent::Connected, "s3"), 2000);
+        registry.hear(&id("a"), elsewhere(StatusEvent::Disconnected, "s2"), 2001);
+        assert_eq!(registry.holder(&id("a"), 3000), Holder::AnotherServer, "s2 said it late");
+        assert_eq!(registry.holder(&id("a"), 2001 + PRESENCE_MAX_MS), Holder::Nobody);
+        registry.hear(&id("a"), elsewhere(StatusEvent::Heartbeat, "s3"), 400_000);
+        assert_eq!(registry.holder(&id("a"), 400_000), Holder::AnotherServer);
+        registry.hear(&id("a"), elsewhere(StatusEvent::Disconnected, "s3"), 400_001);
+        assert_eq!(registry.holder(&id("a"), 400_001), Holder::Nobody);
+        assert!(!registry.list(&[], 400_001)[0].connected);
+    }
+
+    #[test]
+    fn the_stream_that_this_server_has_counts() {
+        let mut registry = Registry::new(10);
+        registry.hear(&id("a"), elsewhere(StatusEvent::Connected, "s2"), 1000);
+        let hello = hello(BOOT);
+        registry.connect(&id("a"), connection(1, Some(&hello))).unwrap();
+        assert_eq!(registry.holder(&id("a"), 1000), Holder::Nobody);
+        let info = &registry.list(&[], 1000)[0];
+        assert_eq!((info.server_id.as_str(), info.connected_since_ms), ("here", 1000));
     }
 }

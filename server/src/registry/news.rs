@@ -1,0 +1,108 @@
+//! Reads the topic agent-status: what earlier runs and other servers saw.
+
+use std::sync::Arc;
+
+use agent_core::id::{AgentId, BootId};
+use bus::{Entry, Payload, Start, Topic};
+use proto::{StatusEvent, StatusRecord};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::feed::{self, Feed};
+use crate::ingest::{Claimant, Directive};
+use crate::limits::STATUS_HISTORY_MAX;
+use crate::shared::Shared;
+
+/// Keeps the registry true to what the bus says.
+pub(crate) struct News {
+    shared: Arc<Shared>,
+    feed: Feed,
+}
+
+impl News {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        // A bus of this server alone is read from its beginning: it is on this disk, and retention bounds it.
+        let start = if shared.bus.is_shared() {
+            let age_ms = i64::try_from(STATUS_HISTORY_MAX.as_millis()).unwrap_or(i64::MAX);
+            Start::Time(shared.clock.now().unix_ms.saturating_sub(age_ms))
+        } else {
+            Start::Oldest
+        };
+        let feed = Feed::new(&shared.bus, &shared.troubles, Topic::AgentStatus, start);
+        Self { shared: Arc::clone(shared), feed }
+    }
+
+    /// Runs until the bus is closed; tells `caught_up` when all that was there at the start is known.
+    pub(crate) async fn run(mut self, caught_up: oneshot::Sender<()>) {
+        if self.remember().await.is_none() {
+            return;
+        }
+        // Nobody may wait for it any more.
+        caught_up.send(()).ok();
+        while let Some(news) = self.feed.next().await {
+            if let feed::News::Entries(entries) = news {
+                for entry in entries {
+                    hear(&self.shared, entry).await;
+                }
+            }
+        }
+    }
+
+    async fn remember(&mut self) -> Option<()> {
+        while let feed::News::Entries(entries) = self.feed.next().await? {
+            let mut registry = self.shared.registry();
+            for entry in entries {
+                if let Payload::Status(record) = entry.payload {
+                    registry.fold(&entry.key, *record);
+                }
+            }
+        }
+        let agents = self.shared.registry().ids();
+        for agent in agents {
+            match self.shared.config.effective(&agent).await {
+                Ok(effective) => self.shared.registry().config_wanted(&agent, effective.revision),
+                Err(error) => warn!(%agent, "cannot read the configuration: {error}"),
+            }
+        }
+        Some(())
+    }
+}
+
+/// Takes in what another server has just said.
+async fn hear(shared: &Shared, entry: Entry) {
+    let Payload::Status(record) = entry.payload else {
+        return;
+    };
+    if record.server_id == shared.server_id {
+        return;
+    }
+    let event = record.event();
+    if event == StatusEvent::CommandDelivered {
+        if let Ok(id) = record.command_id.parse() {
+            shared.commands.noticed(id).await;
+        }
+        return;
+    }
+    if event == StatusEvent::Connected {
+        let_go(shared, &entry.key, &record);
+    }
+    let now_ms = shared.clock.now().unix_ms;
+    shared.registry().hear(&entry.key, *record, now_ms);
+}
+
+/// Ends the stream of an agent that has gone on with another server, should it look alive here still.
+fn let_go(shared: &Shared, agent: &AgentId, record: &StatusRecord) {
+    let Some(hello) = &record.hello else {
+        return;
+    };
+    let Some(boot) = hello.boot.map(BootId::from) else {
+        return;
+    };
+    let newer = Claimant::Full { boot, session: hello.session };
+    let Some(outdated) = shared.claims().outdated_by(agent, newer) else {
+        return;
+    };
+    info!(%agent, server = record.server_id, "the agent has gone on with another server");
+    // One with no room for this is stuck, and ends by itself.
+    outdated.direct(Directive::Superseded).ok();
+}

@@ -1,0 +1,85 @@
+//! Kafka as the bus: topics are there and brokers in reach, or it is told.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bus::kafka::{KafkaBus, Options};
+use bus::{Bus, BusError, Topic};
+use tracing::{info, warn};
+
+use crate::cli::Args;
+use crate::troubles::{Trouble, Troubles};
+
+/// How often the brokers are asked whether they are there. librdkafka's own word for it is not to be relied on.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How soon topics that could not be created are tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Opens the bus. Its topics are created as soon as brokers answer, in the background.
+pub(super) fn open(
+    args: &Args,
+    brokers: &str,
+    troubles: &Arc<Troubles>,
+) -> anyhow::Result<Arc<dyn Bus>> {
+    let mut options = Options {
+        bootstrap_servers: brokers.to_owned(),
+        client_id: "picket-server".to_owned(),
+        partitions: args.kafka_partitions,
+        ..Options::default()
+    };
+    if let Some(replicas) = args.kafka_replication {
+        options.replication = i16::try_from(replicas)?;
+    }
+    if let Some(bytes) = args.retention_bytes {
+        options.monitoring_data.bytes = bytes;
+    }
+    if let Some(age) = args.retention_age {
+        options.monitoring_data.age = age;
+    }
+    if let Some(path) = &args.kafka_config {
+        options.properties =
+            bus::kafka::read_properties(path).context("cannot use the file of --kafka-config")?;
+    }
+    let bus = KafkaBus::open(options).context("cannot use Kafka with these settings")?;
+    tokio::spawn(watch(Arc::downgrade(&bus), brokers.to_owned(), Arc::clone(troubles)));
+    Ok(bus)
+}
+
+/// Creates topics, then sees whether the brokers answer, for as long as somebody holds the bus.
+async fn watch(bus: Weak<KafkaBus>, brokers: String, troubles: Arc<Troubles>) {
+    while let Some(bus) = bus.upgrade() {
+        match bus.ensure_topics().await {
+            Ok(topics) => {
+                for topic in topics {
+                    if topic.created {
+                        info!(topic = topic.name, partitions = topic.partitions, "topic created");
+                    }
+                    for warning in &topic.warnings {
+                        warn!(topic = topic.name, "{warning}");
+                    }
+                }
+                break;
+            }
+            Err(error) => {
+                let text = format!("the topics on Kafka at {brokers} are not there: {error}");
+                troubles.raise(Trouble::Bus, &text);
+            }
+        }
+        drop(bus);
+        tokio::time::sleep(RETRY).await;
+    }
+    while let Some(bus) = bus.upgrade() {
+        match bus.watermarks(Topic::Commands).await {
+            Ok(_) => troubles.clear(Trouble::Bus),
+            Err(BusError::Closed) => return,
+            Err(error) => {
+                let text = format!("Kafka at {brokers} cannot be reached: {error}");
+                troubles.raise(Trouble::Bus, &text);
+            }
+        }
+        drop(bus);
+        tokio::time::sleep(CHECK_INTERVAL).await;
+    }
+}

@@ -1,0 +1,107 @@
+//! Where records and configurations are kept: opens what the command line asks for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bus::embedded::{Database, OpenError, Options};
+use bus::{Bus, BusError, DocumentStore};
+
+use crate::cli::Args;
+use crate::troubles::Troubles;
+
+#[cfg(feature = "kafka")]
+mod kafka;
+
+/// The bus and the store of configurations.
+pub(crate) struct Storage {
+    bus: Arc<dyn Bus>,
+    documents: Arc<dyn DocumentStore>,
+    /// The bus of the data directory, which must be closed even when another one is used.
+    embedded: Arc<dyn Bus>,
+    /// For people.
+    places: String,
+}
+
+impl Storage {
+    /// Opens what `args` ask for. Brokers that are away are no reason to fail.
+    pub(crate) async fn open(args: &Args, troubles: &Arc<Troubles>) -> anyhow::Result<Self> {
+        let database = open_database(args).await?;
+        let embedded: Arc<dyn Bus> = database.bus();
+        let documents: Arc<dyn DocumentStore> = database.documents();
+        let data = args.data.display();
+        let (bus, places) = match &args.kafka {
+            Some(brokers) => {
+                let bus = open_kafka(args, brokers, troubles)?;
+                (bus, format!("Kafka at {brokers}, configurations in {data}"))
+            }
+            None => (Arc::clone(&embedded), data.to_string()),
+        };
+        Ok(Self { bus, documents, embedded, places })
+    }
+
+    pub(crate) fn bus(&self) -> &Arc<dyn Bus> {
+        &self.bus
+    }
+
+    pub(crate) fn documents(&self) -> Arc<dyn DocumentStore> {
+        Arc::clone(&self.documents)
+    }
+
+    /// Makes what was accepted durable and lets go.
+    pub(crate) async fn close(&self) -> Result<(), BusError> {
+        let (bus, embedded) = tokio::join!(self.bus.close(), self.embedded.close());
+        bus.and(embedded)
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.places)
+    }
+}
+
+#[cfg(feature = "kafka")]
+use kafka::open as open_kafka;
+
+#[cfg(not(feature = "kafka"))]
+fn open_kafka(_: &Args, _: &str, _: &Arc<Troubles>) -> anyhow::Result<Arc<dyn Bus>> {
+    anyhow::bail!(
+        "this server was built without Kafka; build it with --features kafka, or leave out --kafka and \
+         KAFKA_BOOTSTRAP_SERVERS"
+    )
+}
+
+async fn open_database(args: &Args) -> anyhow::Result<Database> {
+    let mut options = Options::default();
+    if let Some(bytes) = args.retention_bytes {
+        options.monitoring_data.bytes = bytes;
+    }
+    if let Some(age) = args.retention_age {
+        options.monitoring_data.age = age;
+    }
+    let dir = args.data.clone();
+    let opened = tokio::task::spawn_blocking(move || Database::open(&dir, options)).await;
+    opened.context("opening the data directory panicked")?.map_err(|error| {
+        let remedy = remedy(&error);
+        anyhow::Error::new(error).context(remedy)
+    })
+}
+
+fn remedy(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::InUse { .. } => {
+            "another server uses this data directory; stop it, or choose another one with --data"
+        }
+        OpenError::Directory { .. } => {
+            "cannot use the data directory; choose one that may be written with --data"
+        }
+        OpenError::NewerFormat { .. } => {
+            "the data directory is of a newer version; install that, or choose another with --data"
+        }
+        OpenError::Foreign { .. } => {
+            "the data directory is not ours; choose an empty or a new one with --data"
+        }
+        _ => "cannot use the data directory; mend it, or choose another one with --data",
+    }
+}
