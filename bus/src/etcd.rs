@@ -4,7 +4,9 @@
 //! vanishes is told apart from a document that was deleted through this interface, which leaves `{}`, a document that says
 //! nothing. So everybody who reads the key, an agent or a program that knows nothing of this, sees the same.
 
-use ::etcd::{Event, Key, Options, Selection, Store, StoreError, TEXT_BYTES_MAX, Version, Watch};
+pub use ::etcd::{Credentials, Endpoints, EndpointsError, Options, Timing};
+
+use ::etcd::{Event, Key, Selection, Store, StoreError, TEXT_BYTES_MAX, Version, Watch};
 use async_trait::async_trait;
 
 use crate::documents::{
