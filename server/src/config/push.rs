@@ -31,7 +31,8 @@ pub(crate) fn announce(shared: &Shared, key: &LayerKey, revision: Revision) -> u
 
 /// Sends what holds now to each connected agent; those that have it are left alone by their sessions.
 pub(crate) fn announce_all(shared: &Shared) {
-    for agent in shared.registry().ids() {
+    let known = shared.registry().ids();
+    for agent in known {
         if let Ok(effective) = shared.config.effective(&agent) {
             shared.registry().config_wanted(&agent, effective.revision);
         }
