@@ -295,7 +295,7 @@ async fn history_is_bounded_and_survives_with_the_revision() {
     assert!(documents.put("a", None, None).await.is_err());
 
     let documents = open(dir.path(), Options::default()).documents();
-    let revisions = |documents: Vec<bus::Document>| -> Vec<u64> {
+    let revisions = |documents: Vec<Document>| -> Vec<u64> {
         documents.iter().map(|document| document.revision).collect()
     };
     let newest = documents.history("a", 3).await.unwrap();

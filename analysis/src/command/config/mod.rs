@@ -6,9 +6,7 @@ mod origin;
 use std::io::{self, Write};
 
 use proto::config::{Document, KEYS};
-use proto::{
-    ConfigOutcome, ConfigReport, GetConfigResponse, SetConfigRequest, SetConfigResponse,
-};
+use proto::{ConfigOutcome, ConfigReport, GetConfigResponse, SetConfigRequest, SetConfigResponse};
 use serde_json::{Map, Value};
 
 use crate::cli::{Config, Layer, Output};
