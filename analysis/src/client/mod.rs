@@ -12,9 +12,10 @@ use std::time::Duration;
 use proto::monitoring_service_client::MonitoringServiceClient;
 use proto::operator_service_client::OperatorServiceClient;
 use proto::{
-    AgentInfo, Command, CommandResponse, DeleteConfigRequest, GetConfigRequest, GetConfigResponse,
-    GetServerStatusRequest, ListAgentsRequest, MetricsBatch, ServerStatus, SetConfigRequest,
-    SetConfigResponse, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
+    AgentInfo, Command, CommandResponse, ConfigVersion, DeleteConfigRequest,
+    GetConfigHistoryRequest, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
+    ListAgentsRequest, MetricsBatch, ServerStatus, SetConfigRequest, SetConfigResponse,
+    StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
 };
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -85,6 +86,18 @@ impl Client {
         let request = GetConfigRequest { agent_id };
         let call = async |mut service: Operator| service.get_config(request).await;
         self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await
+    }
+
+    /// Versions of a layer, newest first.
+    pub(crate) async fn config_history(
+        &self,
+        agent_id: String,
+        limit: u32,
+    ) -> Result<Vec<ConfigVersion>, Error> {
+        let request = GetConfigHistoryRequest { agent_id, limit };
+        let call = async |mut service: Operator| service.get_config_history(request).await;
+        let response = self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await?;
+        Ok(response.versions)
     }
 
     pub(crate) async fn set_config(

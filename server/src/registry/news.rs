@@ -6,7 +6,7 @@ use agent_core::id::{AgentId, BootId};
 use bus::{Entry, Payload, Start, Topic};
 use proto::{StatusEvent, StatusRecord};
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::feed::{self, Feed};
 use crate::ingest::{Claimant, Directive};
@@ -65,9 +65,9 @@ impl News {
         }
         let agents = self.shared.registry().ids();
         for agent in agents {
-            match self.shared.config.effective(&agent).await {
-                Ok(effective) => self.shared.registry().config_wanted(&agent, effective.revision),
-                Err(error) => warn!(%agent, "cannot read the configuration: {error}"),
+            // What is not known yet is told when the store is read.
+            if let Ok(effective) = self.shared.config.effective(&agent) {
+                self.shared.registry().config_wanted(&agent, effective.revision);
             }
         }
         Some(())

@@ -10,6 +10,8 @@ use bus::{Bus, BusError, DocumentStore};
 use crate::cli::Args;
 use crate::troubles::Troubles;
 
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "kafka")]
 mod kafka;
 
@@ -28,15 +30,19 @@ impl Storage {
     pub(crate) async fn open(args: &Args, troubles: &Arc<Troubles>) -> anyhow::Result<Self> {
         let database = open_database(args).await?;
         let embedded: Arc<dyn Bus> = database.bus();
-        let documents: Arc<dyn DocumentStore> = database.documents();
         let data = args.data.display();
-        let (bus, places) = match &args.kafka {
+        let (bus, records) = match &args.kafka {
             Some(brokers) => {
                 let bus = open_kafka(args, brokers, troubles).await?;
-                (bus, format!("Kafka at {brokers}, configurations in {data}"))
+                (bus, format!("Kafka at {brokers}"))
             }
             None => (Arc::clone(&embedded), data.to_string()),
         };
+        let (documents, configurations): (Arc<dyn DocumentStore>, _) = match args.etcd() {
+            Some(endpoints) => (open_etcd(args, &endpoints)?, format!("etcd at {endpoints}")),
+            None => (database.documents(), data.to_string()),
+        };
+        let places = format!("records in {records}, configurations in {configurations}");
         Ok(Self { bus, documents, embedded, places })
     }
 
@@ -70,6 +76,16 @@ async fn open_kafka(_: &Args, _: &str, _: &Arc<Troubles>) -> anyhow::Result<Arc<
     anyhow::bail!(
         "this server was built without Kafka; build it with --features kafka, or leave out --kafka and \
          KAFKA_BOOTSTRAP_SERVERS"
+    )
+}
+
+#[cfg(feature = "etcd")]
+use etcd::open as open_etcd;
+
+#[cfg(not(feature = "etcd"))]
+fn open_etcd(_: &Args, _: &str) -> anyhow::Result<Arc<dyn DocumentStore>> {
+    anyhow::bail!(
+        "this server was built without etcd; build it with --features etcd, or leave out --etcd and ETCD_HOST"
     )
 }
 
