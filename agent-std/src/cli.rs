@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -103,12 +104,18 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
     pub(crate) server: Option<ServerAddress>,
 
-    /// Configuration file (TOML: agent_id, server, state_dir, serial, baud, and a table "config" with the keys of
+    /// Configuration file (TOML: agent_id, server, state_dir, config_confirm, serial, baud, and a table "config" with the keys of
     /// the configuration store)
     #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Directory that survives restarts; the agent counts its boots there [default: $STATE_DIRECTORY, else none]
+    /// How long a new configuration of the server may take to reach it before it is rolled back; 0: for ever
+    /// [default: 120s]
+    #[arg(long, env = "PICKET_CONFIG_CONFIRM", value_name = "DURATION", value_parser = confirm)]
+    pub(crate) config_confirm: Option<Duration>,
+
+    /// Directory that survives restarts; the agent counts its boots there and keeps its configuration
+    /// [default: $STATE_DIRECTORY, else none]
     #[arg(long, env = "PICKET_STATE_DIR", value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 
@@ -175,6 +182,22 @@ fn finite(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
     if seconds.is_finite() { Ok(seconds) } else { Err("it must be a finite number".to_owned()) }
 }
+
+/// How long a configuration may be on trial: 0, or up to a day.
+pub(crate) fn confirm(text: &str) -> Result<Duration, String> {
+    // A number alone is not taken, but for the one that has the same meaning in every unit.
+    let duration = match text {
+        "0" => Duration::ZERO,
+        _ => humantime::parse_duration(text).map_err(|error| error.to_string())?,
+    };
+    if CONFIRM_MAX < duration {
+        return Err("it must be at most 1 day".to_owned());
+    }
+    Ok(duration)
+}
+
+/// Longer would keep a host from its last good configuration for no use.
+const CONFIRM_MAX: Duration = Duration::from_secs(86_400);
 
 impl Arguments {
     /// The keys of the configuration that flags or variables decide.

@@ -13,6 +13,7 @@ pub(crate) struct File {
     pub(crate) agent_id: Option<String>,
     pub(crate) server: Option<String>,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) config_confirm: Option<String>,
     pub(crate) serial: Vec<String>,
     pub(crate) baud: Option<u32>,
     pub(crate) config: Document,
@@ -24,6 +25,7 @@ struct Form {
     agent_id: Option<String>,
     server: Option<String>,
     state_dir: Option<PathBuf>,
+    config_confirm: Option<String>,
     #[serde(default)]
     serial: Vec<String>,
     baud: Option<u32>,
@@ -56,8 +58,8 @@ pub(crate) fn read(path: &Path) -> Result<File, FileError> {
     if let Some(key) = config.unknown_keys().next() {
         return Err(FileError::UnknownKey { path: path_buf(), key: key.to_owned() });
     }
-    let Form { agent_id, server, state_dir, serial, baud, .. } = form;
-    Ok(File { agent_id, server, state_dir, serial, baud, config })
+    let Form { agent_id, server, state_dir, config_confirm, serial, baud, .. } = form;
+    Ok(File { agent_id, server, state_dir, config_confirm, serial, baud, config })
 }
 
 #[cfg(test)]

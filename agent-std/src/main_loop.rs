@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::agent::{Action, Command, Input, LinkState, Output, Reason, Restarted, Transmit};
+use agent_core::agent::{
+    Action, Command, ConfigOutcome, Input, LinkState, Output, Reason, Restarted, Transmit,
+};
 use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
@@ -14,15 +16,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
-use proto::{Hello, Welcome};
+use proto::{ConfigPush, Hello, Welcome};
 
 use crate::HostAgent;
 use crate::clock::Clock;
 use crate::collector::CollectorThread;
+use crate::config::{Candidate, Configuration, LayersError, Offer, Source, Step, Version};
 use crate::event::Event;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::identity;
-use crate::layers::{Candidate, Layers, LayersError};
 use crate::net::message::{self, Packing};
 use crate::net::{LinkEvent, Network, Request, Uplink};
 
@@ -44,7 +46,7 @@ pub(crate) struct MainLoop {
     pub(crate) gateway_settings: Option<GatewaySettings>,
     /// None also while it is stopped for a restart.
     pub(crate) gateway: Option<Gateway>,
-    pub(crate) layers: Layers,
+    pub(crate) configuration: Configuration,
     /// Whether the stream in hand was open, so that a failed attempt is logged differently from a loss.
     pub(crate) was_open: bool,
     /// How records travel on the stream in hand.
@@ -70,7 +72,10 @@ impl MainLoop {
     pub(crate) fn run(mut self, agent: &mut HostAgent<impl OwnPlugins>) {
         loop {
             match self.drain(agent) {
-                Next::Exit => return self.close(agent),
+                Next::Exit => {
+                    self.configuration.handle_end(self.clock.now());
+                    return self.close(agent);
+                }
                 Next::Wait(until) => match self.wait(until) {
                     Some(event) => self.on_event(agent, event),
                     None => agent.handle(self.clock.now(), Input::Tick),
@@ -111,7 +116,16 @@ impl MainLoop {
                     }
                 }
                 Output::Exit => return Next::Exit,
-                Output::Wait(until) => return Next::Wait(until),
+                Output::Wait(until) => {
+                    match self.configuration.poll(now, is_answered(agent.link())) {
+                        Step::Tell(inputs) => {
+                            inputs.into_iter().for_each(|input| agent.handle(now, input));
+                        }
+                        Step::Wait(also_until) => {
+                            return Next::Wait(until.into_iter().chain(also_until).min());
+                        }
+                    }
+                }
             }
         }
     }
@@ -158,15 +172,15 @@ impl MainLoop {
                 return self.request(Request::Send(Box::new(record), transmit));
             }
             Transmit::Answer(slot) => {
-                let overridden = self.layers.overridden();
+                let overridden = self.configuration.overridden();
                 message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)
             }
             Transmit::ConfigReport => agent
                 .config_report()
-                .map(|report| message::config_report(report, &self.layers.overridden()))
+                .map(|report| message::config_report(report, &self.configuration.overridden()))
                 .map(Body::Config),
             Transmit::Status => {
-                let overridden = self.layers.overridden();
+                let overridden = self.configuration.overridden();
                 Some(Body::Status(message::status(agent, now, &overridden)))
             }
         };
@@ -216,6 +230,7 @@ impl MainLoop {
             LinkEvent::Opened => agent.handle(now, Input::LinkOpened),
             LinkEvent::Answered(None) => {
                 self.was_open = true;
+                self.configuration.handle_answered();
                 tracing::info!(server = self.server, "connected; the server speaks the plain form");
                 agent.handle(now, Input::LinkPlain);
             }
@@ -250,6 +265,7 @@ impl MainLoop {
         welcome: &Welcome,
     ) {
         self.was_open = true;
+        self.configuration.handle_answered();
         let (server, version) = (&self.server, &welcome.version);
         tracing::info!(server, version, held = agent.ledger().held, "connected");
         self.packing = Packing::from(welcome);
@@ -278,9 +294,8 @@ impl MainLoop {
                 }
             }
             Some(ServerBody::Config(push)) => {
-                let revision = ConfigRevision(push.revision);
-                let candidate = self.layers.push(&push.document);
-                self.configure(agent, now, revision, candidate);
+                let ConfigPush { revision, document: text } = push;
+                self.configure(agent, now, Version { source: Source::Server, revision, text });
             }
             Some(ServerBody::ResponseAck(ack)) => {
                 // An id that is none names no command of ours.
@@ -294,13 +309,29 @@ impl MainLoop {
         }
     }
 
+    /// A remote document came.
     fn configure(
         &mut self,
         agent: &mut HostAgent<impl OwnPlugins>,
         now: Instant,
-        revision: ConfigRevision,
-        candidate: Result<Candidate, LayersError>,
+        version: Version,
     ) {
+        let revision = ConfigRevision(version.revision);
+        let candidate = match self.configuration.offer(&version) {
+            Offer::Outdated => {
+                tracing::debug!(%revision, "an older configuration came late and is ignored");
+                return;
+            }
+            Offer::Quarantined(reason) => {
+                let reason_text = reason.as_str();
+                tracing::warn!(%revision, reason = reason_text, "not applied: it was rolled back");
+                return agent.handle(now, Input::RolledBack { revision, reason });
+            }
+            Offer::New(candidate) => candidate,
+        };
+        if version.source != self.configuration.in_force().source {
+            agent.handle(now, Input::StoreChanged);
+        }
         let (candidate, config) = split(candidate);
         agent.handle(now, Input::Configure { revision, config });
         let report = agent.config_report().filter(|report| report.revision == revision);
@@ -309,14 +340,16 @@ impl MainLoop {
             return;
         };
         match (&report.outcome, candidate) {
-            (Ok(()), Some(candidate)) => {
-                self.layers.adopt(candidate);
+            (ConfigOutcome::Applied, Some(candidate)) => {
+                self.configuration.adopt(now, version, candidate);
                 tracing::info!(%revision, "configuration applied");
             }
-            (outcome, _) => {
-                let reason = outcome.as_ref().err().map_or("", Reason::as_str);
+            (ConfigOutcome::Rejected(reason) | ConfigOutcome::RolledBack(reason), _) => {
+                let reason = reason.as_str();
                 tracing::warn!(%revision, reason, "configuration rejected; what was in force stays");
             }
+            // The core applies only what it was given.
+            (ConfigOutcome::Applied, None) => {}
         }
     }
 
@@ -339,7 +372,7 @@ impl MainLoop {
             Ok(CommandType::Start) => Action::Start,
             Ok(CommandType::Restart) => Action::Restart,
             Ok(CommandType::UpdateConfig) => {
-                let (layers, config) = split(self.layers.update(&command.params));
+                let (layers, config) = split(self.configuration.update(&command.params));
                 candidate = layers;
                 Action::UpdateConfig(config)
             }
@@ -351,17 +384,14 @@ impl MainLoop {
         if let Some(candidate) = candidate
             && *agent.config() == candidate.config
         {
-            self.layers.adopt(candidate);
+            self.configuration.adopt_update(candidate);
         }
     }
 
     /// Ends the streams in good order, so that the server need not wait to find out.
     fn close(&mut self, agent: &HostAgent<impl OwnPlugins>) {
         let ledger = agent.ledger();
-        if matches!(
-            agent.link(),
-            LinkState::Undecided { .. } | LinkState::Plain | LinkState::Full { .. }
-        ) {
+        if matches!(agent.link(), LinkState::Undecided { .. }) || is_answered(agent.link()) {
             self.request(Request::Close);
             let deadline = std::time::Instant::now() + CLOSE_MAX;
             while let Ok(event) = self.events.recv_deadline(deadline) {
@@ -387,11 +417,24 @@ impl MainLoop {
             .restart_command()
             .map(|command| Restarted { command: command.clone(), previous: agent.boot() });
         self.close(agent);
+        self.configuration.handle_end(self.clock.now());
         let error = identity::restart(&self.program, restarted);
+        self.configuration.handle_end_failed(self.clock.now());
         // The stream was closed for it.
         agent.handle(self.clock.now(), Input::LinkClosed);
         let program = self.program.display();
         Reason::from(format!("cannot run {program}: {error}").as_str())
+    }
+}
+
+/// Whether a stream stands that the server has answered.
+fn is_answered(link: LinkState) -> bool {
+    match link {
+        LinkState::Plain | LinkState::Full { .. } => true,
+        LinkState::Down { .. }
+        | LinkState::Dialling
+        | LinkState::Undecided { .. }
+        | LinkState::OneWay => false,
     }
 }
 
