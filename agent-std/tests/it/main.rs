@@ -6,6 +6,7 @@ mod arguments;
 mod device;
 mod full_server;
 mod gateway;
+mod kept_configuration;
 mod plain_server;
 mod process;
 mod scripted;
