@@ -104,10 +104,24 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
     pub(crate) server: Option<ServerAddress>,
 
-    /// Configuration file (TOML: agent_id, server, state_dir, config_confirm, serial, baud, and a table "config" with the keys of
+    /// Configuration file (TOML: agent_id, server, etcd, etcd_user, etcd_password_file, state_dir, config_confirm,
+    /// serial, baud, and a table "config" with the keys of
     /// the configuration store)
     #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Take the configuration from etcd itself, not from the server [default: $ETCD_HOST:$ETCD_PORT if ETCD_HOST is
+    /// set, else the server's]
+    #[arg(long, env = "PICKET_ETCD", value_name = "HOST:PORT[,...]")]
+    pub(crate) etcd: Option<String>,
+
+    /// User of etcd, where it has authentication on
+    #[arg(long, env = "PICKET_ETCD_USER", value_name = "NAME")]
+    pub(crate) etcd_user: Option<String>,
+
+    /// File with the password of that user, in its first line
+    #[arg(long, env = "PICKET_ETCD_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) etcd_password_file: Option<PathBuf>,
 
     /// How long a new configuration of the server may take to reach it before it is rolled back; 0: for ever
     /// [default: 120s]
@@ -218,9 +232,19 @@ impl Arguments {
         Value::Object(object)
     }
 
+    /// Where flags or variables say that etcd is; none when they say nothing.
+    pub(crate) fn etcd(&self) -> Option<String> {
+        self.etcd.clone().or_else(|| {
+            let host = variable("ETCD_HOST")?;
+            // An IPv6 address has colons of its own.
+            let host = if host.contains(':') { format!("[{host}]") } else { host };
+            let port = variable("ETCD_PORT").unwrap_or_else(|| ETCD_PORT_DEFAULT.to_owned());
+            Some(format!("{host}:{port}"))
+        })
+    }
+
     /// The server that flags or variables name; none when they say nothing.
     pub(crate) fn server(&self) -> anyhow::Result<Option<ServerAddress>> {
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (host, port) = (variable("GRPC_SERVER_HOST"), variable("GRPC_SERVER_PORT"));
         if self.server.is_none() && host.is_none() && port.is_none() {
             return Ok(None);
@@ -228,6 +252,14 @@ impl Arguments {
         let address = ServerAddress::choose(self.server.clone(), host.as_deref(), port.as_deref());
         address.map(Some).context("GRPC_SERVER_HOST and GRPC_SERVER_PORT name no server")
     }
+}
+
+/// Where etcd listens unless told otherwise.
+const ETCD_PORT_DEFAULT: &str = "2379";
+
+/// An environment variable; empty is as good as not set.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

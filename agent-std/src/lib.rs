@@ -41,9 +41,9 @@ use crate::config::{Configuration, Keeper, Layers};
 use crate::event::{EVENTS_MAX, Event};
 use crate::file::File;
 use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
-use crate::main_loop::MainLoop;
-use crate::net::Network;
+use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
+use crate::net::{ConfigStore, Network};
 
 /// Something outside could not be used: a file, a directory, the system.
 const FAILURE: u8 = 1;
@@ -99,6 +99,7 @@ struct Settings {
     ports: Vec<PortAddress>,
     baud: u32,
     config_confirm: Duration,
+    store: Option<ConfigStore>,
     layers: Layers,
     config: agent_core::config::Config,
 }
@@ -120,6 +121,15 @@ impl Settings {
             (Some(server), _) => server,
             (None, Some(server)) => server?,
             (None, None) => ServerAddress::default(),
+        };
+        let store = match arguments.etcd().or(file.etcd) {
+            None => None,
+            Some(etcd) => {
+                let user = arguments.etcd_user.or(file.etcd_user);
+                let password_file = arguments.etcd_password_file.or(file.etcd_password_file);
+                let store = ConfigStore::new(&etcd, user, password_file.as_deref(), &id);
+                Some(store.context("etcd cannot be used")?)
+            }
         };
         let endpoint = net::endpoint(&server).context("the server's address makes no URI")?;
         let state_dir =
@@ -146,13 +156,34 @@ impl Settings {
         ensure!(baud != 0, "baud must be at least 1");
         let layers = Layers::new(O::NAMES, flags, arguments.config, file.config);
         let config = layers.config().context("the file and the flags do not go together")?;
-        Ok(Self { id, server, endpoint, state_dir, ports, baud, config_confirm, layers, config })
+        Ok(Self {
+            id,
+            server,
+            endpoint,
+            state_dir,
+            ports,
+            baud,
+            config_confirm,
+            store,
+            layers,
+            config,
+        })
     }
 }
 
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
-    let Settings { id, server, endpoint, state_dir, ports, baud, config_confirm, layers, config } =
-        settings;
+    let Settings {
+        id,
+        server,
+        endpoint,
+        state_dir,
+        ports,
+        baud,
+        config_confirm,
+        store,
+        layers,
+        config,
+    } = settings;
     let program = identity::program().context("cannot find the path of this program")?;
     let boot = identity::next_boot(state_dir.as_deref())?;
     let restarted = identity::restarted();
@@ -170,6 +201,16 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     };
     let network = Network::spawn(endpoint, on_signal).context("cannot start the network thread")?;
     // Fails only when the main loop is gone, which then needs no report.
+    let authority = match &store {
+        None => Authority::Server,
+        Some(_) => Authority::Store { has_told: false },
+    };
+    if let Some(store) = store {
+        let sender = sender.clone();
+        network.follow(store, move |event| {
+            sender.send(Event::Store(event)).ok();
+        });
+    }
     let uplink = network.uplink(move |session, event| {
         sender.send(Event::Link { session, event }).ok();
     });
@@ -197,6 +238,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         gateway_settings,
         gateway: None,
         configuration,
+        authority,
         was_open: false,
         packing: Packing::default(),
     };

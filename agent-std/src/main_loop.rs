@@ -26,7 +26,7 @@ use crate::event::Event;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::identity;
 use crate::net::message::{self, Packing};
-use crate::net::{LinkEvent, Network, Request, Uplink};
+use crate::net::{LinkEvent, Network, Request, StoreEvent, Uplink};
 
 /// How long the end of a stream may take before the process ends or is replaced.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -47,10 +47,21 @@ pub(crate) struct MainLoop {
     /// None also while it is stopped for a restart.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) configuration: Configuration,
+    /// Who decides what the remote configuration is.
+    pub(crate) authority: Authority,
     /// Whether the stream in hand was open, so that a failed attempt is logged differently from a loss.
     pub(crate) was_open: bool,
     /// How records travel on the stream in hand.
     pub(crate) packing: Packing,
+}
+
+/// Whose remote configuration is obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authority {
+    /// What the server pushes.
+    Server,
+    /// What the agent finds in the store itself; `has_told` once a push of the server was ignored aloud.
+    Store { has_told: bool },
 }
 
 /// What the core answered after its last output.
@@ -143,7 +154,7 @@ impl MainLoop {
             config_revision: status.config_revision.0,
             acknowledged: records.map_or(0, Sequence::number),
             alerts_acknowledged: alerts.map_or(0, Sequence::number),
-            own_config: false,
+            own_config: self.authority != Authority::Server,
         };
         self.was_open = false;
         tracing::debug!(server = self.server, session = status.sessions, "dialling");
@@ -205,6 +216,7 @@ impl MainLoop {
         let now = self.clock.now();
         match event {
             Event::Snapshot(snapshot) => agent.handle(now, Input::Snapshot(snapshot)),
+            Event::Store(event) => self.on_store_event(agent, now, event),
             Event::Shutdown => {
                 tracing::info!("stopping: delivering what is held");
                 if let Some(gateway) = &mut self.gateway {
@@ -295,7 +307,17 @@ impl MainLoop {
             }
             Some(ServerBody::Config(push)) => {
                 let ConfigPush { revision, document: text } = push;
-                self.configure(agent, now, Version { source: Source::Server, revision, text });
+                match &mut self.authority {
+                    Authority::Server => {
+                        let source = Source::Server;
+                        self.configure(agent, now, Version { source, revision, text });
+                    }
+                    Authority::Store { has_told } => {
+                        if !std::mem::replace(has_told, true) {
+                            tracing::warn!("the server's configurations are ignored: etcd decides");
+                        }
+                    }
+                }
             }
             Some(ServerBody::ResponseAck(ack)) => {
                 // An id that is none names no command of ours.
@@ -306,6 +328,26 @@ impl MainLoop {
             Some(ServerBody::Ping(_)) => agent.handle(now, Input::Ping),
             // A later server may say more; what is not understood has no effect.
             None => tracing::debug!("the server sent a message that this version does not know"),
+        }
+    }
+
+    fn on_store_event(
+        &mut self,
+        agent: &mut HostAgent<impl OwnPlugins>,
+        now: Instant,
+        event: StoreEvent,
+    ) {
+        match event {
+            StoreEvent::Document(version) => self.configure(agent, now, version),
+            StoreEvent::Unusable { revision, reason } => {
+                tracing::warn!(revision, reason, "configuration rejected; what was in force stays");
+                let config = Err(Reason::from(reason.as_str()));
+                agent.handle(now, Input::Configure { revision: ConfigRevision(revision), config });
+            }
+            StoreEvent::ClusterChanged => {
+                tracing::warn!("another etcd cluster answers; its configuration is taken afresh");
+                agent.handle(now, Input::StoreChanged);
+            }
         }
     }
 

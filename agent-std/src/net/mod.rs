@@ -1,8 +1,12 @@
 //! The network: a thread with the program's only async runtime, and on it an uplink for each agent that this process
 //! speaks for. It decides nothing: it dials when told to and reports what happens.
 
+#[cfg(feature = "etcd")]
+mod followed;
 pub(crate) mod message;
 mod session;
+#[cfg_attr(not(feature = "etcd"), path = "store_absent.rs")]
+mod store;
 
 use std::fmt;
 use std::io;
@@ -15,6 +19,9 @@ use proto::{Command, Hello, MetricsRequest, Welcome};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::transport::Endpoint;
+
+pub(crate) use self::store::ConfigStore;
+use crate::config::Version;
 
 /// What an uplink is asked for. `T` is what its owner calls a message by.
 #[derive(Debug)]
@@ -48,6 +55,23 @@ pub(crate) enum LinkEvent<T> {
         /// For the log.
         reason: String,
     },
+}
+
+/// What the agent's own watch of the configuration store has to say.
+#[derive(Debug, PartialEq)]
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "nobody is there to say it"))]
+pub(crate) enum StoreEvent {
+    /// What the layers make together now.
+    Document(Version),
+    /// They make nothing that could be used, so what is in force stays.
+    Unusable {
+        /// The change after which it is so.
+        revision: u64,
+        /// Which key, where in it, and why.
+        reason: String,
+    },
+    /// Another cluster answers, whose revisions do not compare with those before.
+    ClusterChanged,
 }
 
 /// The network's thread.
@@ -88,6 +112,16 @@ impl Network {
         let endpoint = self.endpoint.clone();
         self.runtime.spawn(session::run(endpoint, queue, report));
         Uplink { requests }
+    }
+
+    /// Follows the configuration in `store` for as long as the process lives. `report` may wait as that of
+    /// [`Network::uplink`] may.
+    pub(crate) fn follow(
+        &self,
+        store: ConfigStore,
+        report: impl Fn(StoreEvent) + Send + Sync + 'static,
+    ) {
+        self.runtime.spawn(store::follow(store, report));
     }
 }
 
