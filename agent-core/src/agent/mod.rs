@@ -593,25 +593,26 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             return;
         }
         self.newest_push = revision;
-        let outcome = match config.and_then(Self::supported) {
-            Ok(config) => {
-                self.config_revision = revision;
-                self.apply(now, config);
-                ConfigOutcome::Applied
-            }
+        let outcome = match config {
+            Ok(config) => match Self::refusal(&config) {
+                None => {
+                    self.config_revision = revision;
+                    self.apply(now, config);
+                    ConfigOutcome::Applied
+                }
+                Some(reason) => ConfigOutcome::Rejected(reason),
+            },
             Err(reason) => ConfigOutcome::Rejected(reason),
         };
         self.report_config(revision, outcome);
     }
 
     fn on_restore(&mut self, now: Instant, revision: ConfigRevision, config: Config) {
-        match Self::supported(config) {
-            Ok(config) => {
-                self.config_revision = revision;
-                self.apply(now, config);
-            }
-            Err(reason) => self.report_config(revision, ConfigOutcome::Rejected(reason)),
+        if let Some(reason) = Self::refusal(&config) {
+            return self.report_config(revision, ConfigOutcome::Rejected(reason));
         }
+        self.config_revision = revision;
+        self.apply(now, config);
     }
 
     fn report_config(&mut self, revision: ConfigRevision, outcome: ConfigOutcome) {
@@ -620,10 +621,10 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
         self.config_report_due = true;
     }
 
-    /// `config`, unless it names a plugin that this program does not have.
-    fn supported(config: Config) -> Result<Config, Reason> {
+    /// Why a valid configuration still cannot be used: it names a plugin that this program does not have.
+    fn refusal(config: &Config) -> Option<Reason> {
         let reason = "plugins: this agent was built without one of the user's own plugins";
-        if Chain::<O>::supports(&config) { Ok(config) } else { Err(Reason::from(reason)) }
+        (!Chain::<O>::supports(config)).then(|| Reason::from(reason))
     }
 
     /// Puts `config` in force between two snapshots.
@@ -662,13 +663,14 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             _ if ending => Answer::ShuttingDown,
             Action::Stop => Answer::Stopped(self.stop()),
             Action::Start => Answer::Started(self.start(now)),
-            Action::UpdateConfig(config) => match config.and_then(Self::supported) {
-                Ok(config) => {
+            Action::UpdateConfig(Ok(config)) => match Self::refusal(&config) {
+                None => {
                     self.apply(now, config);
                     Answer::ConfigApplied
                 }
-                Err(reason) => Answer::ConfigRejected(reason),
+                Some(reason) => Answer::ConfigRejected(reason),
             },
+            Action::UpdateConfig(Err(reason)) => Answer::ConfigRejected(reason),
             Action::Restart => {
                 self.begin_drain(now, Ending::Restart);
                 return None;

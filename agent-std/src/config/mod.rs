@@ -42,6 +42,10 @@ pub(crate) enum Step {
 
 /// What is to become of a remote document.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once, and documents are rare"
+)]
 pub(crate) enum Offer {
     /// It has been overtaken already.
     Outdated,

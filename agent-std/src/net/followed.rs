@@ -44,7 +44,8 @@ impl Followed {
             Event::Deleted { key, revision } => {
                 self.layers.remove(&key);
                 let path = key.path();
-                let reason = format!("{path} was deleted, which changes nothing; {{}} resets it");
+                let reason =
+                    format!("{path} was deleted, which changes nothing; put {{}} to reset it");
                 Some(StoreEvent::Unusable { revision, reason })
             }
             Event::Synced => {

@@ -17,7 +17,7 @@ use crate::scripted::{Headers, ScriptedServer, Stream, message_where, welcome};
 const UPTIME_ONLY: &str = r#"{"interval":0.2,"metrics":["uptime"],"plugins":[]}"#;
 const MEMORY_ONLY: &str = r#"{"interval":0.2,"metrics":["memory"],"plugins":[]}"#;
 
-fn push(revision: u64, document: &str) -> ServerBody {
+pub(crate) fn push(revision: u64, document: &str) -> ServerBody {
     ServerBody::Config(ConfigPush { revision, document: document.to_owned() })
 }
 
@@ -28,7 +28,7 @@ fn last_word(revision: u64, document: &str) -> [Headers; 2] {
     [Headers::LastWord(welcome(), Box::new(word)), Headers::Refused]
 }
 
-async fn report(stream: &mut Stream) -> ConfigReport {
+pub(crate) async fn report(stream: &mut Stream) -> ConfigReport {
     let message = message_where(stream, |message| matches!(body(message), Some(Body::Config(_))));
     match message.await.message.unwrap().body {
         Some(Body::Config(report)) => report,
@@ -36,7 +36,7 @@ async fn report(stream: &mut Stream) -> ConfigReport {
     }
 }
 
-fn outcome(report: &ConfigReport) -> (ConfigOutcome, u64, u64) {
+pub(crate) fn outcome(report: &ConfigReport) -> (ConfigOutcome, u64, u64) {
     (report.outcome(), report.revision, report.running)
 }
 
@@ -47,7 +47,7 @@ fn start(server: &ScriptedServer, state: &Path, confirm: &str) -> Agent {
 }
 
 /// Waits until what is kept is so; answers it.
-async fn kept_where(state: &Path, mut condition: impl FnMut(&Value) -> bool) -> Value {
+pub(crate) async fn kept_where(state: &Path, mut condition: impl FnMut(&Value) -> bool) -> Value {
     let path = state.join("configuration");
     let deadline = Instant::now() + PATIENCE;
     let mut last = Value::Null;

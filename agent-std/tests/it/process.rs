@@ -79,7 +79,11 @@ fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_picket-agent"));
     // Whatever the machine that runs the tests has set must not decide.
     for (name, _) in std::env::vars() {
-        if name.starts_with("PICKET_") || name.starts_with("GRPC_") || name == "STATE_DIRECTORY" {
+        if name.starts_with("PICKET_")
+            || name.starts_with("GRPC_")
+            || name.starts_with("ETCD_")
+            || name == "STATE_DIRECTORY"
+        {
             command.env_remove(name);
         }
     }
