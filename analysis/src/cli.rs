@@ -305,7 +305,7 @@ pub(crate) struct Events {
     #[arg(long)]
     pub(crate) follow: bool,
 
-    /// Only this kind of event; may be repeated [default: all but heartbeat]
+    /// Only this kind of event; may be repeated [default: all but heartbeat and command-delivered]
     #[arg(
         long = "event",
         value_name = "EVENT",
@@ -325,6 +325,8 @@ pub(crate) enum EventKind {
     Heartbeat,
     ConfigApplied,
     ConfigRejected,
+    ConfigRolledBack,
+    CommandDelivered,
     Loss,
     DuplicateId,
     Alert,
@@ -333,6 +335,11 @@ pub(crate) enum EventKind {
 }
 
 impl EventKind {
+    /// Whether it is shown only when it is asked for by name.
+    pub(crate) const fn is_frequent(self) -> bool {
+        matches!(self, Self::Heartbeat | Self::CommandDelivered | Self::All)
+    }
+
     /// The one on the wire; none stands for all of them.
     pub(crate) const fn event(self) -> Option<StatusEvent> {
         Some(match self {
@@ -341,6 +348,8 @@ impl EventKind {
             Self::Heartbeat => StatusEvent::Heartbeat,
             Self::ConfigApplied => StatusEvent::ConfigApplied,
             Self::ConfigRejected => StatusEvent::ConfigRejected,
+            Self::ConfigRolledBack => StatusEvent::ConfigRolledBack,
+            Self::CommandDelivered => StatusEvent::CommandDelivered,
             Self::Loss => StatusEvent::Loss,
             Self::DuplicateId => StatusEvent::DuplicateId,
             Self::Alert => StatusEvent::Alert,

@@ -183,7 +183,7 @@ pub(crate) fn alerts(args: &cli::Alerts, now_ms: i64) -> SubscribeStatusRequest 
 pub(crate) fn events(args: &cli::Events, now_ms: i64) -> SubscribeStatusRequest {
     let asked: Vec<EventKind> = if args.events.is_empty() {
         let all = EventKind::value_variants().iter().copied();
-        all.filter(|kind| !matches!(kind, EventKind::Heartbeat | EventKind::All)).collect()
+        all.filter(|kind| !kind.is_frequent()).collect()
     } else {
         args.events.clone()
     };
@@ -349,7 +349,7 @@ mod tests {
         check("picket events --event all", &[]);
         check("picket events --event loss,all", &[]);
         let by_default = status_asked("picket events").events;
-        assert_eq!(by_default.len(), 8);
+        assert_eq!(by_default.len(), 9);
         assert!(!by_default.contains(&E::Heartbeat.into()));
     }
 

@@ -46,6 +46,8 @@ impl Standing {
             | StatusEvent::Heartbeat
             | StatusEvent::ConfigApplied
             | StatusEvent::ConfigRejected
+            | StatusEvent::ConfigRolledBack
+            | StatusEvent::CommandDelivered
             | StatusEvent::Loss
             | StatusEvent::DuplicateId => {}
         }

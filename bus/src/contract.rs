@@ -239,4 +239,8 @@ pub trait Subscription: Send {
     /// The next delivery; waits at the end of the topic until something is published. Safe to cancel: nothing
     /// is skipped.
     async fn next(&mut self) -> Result<Delivery, BusError>;
+
+    /// Where another subscription goes on after all that this one has delivered: names every partition that it
+    /// reads, those included that had nothing so far.
+    fn cursor(&self) -> Cursor;
 }

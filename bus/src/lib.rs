@@ -2,13 +2,17 @@
 //!
 //! This crate knows topics, keys, offsets and record forms. It does not know gRPC, sessions or what a record
 //! means for an agent. [`Bus`] is the contract; [`embedded`] keeps it on one machine with nothing to install.
+//! [`DocumentStore`] is the contract for documents; [`embedded`] keeps them too, and `etcd` (a feature) for many servers.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod contract;
 mod documents;
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod json;
+pub mod query;
 mod record;
 mod topic;
 
@@ -16,6 +20,8 @@ pub use contract::{
     Bus, BusError, Cursor, Delivery, Entry, Offset, Partition, PublishError, Selection, Start,
     Subscription, Watermarks,
 };
-pub use documents::{Document, DocumentError, DocumentStore, Revision};
+pub use documents::{
+    Document, DocumentError, DocumentEvent, DocumentStore, DocumentWatch, Revision,
+};
 pub use record::{Payload, Record};
 pub use topic::Topic;

@@ -92,19 +92,14 @@ pub(crate) const ANSWERS_MAX: usize = 4096;
 /// Parameters of one command, and their size together.
 pub(crate) const COMMAND_PARAMS_MAX: usize = 64;
 
-/// Entries in one message of a subscription.
-pub(crate) const QUERY_BATCH_ENTRIES_MAX: usize = 256;
-/// Their encoded size. The largest single record has below 48 KiB.
-pub(crate) const QUERY_BATCH_BYTES_MAX: usize = 128 * 1024;
-
-/// Agents that one request may name.
-pub(crate) const QUERY_AGENTS_MAX: usize = 1024;
-
-/// Events that one request may name. There are fewer kinds of them.
-pub(crate) const QUERY_EVENTS_MAX: usize = 64;
-
 /// How long `SetConfig` waits for the agent's report.
 pub(crate) const CONFIG_REPORT_WAIT: Duration = Duration::from_secs(5);
+
+/// Versions of a document that an answer has when the request does not say how many, and at most.
+pub(crate) const CONFIG_VERSIONS: usize = 20;
+pub(crate) const CONFIG_VERSIONS_MAX: usize = 100;
+/// Their texts together; older versions are left out beyond it. The newest always fits.
+pub(crate) const CONFIG_HISTORY_BYTES_MAX: usize = 192 * 1024;
 
 /// How long a shutdown may take. systemd kills after 90 s, containers after 10 s.
 pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
@@ -112,7 +107,8 @@ pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 pub(crate) const SHUTDOWN_STREAMS_MAX: Duration = Duration::from_secs(7);
 
 const _: () = {
-    assert!(QUERY_BATCH_BYTES_MAX + 48 * 1024 < MESSAGE_BYTES_MAX);
+    assert!(CONFIG_HISTORY_BYTES_MAX + 16 * 1024 < MESSAGE_BYTES_MAX);
+    assert!(bus::query::BATCH_BYTES_MAX + 48 * 1024 < MESSAGE_BYTES_MAX);
     assert!(proto::config::DOCUMENT_BYTES_MAX < MESSAGE_BYTES_MAX / 2);
     assert!(AGENT_COMMANDS_MAX < DIRECTIVES_MAX);
     assert!(SHUTDOWN_STREAMS_MAX.as_millis() < SHUTDOWN_MAX.as_millis());

@@ -98,7 +98,9 @@ impl Registry {
                 agent.introduce(record.hello.as_ref(), &record.peer);
             }
             StatusEvent::Heartbeat => agent.status = record.status.map(Box::new),
-            StatusEvent::ConfigApplied | StatusEvent::ConfigRejected => {
+            StatusEvent::ConfigApplied
+            | StatusEvent::ConfigRejected
+            | StatusEvent::ConfigRolledBack => {
                 if let Some(report) = &record.config {
                     agent.report(report);
                 }
@@ -111,6 +113,7 @@ impl Registry {
             | StatusEvent::Loss
             | StatusEvent::Alert
             | StatusEvent::AlertLoss
+            | StatusEvent::CommandDelivered
             | StatusEvent::DuplicateId
             | StatusEvent::Unspecified => {}
         }
@@ -274,6 +277,10 @@ impl Agent {
                 self.config_applied = report.revision;
                 self.config_error.clear();
             }
+            ConfigOutcome::RolledBack => {
+                self.config_applied = report.running;
+                self.config_error.clone_from(&report.reason);
+            }
             ConfigOutcome::Rejected => self.config_error.clone_from(&report.reason),
             ConfigOutcome::Unspecified => {}
         }
@@ -299,6 +306,7 @@ impl Agent {
             config_error: self.config_error.clone(),
             status: self.status.as_deref().cloned(),
             dialect: self.dialect.name().to_owned(),
+            server_id: String::new(),
         }
     }
 }
@@ -400,6 +408,7 @@ mod tests {
                     outcome: ConfigOutcome::Rejected.into(),
                     reason: "interval: 0 is below 0.1".into(),
                     overridden: Vec::new(),
+                    running: 3,
                 }),
                 ..record(StatusEvent::ConfigRejected, 20)
             },

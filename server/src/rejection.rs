@@ -162,6 +162,15 @@ impl From<agent_core::id::AgentIdError> for Rejection {
     }
 }
 
+impl From<bus::query::QueryError> for Rejection {
+    fn from(error: bus::query::QueryError) -> Self {
+        match error {
+            bus::query::QueryError::AgentId(error) => error.into(),
+            other => Self::new(Reason::Request, other.to_string()),
+        }
+    }
+}
+
 impl From<agent_core::id::CommandIdError> for Rejection {
     fn from(error: agent_core::id::CommandIdError) -> Self {
         Self::new(Reason::CommandId, error.to_string())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::embedded::{Database, OpenError, Options};
-use bus::{Bus, Delivery, DocumentStore, Offset, Payload, Selection, Start, Topic};
+use bus::{Bus, Delivery, DocumentStore, Payload, Selection, Start, Topic};
 use proto::monitoring_service_server::MonitoringServiceServer;
 use proto::operator_service_server::OperatorServiceServer;
 use tokio::net::TcpListener;

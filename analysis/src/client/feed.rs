@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agent_core::random::SplitMix64;
+use proto::{Cursor, Position};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -142,15 +143,15 @@ impl<R: Subscribe> Reader<R> {
 
     /// Lets the next stream begin after what this one has brought.
     fn advance(&mut self, batch: &R::Batch) {
-        if let Some(last) = R::last_offset(batch) {
-            self.request.start_at(last.saturating_add(1));
+        if let Some(cursor) = R::cursor(batch) {
+            self.request.start_at(cursor.clone());
         }
     }
 
     /// Tries until the server answers. Fails only when it answers that it will not serve the request.
     async fn reopen(&mut self) -> Result<(Streaming<R::Batch>, Resumption), Error> {
         if !self.request.has_start() {
-            // Nothing came yet, so there is no offset to go on from. What was stored since the first
+            // Nothing came yet, so there is no place to go on from. What was stored since the first
             // connection is missing; by the server's clock that is more or less since then.
             self.request.start_since(self.opened_ms);
         }
@@ -173,7 +174,7 @@ impl<R: Subscribe> Reader<R> {
     /// Begins at the oldest record when the server's records end before the last one that was read, which is
     /// so once its data directory was replaced: the wait for our offset would pass over all that comes before.
     async fn resume(&mut self) -> Result<Resumption, Error> {
-        let Some(offset) = self.request.start_offset() else {
+        let Some(cursor) = self.request.start_cursor().cloned() else {
             return Ok(Resumption::AfterLast);
         };
         let status = match self.client.server_status().await {
@@ -183,11 +184,15 @@ impl<R: Subscribe> Reader<R> {
             Err(_) => return Ok(Resumption::AfterLast),
         };
         let topic = R::TOPIC.name();
-        let extent = status.topics.iter().find(|extent| extent.name == topic);
-        if extent.is_none_or(|extent| offset <= extent.next_offset) {
+        let extents: Vec<_> = status.topics.iter().filter(|extent| extent.name == topic).collect();
+        let is_beyond = |position: &Position| {
+            let extent = extents.iter().find(|extent| extent.partition == position.partition);
+            extent.is_some_and(|extent| extent.next_offset < position.next_offset)
+        };
+        if !cursor.positions.iter().any(is_beyond) {
             return Ok(Resumption::AfterLast);
         }
-        self.request.start_at(0);
+        self.request.start_at(Cursor::default());
         Ok(Resumption::Oldest)
     }
 

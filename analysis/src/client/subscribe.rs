@@ -2,7 +2,7 @@
 
 use bus::Topic;
 use proto::{
-    MetricsBatch, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
+    Cursor, MetricsBatch, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
     subscribe_metrics_request as metrics, subscribe_status_request as status,
 };
 use tonic::Streaming;
@@ -29,17 +29,17 @@ pub(crate) trait Subscribe: Clone + Send + Sync + 'static {
     /// Whether it says where to begin. If not, it begins with what comes from now on.
     fn has_start(&self) -> bool;
 
-    /// The offset it begins at, if it begins at one.
-    fn start_offset(&self) -> Option<u64>;
+    /// Where it begins, if it begins where another one ended.
+    fn start_cursor(&self) -> Option<&Cursor>;
 
-    /// Lets it begin at this offset.
-    fn start_at(&mut self, offset: u64);
+    /// Lets it begin where another one ended.
+    fn start_at(&mut self, cursor: Cursor);
 
     /// Lets it begin at this time: Unix milliseconds.
     fn start_since(&mut self, unix_ms: i64);
 
-    /// The offset of the last record of a batch.
-    fn last_offset(batch: &Self::Batch) -> Option<u64>;
+    /// Where to go on after a batch, if it says so.
+    fn cursor(batch: &Self::Batch) -> Option<&Cursor>;
 }
 
 impl Subscribe for SubscribeMetricsRequest {
@@ -59,23 +59,23 @@ impl Subscribe for SubscribeMetricsRequest {
         self.start.is_some()
     }
 
-    fn start_offset(&self) -> Option<u64> {
-        match self.start? {
-            metrics::Start::Offset(offset) => Some(offset),
+    fn start_cursor(&self) -> Option<&Cursor> {
+        match self.start.as_ref()? {
+            metrics::Start::Cursor(cursor) => Some(cursor),
             metrics::Start::SinceMs(_) | metrics::Start::Last(_) => None,
         }
     }
 
-    fn start_at(&mut self, offset: u64) {
-        self.start = Some(metrics::Start::Offset(offset));
+    fn start_at(&mut self, cursor: Cursor) {
+        self.start = Some(metrics::Start::Cursor(cursor));
     }
 
     fn start_since(&mut self, unix_ms: i64) {
         self.start = Some(metrics::Start::SinceMs(unix_ms));
     }
 
-    fn last_offset(batch: &MetricsBatch) -> Option<u64> {
-        Some(batch.entries.last()?.offset)
+    fn cursor(batch: &MetricsBatch) -> Option<&Cursor> {
+        batch.cursor.as_ref()
     }
 }
 
@@ -96,22 +96,22 @@ impl Subscribe for SubscribeStatusRequest {
         self.start.is_some()
     }
 
-    fn start_offset(&self) -> Option<u64> {
-        match self.start? {
-            status::Start::Offset(offset) => Some(offset),
+    fn start_cursor(&self) -> Option<&Cursor> {
+        match self.start.as_ref()? {
+            status::Start::Cursor(cursor) => Some(cursor),
             status::Start::SinceMs(_) | status::Start::Last(_) => None,
         }
     }
 
-    fn start_at(&mut self, offset: u64) {
-        self.start = Some(status::Start::Offset(offset));
+    fn start_at(&mut self, cursor: Cursor) {
+        self.start = Some(status::Start::Cursor(cursor));
     }
 
     fn start_since(&mut self, unix_ms: i64) {
         self.start = Some(status::Start::SinceMs(unix_ms));
     }
 
-    fn last_offset(batch: &StatusBatch) -> Option<u64> {
-        Some(batch.entries.last()?.offset)
+    fn cursor(batch: &StatusBatch) -> Option<&Cursor> {
+        batch.cursor.as_ref()
     }
 }

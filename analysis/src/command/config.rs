@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use proto::config::{Document, KEYS};
-use proto::{ConfigOutcome, SetConfigRequest, SetConfigResponse};
+use proto::{ConfigOutcome, ConfigReport, SetConfigRequest, SetConfigResponse};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{Config, Layer, Output};
@@ -147,7 +147,7 @@ fn write_change(
 fn change_text(layer: &Layer, response: &SetConfigResponse) -> String {
     let name = layer.as_str();
     let reached = match (response.pushed, &response.report) {
-        (_, Some(report)) if report.outcome() == ConfigOutcome::Rejected => format!(
+        (_, Some(report)) if is_refused(report) => format!(
             "{}; it is stored all the same: set another, or take it away with `picket config unset {name}`",
             status::report_text(report)
         ),
@@ -161,11 +161,15 @@ fn change_text(layer: &Layer, response: &SetConfigResponse) -> String {
 
 /// A document that the agent rejects is stored all the same, which is not what was wanted.
 fn exit(response: &SetConfigResponse) -> Exit {
-    let outcome = response.report.as_ref().map(proto::ConfigReport::outcome);
-    match outcome {
-        Some(ConfigOutcome::Rejected) => Exit::Rejected,
-        Some(ConfigOutcome::Applied | ConfigOutcome::Unspecified) | None => Exit::Ok,
+    match &response.report {
+        Some(report) if is_refused(report) => Exit::Rejected,
+        Some(_) | None => Exit::Ok,
     }
+}
+
+/// Whether the agent goes on without it: it is not valid there, or was taken back before.
+fn is_refused(report: &ConfigReport) -> bool {
+    matches!(report.outcome(), ConfigOutcome::Rejected | ConfigOutcome::RolledBack)
 }
 
 /// The document as JSON, or as a string should it be none.
@@ -175,8 +179,6 @@ fn parsed(document: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use proto::ConfigReport;
-
     use super::*;
 
     #[test]
@@ -200,6 +202,7 @@ mod tests {
                     outcome: outcome.into(),
                     reason: "interval: too short".into(),
                     overridden: vec!["metrics".into()],
+                    running: 6,
                 }),
             };
             assert_eq!(change_text(&Layer::Default, &response), text);

@@ -9,7 +9,7 @@ use crate::view::log::Entry;
 use crate::view::{alerts, status, time};
 
 impl Entry for StatusRecord {
-    const HEADING: &'static str = "EVENT            DETAIL";
+    const HEADING: &'static str = "EVENT               DETAIL";
 
     const COLUMNS: &'static [Column] = &[
         ("timestamp", Align::Left),
@@ -30,7 +30,7 @@ impl Entry for StatusRecord {
     }
 
     fn row(&self) -> String {
-        format!("{:<15}  {}", event_name(self), detail(self))
+        format!("{:<18}  {}", event_name(self), detail(self))
     }
 
     fn cells(&self) -> Vec<String> {
@@ -68,9 +68,10 @@ fn detail(record: &StatusRecord) -> String {
     let config = record.config.as_ref().map(config);
     let losses = record.losses.iter().map(loss);
     let alerts = record.alerts.iter().map(alerts::describe);
+    let command = (!record.command_id.is_empty()).then(|| format!("command {}", record.command_id));
     let words = (!record.detail.is_empty()).then(|| record.detail.clone());
     let parts = peer.into_iter().chain(hello).chain(status).chain(config);
-    parts.chain(losses).chain(alerts).chain(words).collect::<Vec<_>>().join("; ")
+    parts.chain(command).chain(losses).chain(alerts).chain(words).collect::<Vec<_>>().join("; ")
 }
 
 fn hello(hello: &Hello) -> String {
@@ -139,12 +140,12 @@ mod tests {
         check(
             connected,
             StatusEvent::Connected,
-            "connected        from 10.0.0.7:4242; \
+            "connected           from 10.0.0.7:4242; \
              version 0.1.0 on web, boot 1-0000000000000002, session 3",
         );
         let words = StatusRecord { detail: "it went silent".into(), ..StatusRecord::default() };
-        check(words.clone(), StatusEvent::Disconnected, "disconnected     it went silent");
-        check(words, StatusEvent::DuplicateId, "duplicate_id     it went silent");
+        check(words.clone(), StatusEvent::Disconnected, "disconnected        it went silent");
+        check(words, StatusEvent::DuplicateId, "duplicate_id        it went silent");
         let status = AgentStatus {
             state: RunState::Running.into(),
             uptime_ms: 90_000,
@@ -159,29 +160,30 @@ mod tests {
         check(
             StatusRecord { status: Some(status), ..StatusRecord::default() },
             StatusEvent::Heartbeat,
-            "heartbeat        running, up for 1m 30s, delivered 7, lost 2, held 1",
+            "heartbeat           running, up for 1m 30s, delivered 7, lost 2, held 1",
         );
         let report = ConfigReport {
             revision: 5,
             outcome: ConfigOutcome::Rejected.into(),
             reason: "interval: too short".into(),
             overridden: vec![],
+            running: 4,
         };
         check(
             StatusRecord { config: Some(report), ..StatusRecord::default() },
             StatusEvent::ConfigRejected,
-            "config_rejected  revision 5: rejected: interval: too short",
+            "config_rejected     revision 5: rejected: interval: too short",
         );
         let alert = AlertRecord { severity: 2, transition: 1, ..AlertRecord::default() };
         check(
             StatusRecord { alerts: vec![alert, alert], ..StatusRecord::default() },
             StatusEvent::Alert,
-            "alert            cpu_percent RAISED at 0.00, limit > 0.00, warning; \
+            "alert               cpu_percent RAISED at 0.00, limit > 0.00, warning; \
              cpu_percent RAISED at 0.00, limit > 0.00, warning",
         );
-        check(StatusRecord::default(), StatusEvent::Connected, "connected        ");
+        check(StatusRecord::default(), StatusEvent::Connected, "connected           ");
         let later = StatusRecord { event: 99, ..StatusRecord::default() };
-        assert_eq!(later.row(), "99               ");
+        assert_eq!(later.row(), "99                  ");
     }
 
     #[test]

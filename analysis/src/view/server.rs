@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
-use proto::ServerStatus;
+use proto::{ServerStatus, TopicStatus};
 use serde_json::{Value, json};
 
 use crate::cli::Output;
@@ -37,26 +37,18 @@ fn write_text(
     let (connected, known) = (status.agents_connected, status.agents_known);
     writeln!(out, "agents    {connected} connected of {known} known")?;
     writeln!(out, "bus       {}", text::escape(&status.bus))?;
+    if !status.config_store.is_empty() {
+        writeln!(out, "config    {}", text::escape(&status.config_store))?;
+    }
+    for trouble in &status.degraded {
+        writeln!(out, "degraded  {}", text::escape(trouble))?;
+    }
     if status.insecure {
         writeln!(out, "insecure  reachable from other hosts without TLS")?;
     }
     writeln!(out)?;
 
-    let mut topics = Grid::new(&[
-        ("topic", Align::Left),
-        ("oldest", Align::Right),
-        ("next", Align::Right),
-        ("bytes", Align::Right),
-    ]);
-    for topic in &status.topics {
-        topics.push(vec![
-            topic.name.clone(),
-            topic.first_offset.to_string(),
-            topic.next_offset.to_string(),
-            topic.bytes.to_string(),
-        ]);
-    }
-    topics.write_table(out)?;
+    topics(&status.topics).write_table(out)?;
 
     if status.counters.is_empty() {
         return Ok(());
@@ -69,6 +61,31 @@ fn write_text(
     counters.write_table(out)
 }
 
+/// A row for each topic.
+fn topics(extents: &[TopicStatus]) -> Grid {
+    let mut grid = Grid::new(&[
+        ("topic", Align::Left),
+        ("partitions", Align::Right),
+        ("records", Align::Right),
+        ("bytes", Align::Right),
+    ]);
+    // The partitions of a topic stand together.
+    for partitions in extents.chunk_by(|one, next| one.name == next.name) {
+        let kept = |extent: &TopicStatus| extent.next_offset.saturating_sub(extent.first_offset);
+        let records: u64 = partitions.iter().map(kept).sum();
+        let bytes: u64 = partitions.iter().map(|extent| extent.bytes).sum();
+        let name = partitions.first().map_or("", |extent| extent.name.as_str());
+        grid.push(vec![
+            name.to_owned(),
+            partitions.len().to_string(),
+            records.to_string(),
+            // A broker does not say.
+            if bytes == 0 && 0 < records { "-".to_owned() } else { bytes.to_string() },
+        ]);
+    }
+    grid
+}
+
 fn object(status: &ServerStatus) -> Value {
     let topics: Vec<Value> = status
         .topics
@@ -76,6 +93,7 @@ fn object(status: &ServerStatus) -> Value {
         .map(|topic| {
             json!({
                 "name": topic.name,
+                "partition": topic.partition,
                 "first_offset": topic.first_offset,
                 "next_offset": topic.next_offset,
                 "bytes": topic.bytes,
@@ -89,6 +107,8 @@ fn object(status: &ServerStatus) -> Value {
         "agents_connected": status.agents_connected,
         "agents_known": status.agents_known,
         "bus": status.bus,
+        "config_store": status.config_store,
+        "degraded": status.degraded,
         "insecure": status.insecure,
         "topics": topics,
         "counters": bus::json::named_counts(&status.counters),
@@ -97,7 +117,7 @@ fn object(status: &ServerStatus) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use proto::{NamedCount, TopicStatus};
+    use proto::NamedCount;
 
     use super::*;
 
@@ -110,12 +130,15 @@ mod tests {
             agents_known: 3,
             topics: vec![TopicStatus {
                 name: "monitoring-data".into(),
-                first_offset: 0,
+                first_offset: 2,
                 next_offset: 12,
                 bytes: 2048,
+                partition: 0,
             }],
             counters: vec![NamedCount { name: "rejected.agent_id".into(), count: 1 }],
             bus: "embedded".into(),
+            config_store: "etcd".into(),
+            degraded: vec!["etcd cannot be reached".into()],
             insecure: true,
         }
     }
@@ -133,15 +156,35 @@ version   0.1.0
 started   2023-11-14 22:13:20, up for 1m
 agents    2 connected of 3 known
 bus       embedded
+config    etcd
+degraded  etcd cannot be reached
 insecure  reachable from other hosts without TLS
 
-TOPIC            OLDEST  NEXT  BYTES
-monitoring-data       0    12   2048
+TOPIC            PARTITIONS  RECORDS  BYTES
+monitoring-data           1       10   2048
 
 COUNTER            COUNT
 rejected.agent_id      1
 "
         );
+    }
+
+    #[test]
+    fn partitions_are_added_up() {
+        let extent = |name: &str, partition, next_offset| TopicStatus {
+            name: name.into(),
+            next_offset,
+            partition,
+            ..TopicStatus::default()
+        };
+        let extents =
+            [extent("commands", 0, 0), extent("agent-status", 0, 3), extent("agent-status", 1, 4)];
+        let mut bytes = Vec::new();
+        topics(&extents).write_table(&mut bytes).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let rows: Vec<Vec<&str>> =
+            text.lines().map(|row| row.split_whitespace().collect()).collect();
+        assert_eq!(rows[1..], [["commands", "1", "0", "0"], ["agent-status", "2", "7", "-"]]);
     }
 
     #[test]

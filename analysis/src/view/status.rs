@@ -51,6 +51,9 @@ pub(crate) fn report_text(report: &ConfigReport) -> String {
     match report.outcome() {
         ConfigOutcome::Applied => format!("applied{overridden}"),
         ConfigOutcome::Rejected => format!("rejected: {}", report.reason),
+        ConfigOutcome::RolledBack => {
+            format!("rolled back to revision {}: {}", report.running, report.reason)
+        }
         ConfigOutcome::Unspecified => "without an answer".to_owned(),
     }
 }
@@ -208,6 +211,7 @@ mod tests {
                     outcome: ConfigOutcome::Rejected.into(),
                     reason: "interval: too short".into(),
                     overridden: vec![],
+                    running: 4,
                 }),
                 ledger: Some(Ledger {
                     produced: 100,

@@ -10,7 +10,9 @@ use proto::{
 use tonic::Status;
 
 use crate::picket::{self, Run, command, piped, run};
-use crate::server::{Ending, Script, Server, event, feed_of, status_batch, status_script_of};
+use crate::server::{
+    Ending, Script, Server, cursor, event, feed_of, status_batch, status_script_of,
+};
 
 const CPU: u32 = 0;
 const TEMPERATURE: u32 = 16;
@@ -277,7 +279,7 @@ fn following_goes_on_after_a_broken_stream() {
     assert_eq!(sequences, ["sequence", "1", "2"]);
     let subscribed = &server.script.lock().unwrap().status_subscribed;
     assert_eq!(subscribed[0].start, None);
-    assert_eq!(subscribed[1].start, Some(Start::Offset(11)));
+    assert_eq!(subscribed[1].start, Some(Start::Cursor(cursor(11))));
     assert!(run.stderr.ends_with("going on after the last record\n"), "{run:#?}");
 }
 

@@ -68,6 +68,7 @@ fn change(outcome: ConfigOutcome) -> SetConfigResponse {
             outcome: outcome.into(),
             reason: "interval: below 0.1".into(),
             overridden: vec![],
+            running: 8,
         }),
     }
 }
@@ -126,7 +127,7 @@ fn refusals_end_with_4() {
     run_with_input(&agent_refuses.name(), "config set web-1 -o json", "{}").check(
         4,
         "{\"agent_id\":\"web-1\",\"revision\":8,\"pushed\":1,\"report\":{\"revision\":8,\
-         \"outcome\":\"REJECTED\",\"reason\":\"interval: below 0.1\"}}\n",
+         \"outcome\":\"REJECTED\",\"running\":8,\"reason\":\"interval: below 0.1\"}}\n",
     );
 
     let conflict = Status::failed_precondition("the document is at revision 9, not 7");

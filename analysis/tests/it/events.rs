@@ -33,11 +33,11 @@ fn the_table_is_for_people() {
     run.check(
         0,
         "\
-TIME                 AGENT         EVENT            DETAIL
-2023-11-14 22:13:20  web-1         connected        from [::1]:9
-2023-11-14 22:13:20  web-1         alert            cpu_percent RAISED at 0.00, limit > 0.00, critical
-2023-11-14 22:13:20  db.2          loss             1 shutdown, 5 to 5
-2023-11-14 22:13:20  db.2          disconnected     gone\\u{1b}
+TIME                 AGENT         EVENT               DETAIL
+2023-11-14 22:13:20  web-1         connected           from [::1]:9
+2023-11-14 22:13:20  web-1         alert               cpu_percent RAISED at 0.00, limit > 0.00, critical
+2023-11-14 22:13:20  db.2          loss                1 shutdown, 5 to 5
+2023-11-14 22:13:20  db.2          disconnected        gone\\u{1b}
 ",
     );
     assert_eq!(run.stderr, "");

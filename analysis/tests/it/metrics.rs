@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
 
 use proto::subscribe_metrics_request::Start;
-use proto::{Alert, ServerStatus, StoredMetrics, TopicStatus, Window};
+use proto::{Alert, Cursor, ServerStatus, StoredMetrics, TopicStatus, Window};
 use serde_json::json;
 use tonic::Status;
 
 use crate::picket::{self, Run, command, piped, run};
-use crate::server::{Ending, Script, Server, batch, entry, feed_of, script_of};
+use crate::server::{Ending, Script, Server, batch, cursor, entry, feed_of, script_of};
 
 fn two_records() -> Server {
     let records = batch(vec![entry("web-1", 1), entry("db.2", 2)]);
@@ -280,7 +280,7 @@ TIME                 AGENT           CPU%  NOTE
         )
     );
     let script = server.script.lock().unwrap();
-    assert_eq!(script.subscribed[1].start, Some(Start::Offset(21)));
+    assert_eq!(script.subscribed[1].start, Some(Start::Cursor(cursor(21))));
 }
 
 #[test]
@@ -299,13 +299,13 @@ fn following_begins_anew_with_a_server_whose_records_do() {
         let run = run(&server.name(), "get-metrics --follow --limit 3 --metric cpu -o csv");
         assert_eq!(run.stdout.lines().count(), 4, "{run:#?}");
         let anew = "picket: the server's records start anew; reading from the oldest\n";
-        assert_eq!(run.stderr.contains(anew), start == 0, "{run:#?}");
+        assert_eq!(run.stderr.contains(anew), start == Cursor::default(), "{run:#?}");
         let script = server.script.lock().unwrap();
-        assert_eq!(script.subscribed[1].start, Some(Start::Offset(start)));
+        assert_eq!(script.subscribed[1].start, Some(Start::Cursor(start)));
     };
-    check(20, 0);
-    check(21, 21);
-    check(99, 21);
+    check(20, Cursor::default());
+    check(21, cursor(21));
+    check(99, cursor(21));
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn following_outlives_the_server() {
     assert_eq!(sequences, ["sequence", "1", "2"]);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let script = server.script.lock().unwrap();
-    assert_eq!(script.subscribed[0].start, Some(Start::Offset(11)));
+    assert_eq!(script.subscribed[0].start, Some(Start::Cursor(cursor(11))));
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::thread::{self, JoinHandle};
 use proto::monitoring_service_server::{MonitoringService, MonitoringServiceServer};
 use proto::operator_service_server::{OperatorService, OperatorServiceServer};
 use proto::{
-    Boot, Command, CommandResponse, DeleteConfigRequest, GetConfigRequest, GetConfigResponse,
-    GetServerStatusRequest, ListAgentsRequest, ListAgentsResponse, MetricsBatch, MetricsRecord,
-    MetricsRequest, Record, ServerStatus, SetConfigRequest, SetConfigResponse, StatusBatch,
-    StatusEvent, StatusRecord, StoredMetrics, StoredStatus, SubscribeMetricsRequest,
-    SubscribeStatusRequest,
+    Boot, Command, CommandResponse, Cursor, DeleteConfigRequest, GetConfigHistoryRequest,
+    GetConfigHistoryResponse, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
+    ListAgentsRequest, ListAgentsResponse, MetricsBatch, MetricsRecord, MetricsRequest, Position,
+    Record, ServerStatus, SetConfigRequest, SetConfigResponse, StatusBatch, StatusEvent,
+    StatusRecord, StoredMetrics, StoredStatus, SubscribeMetricsRequest, SubscribeStatusRequest,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -177,6 +177,13 @@ impl OperatorService for Fake {
         self.answer(|script| &script.change)
     }
 
+    async fn get_config_history(
+        &self,
+        _: Request<GetConfigHistoryRequest>,
+    ) -> Result<Response<GetConfigHistoryResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     async fn get_server_status(
         &self,
         _: Request<GetServerStatusRequest>,
@@ -248,7 +255,13 @@ pub(crate) fn status_script_of(feeds: impl IntoIterator<Item = Feed<StatusBatch>
 
 /// A batch with these entries.
 pub(crate) fn batch(entries: Vec<StoredMetrics>) -> MetricsBatch {
-    MetricsBatch { entries, ..MetricsBatch::default() }
+    let cursor = entries.last().map(|last| cursor(last.offset + 1));
+    MetricsBatch { entries, cursor, ..MetricsBatch::default() }
+}
+
+/// Where a reader of the only partition goes on.
+pub(crate) fn cursor(next_offset: u64) -> Cursor {
+    Cursor { positions: vec![Position { partition: 0, next_offset }] }
 }
 
 /// A record with cpu = `sequence` % and 1 MB/s read; its offset is ten times its sequence.
@@ -256,6 +269,7 @@ pub(crate) fn entry(agent_id: &str, sequence: u64) -> StoredMetrics {
     let count = i64::try_from(sequence).unwrap();
     StoredMetrics {
         offset: 10 * sequence,
+        partition: 0,
         stored_ms: 0,
         metrics: Some(MetricsRecord {
             agent_id: agent_id.into(),
@@ -276,10 +290,13 @@ pub(crate) fn entry(agent_id: &str, sequence: u64) -> StoredMetrics {
 pub(crate) fn status_batch(records: Vec<StatusRecord>) -> StatusBatch {
     let entries = records.into_iter().zip(1..).map(|(record, number)| StoredStatus {
         offset: 10 * number,
+        partition: 0,
         stored_ms: 0,
         status: Some(record),
     });
-    StatusBatch { entries: entries.collect(), ..StatusBatch::default() }
+    let entries: Vec<_> = entries.collect();
+    let cursor = entries.last().map(|last| cursor(last.offset + 1));
+    StatusBatch { entries, cursor, ..StatusBatch::default() }
 }
 
 /// An event of an agent in its boot with this counter.

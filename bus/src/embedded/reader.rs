@@ -13,7 +13,7 @@ use super::layout;
 use super::read;
 use super::shared::{Head, Shared};
 use super::storage::{Extent, Failure, Storage, TopicStore, log_range};
-use crate::contract::{BusError, Delivery, Entry, Offset, Selection, Start, Subscription};
+use crate::contract::{BusError, Cursor, Delivery, Entry, Offset, Selection, Start, Subscription};
 use crate::embedded::PARTITION;
 use crate::topic::Topic;
 
@@ -132,6 +132,16 @@ impl Subscription for Reader {
             let first = self.head.borrow().extent.first;
             self.accept(chunk, first);
         }
+    }
+
+    fn cursor(&self) -> Cursor {
+        // What was read and not delivered yet is to be read again.
+        let undelivered = self.pending.iter().find_map(|delivery| match delivery {
+            Delivery::Entries(entries) => entries.first().map(|entry| entry.offset),
+            Delivery::Skipped { first, .. } => Some(*first),
+            Delivery::CaughtUp => None,
+        });
+        Cursor::from_iter([(PARTITION, undelivered.unwrap_or(Offset(self.position)))])
     }
 }
 

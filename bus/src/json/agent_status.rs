@@ -11,13 +11,15 @@ use serde_json::{Map, Value};
 
 use super::part::Part;
 use super::{
-    JsonError, Object, boot, count, expected, iso_8601, name, named_counts, nonempty, timestamp_ms,
+    JsonError, Object, boot, count, expected, iso_8601, name, named_counts, nonempty, nonzero,
+    timestamp_ms,
 };
 
 /// The form of a record of `agent-status`.
 ///
 /// Shape: `agent_id`, `event`, `timestamp` (ISO 8601), `timestamp_ms`, `server_id`, and, where the event has
-/// them, `boot`, `detail`, `peer`, `hello`, `status`, `config`, `losses` and `alerts` (see [`alert_record`]).
+/// them, `boot`, `detail`, `peer`, `command_id`, `hello`, `status`, `config`, `losses` and `alerts` (see
+/// [`alert_record`]).
 pub fn status_record(record: &StatusRecord) -> Value {
     let mut object = Object::new();
     object.put("agent_id", record.agent_id.as_str());
@@ -29,6 +31,7 @@ pub fn status_record(record: &StatusRecord) -> Value {
     object.put_some("boot", record.boot.map(boot));
     object.put_some("detail", nonempty(&record.detail));
     object.put_some("peer", nonempty(&record.peer));
+    object.put_some("command_id", nonempty(&record.command_id));
     object.put_some("hello", record.hello.as_ref().map(hello));
     object.put_some("status", record.status.as_ref().map(agent_status));
     object.put_some("config", record.config.as_ref().map(config_report));
@@ -102,6 +105,7 @@ pub fn config_report(report: &ConfigReport) -> Value {
         "outcome",
         name::<ConfigOutcome>(report.outcome, ConfigOutcome::as_str_name, "CONFIG_OUTCOME_"),
     );
+    object.put("running", report.running);
     object.put_some("reason", nonempty(&report.reason));
     object
         .put_some("overridden", (!report.overridden.is_empty()).then(|| report.overridden.clone()));
@@ -154,6 +158,9 @@ fn hello(hello: &Hello) -> Value {
     object.put("host_name", hello.host_name.as_str());
     object.put("target", hello.target.as_str());
     object.put("config_revision", hello.config_revision);
+    object.put_some("acknowledged", nonzero(hello.acknowledged));
+    object.put_some("alerts_acknowledged", nonzero(hello.alerts_acknowledged));
+    object.put_some("own_config", hello.own_config.then_some(true));
     object.into_value()
 }
 
@@ -191,6 +198,7 @@ pub fn status_record_from(value: &Value) -> Result<StatusRecord, JsonError> {
         hello: record.part("hello")?.map(hello_from).transpose()?,
         peer: record.text("peer")?,
         alerts: record.parts("alerts")?.into_iter().map(alert_from).collect::<Result<_, _>>()?,
+        command_id: record.text("command_id")?,
     })
 }
 
@@ -250,6 +258,7 @@ fn config_report_from(report: Part<'_>) -> Result<ConfigReport, JsonError> {
         outcome: report.number("outcome", ConfigOutcome::from_str_name, "CONFIG_OUTCOME_")?,
         reason: report.text("reason")?,
         overridden: report.texts("overridden")?,
+        running: report.whole("running")?,
     })
 }
 
@@ -262,6 +271,9 @@ fn hello_from(hello: Part<'_>) -> Result<Hello, JsonError> {
         host_name: hello.text("host_name")?,
         target: hello.text("target")?,
         config_revision: hello.whole("config_revision")?,
+        acknowledged: hello.whole("acknowledged")?,
+        alerts_acknowledged: hello.whole("alerts_acknowledged")?,
+        own_config: hello.flag("own_config")?,
     })
 }
 
@@ -458,7 +470,7 @@ mod tests {
 
     prop_compose! {
         fn any_status()(
-            event in 0..=9_i32,
+            event in 0..=11_i32,
             numbers: [u32; 8],
             text in "[ -~]{0,8}",
             below: bool,
@@ -473,6 +485,7 @@ mod tests {
                 outcome: ConfigOutcome::Rejected.into(),
                 reason: text.clone(),
                 overridden: vec![text.clone()],
+                running: c,
             });
             let ledger = Ledger {
                 produced: a, suppressed: counts.clone(), in_plugins: b, recorded: c, delivered: d,
@@ -489,12 +502,13 @@ mod tests {
             });
             let hello = with_hello.then(|| Hello {
                 agent_id: "a".into(), boot, session: f, version: text.clone(),
-                host_name: text.clone(), target: String::new(), config_revision: g,
+                host_name: text.clone(), target: String::new(), config_revision: g, acknowledged: h,
+                alerts_acknowledged: a, own_config: below,
             });
             let reason = LossReason::Shutdown.into();
             StatusRecord {
                 agent_id: "a".into(), event, timestamp_ms: 1, server_id: text.clone(), boot,
-                detail: text.clone(), status, config,
+                detail: text.clone(), status, config, command_id: text.clone(),
                 losses: vec![Loss { first: a, last: b, reason, never_sent: c, unacknowledged: d }],
                 hello, peer: text, alerts: vec![AlertRecord { below, sequence: h, ..alert() }],
             }

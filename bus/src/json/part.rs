@@ -51,6 +51,14 @@ impl<'a> Part<'a> {
         whole(self.get(key), &self.path(key))
     }
 
+    pub(super) fn flag(&self, key: &str) -> Result<bool, JsonError> {
+        match self.get(key) {
+            Value::Null => Ok(false),
+            Value::Bool(flag) => Ok(*flag),
+            _ => Err(expected(&self.path(key), "true or false")),
+        }
+    }
+
     pub(super) fn boot(&self) -> Result<Option<Boot>, JsonError> {
         let boot = self.get("boot").as_str().map(str::parse::<BootId>).transpose()?;
         Ok(boot.map(Boot::from))

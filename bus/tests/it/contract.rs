@@ -37,6 +37,7 @@ macro_rules! contract_suite {
             a_reader_at_the_tail_sees_only_what_comes
             caught_up_comes_exactly_once
             readers_start_where_they_are_told
+            a_reader_goes_on_where_another_ended
             keys_select
             a_stopped_reader_holds_nobody_back
             a_cancelled_next_skips_nothing
@@ -173,6 +174,34 @@ pub(crate) async fn readers_start_where_they_are_told(place: &impl Place) {
     assert_eq!(since.sequences(), (1..11).collect::<Vec<_>>());
     let since = read(&*bus, Start::Time(entries[9].stored_ms + 1), Selection::All).await;
     assert_eq!(since.sequences(), [0_u64; 0]);
+}
+
+pub(crate) async fn a_reader_goes_on_where_another_ended(place: &impl Place) {
+    let bus = place.open().await;
+    publish_numbered(&*bus, "a", 1..11).await;
+    let mut first =
+        bus.subscribe(Topic::MonitoringData, Start::Oldest, Selection::All).await.unwrap();
+    let begun = Start::At(first.cursor());
+    assert_eq!(history(&mut *first).await.entries.len(), 10);
+    let ended = Start::At(first.cursor());
+    // The second may be in a partition that had nothing.
+    publish_numbered(&*bus, "a", 11..13).await;
+    publish_numbered(&*bus, "b", 13..15).await;
+    let mut more = read(&*bus, ended.clone(), Selection::All).await.sequences();
+    more.sort_unstable();
+    assert_eq!(more, [11, 12, 13, 14]);
+    assert_eq!(read(&*bus, ended, keys(&["b"])).await.sequences(), [13, 14]);
+    assert_eq!(read(&*bus, begun, Selection::All).await.entries.len(), 14);
+
+    // In the middle of what was read, too.
+    let mut tail = tail(&*bus).await;
+    assert_eq!(next(&mut *tail).await, Delivery::CaughtUp);
+    for first in (15..35).step_by(5) {
+        publish_numbered(&*bus, "a", first..first + 5).await;
+    }
+    let before = live(&mut *tail, 1).await;
+    let after = read(&*bus, Start::At(tail.cursor()), Selection::All).await.sequences();
+    assert_eq!([before, after].concat(), (15..35).collect::<Vec<_>>());
 }
 
 pub(crate) async fn keys_select(place: &impl Place) {

@@ -6,4 +6,8 @@ mod crash;
 mod documents;
 mod embedded;
 mod model;
+#[cfg(feature = "etcd")]
+#[path = "../../../etcd/tests/it/real.rs"]
+#[expect(dead_code, reason = "it is shared with other crates, and each uses a part")]
+mod real_etcd;
 mod support;

@@ -684,7 +684,8 @@ pub struct AgentInfo {
     #[prost(string, tag = "15")]
     pub server_id: ::prost::alloc::string::String,
 }
-/// How far a reader has come in a topic. In a partition that is not named it begins at the oldest record.
+/// How far a reader has come in a topic: what a batch says, for another request to begin there. In a partition that
+/// is not named that one begins at the oldest record.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Cursor {
     /// at most one for each partition
@@ -749,6 +750,9 @@ pub struct MetricsBatch {
     pub skipped_last: u64,
     #[prost(uint32, tag = "5")]
     pub skipped_partition: u32,
+    /// where another reader goes on after all messages up to this one; not with each of them
+    #[prost(message, optional, tag = "6")]
+    pub cursor: ::core::option::Option<Cursor>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoredMetrics {
@@ -809,6 +813,9 @@ pub struct StatusBatch {
     pub skipped_last: u64,
     #[prost(uint32, tag = "5")]
     pub skipped_partition: u32,
+    /// where another reader goes on after all messages up to this one; not with each of them
+    #[prost(message, optional, tag = "6")]
+    pub cursor: ::core::option::Option<Cursor>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoredStatus {

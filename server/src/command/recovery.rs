@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use agent_core::id::CommandId;
 use agent_core::limits::COMMAND_TTL_MAX;
-use bus::{Bus, BusError, Delivery, Entry, Offset, Payload, Selection, Start, Subscription, Topic};
+use bus::{
+    Bus, BusError, Delivery, Entry, Offset, Partition, Payload, Selection, Start, Subscription,
+    Topic,
+};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -51,7 +54,7 @@ struct Reader {
 
 impl Reader {
     async fn open(bus: &Arc<dyn Bus>, topic: Topic, start: Start) -> Result<Self, BusError> {
-        let subscription = bus.subscribe(topic, start, Selection::All).await?;
+        let subscription = bus.subscribe(topic, start.clone(), Selection::All).await?;
         Ok(Self { bus: Arc::clone(bus), topic, next: start, subscription: Some(subscription) })
     }
 
@@ -59,19 +62,14 @@ impl Reader {
         let subscription = match &mut self.subscription {
             Some(subscription) => subscription,
             None => {
-                let opened = self.bus.subscribe(self.topic, self.next, Selection::All);
+                let opened = self.bus.subscribe(self.topic, self.next.clone(), Selection::All);
                 self.subscription.insert(opened.await?)
             }
         };
         let delivery = subscription.next().await;
-        match &delivery {
-            Ok(Delivery::Entries(entries)) => {
-                if let Some(last) = entries.last() {
-                    self.next = Start::Offset(last.offset.next());
-                }
-            }
-            Ok(Delivery::CaughtUp | Delivery::Skipped { .. }) => {}
-            Err(_) => self.subscription = None,
+        self.next = Start::At(subscription.cursor());
+        if delivery.is_err() {
+            self.subscription = None;
         }
         delivery
     }
@@ -92,7 +90,7 @@ pub(crate) async fn recover(
 
     let mut open = Unanswered::default();
     let topic = Topic::Commands;
-    let mut commands = Reader::open(bus, topic, start).await.map_err(failed(topic))?;
+    let mut commands = Reader::open(bus, topic, start.clone()).await.map_err(failed(topic))?;
     history(&mut commands, |entry| {
         if let Some((order, stored_ms)) = read_command(clock.now(), counters, entry) {
             open.insert(order, stored_ms);
@@ -171,7 +169,7 @@ fn read_command(now: Now, counters: &Counters, entry: Entry) -> Option<(Order, i
     let Payload::Command(command) = entry.payload else {
         return None;
     };
-    let fresh_id = || id_of_place(entry.offset);
+    let fresh_id = || id_of_place(entry.partition, entry.offset);
     match request::order(now, command, fresh_id) {
         Ok(order) if order.agent == entry.key => Some((order, entry.stored_ms)),
         Ok(order) => {
@@ -186,8 +184,8 @@ fn read_command(now: Now, counters: &Counters, entry: Entry) -> Option<(Order, i
     }
 }
 
-fn id_of_place(offset: Offset) -> CommandId {
-    format!("commands-{offset}").parse().expect("a word and a number are a command id")
+fn id_of_place(partition: Partition, offset: Offset) -> CommandId {
+    format!("commands-{partition}-{offset}").parse().expect("a word and a number are a command id")
 }
 
 impl Feeds {
@@ -229,8 +227,8 @@ async fn pass_on(
                 }
             }
             Ok(Delivery::CaughtUp) => {}
-            Ok(Delivery::Skipped { first, last }) => {
-                warn!(topic = %reader.topic, "retention removed {first} to {last} before they were read");
+            Ok(Delivery::Skipped { partition, first, last }) => {
+                warn!(topic = %reader.topic, %partition, "retention removed {first} to {last} before they were read");
             }
             Err(BusError::Closed) => return,
             Err(error) => {

@@ -76,6 +76,15 @@ impl ConfigStore {
         Ok(Effective::of(below, &above))
     }
 
+    /// The newest changes of a layer, newest first.
+    pub(crate) async fn history(
+        &self,
+        key: &LayerKey,
+        limit: usize,
+    ) -> Result<Vec<bus::Document>, ConfigError> {
+        Ok(self.documents.history(key.as_str(), limit).await?)
+    }
+
     /// Lets nobody else change a layer until the guard is dropped.
     pub(crate) async fn begin_change(&self) -> Change<'_> {
         Change { store: self, _alone: self.changes.lock().await }

@@ -491,6 +491,7 @@ impl Session {
         let event = match ConfigOutcome::try_from(report.outcome).unwrap_or_default() {
             ConfigOutcome::Applied => StatusEvent::ConfigApplied,
             ConfigOutcome::Rejected => StatusEvent::ConfigRejected,
+            ConfigOutcome::RolledBack => StatusEvent::ConfigRolledBack,
             ConfigOutcome::Unspecified => {
                 let text = "config report has no outcome";
                 return Err(Rejection::new(Reason::Malformed, text));

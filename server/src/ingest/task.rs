@@ -172,9 +172,9 @@ async fn serve(
     let now = shared.clock.now();
     let hello = match &opening {
         Opening::Plain(_) => None,
-        Opening::Full(introduction) => Some(&introduction.hello),
+        Opening::Full(introduction) => Some(introduction.hello.clone()),
     };
-    let connection = Connection { key, hello, peer: &stream.peer, at_ms: now.unix_ms };
+    let connection = Connection { key, hello: hello.as_ref(), peer: &stream.peer, at_ms: now.unix_ms };
     let connected = shared.registry().connect(&seat.agent, connection);
     if let Err(error) = connected {
         return End::Rejected(Rejection::new(Reason::Busy, error.to_string()));
@@ -183,7 +183,10 @@ async fn serve(
     shared.counters.add(Counter::SessionsOpened, 1);
     info!(agent = %seat.agent, peer = stream.peer, "agent connected");
 
-    if let Some(boot) = session.boot() {
+    if let (Some(boot), Some(hello)) = (session.boot(), &hello) {
+        // What another server has acknowledged is known only to the agent, until this one has read the bus that far.
+        shared.registry().acknowledge(&seat.agent, boot, hello.acknowledged);
+        shared.registry().alerts_stored(&seat.agent, boot, hello.alerts_acknowledged);
         session.handle_resumed(resume(shared, &seat.agent, boot).await);
         session.handle_alerts_stored(shared.registry().last_alert(&seat.agent, boot));
     }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use bus::Topic;
+use bus::query::{Answer, Form, Metrics, Query, QueryError, Statuses, agent_ids};
 use proto::operator_service_server::OperatorService;
 use proto::{
-    DeleteConfigRequest, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
-    ListAgentsRequest, ListAgentsResponse, MetricsBatch, ServerStatus, SetConfigRequest,
-    SetConfigResponse, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest, TopicStatus,
+    ConfigVersion, DeleteConfigRequest, GetConfigHistoryRequest, GetConfigHistoryResponse,
+    GetConfigRequest, GetConfigResponse, GetServerStatusRequest, ListAgentsRequest,
+    ListAgentsResponse, MetricsBatch, ServerStatus, SetConfigRequest, SetConfigResponse,
+    StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest, TopicStatus,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,7 +17,8 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use crate::config::{Effective, Layer, LayerKey, announce, report_of};
-use crate::query::{self, Form, Metrics, Query, Statuses};
+use crate::limits::{CONFIG_HISTORY_BYTES_MAX, CONFIG_VERSIONS, CONFIG_VERSIONS_MAX};
+use crate::query;
 use crate::rejection::Rejection;
 use crate::rpc::{config_status, refuse, stopping, unavailable};
 use crate::shared::Shared;
@@ -41,16 +44,16 @@ impl Operator {
 
     async fn subscribe<F: Form>(
         &self,
-        query: Result<Query<F>, Rejection>,
+        query: Result<Query<F>, QueryError>,
     ) -> Result<Response<ReceiverStream<Result<F::Batch, Status>>>, Status> {
         let shared = &self.shared;
         let guard = shared.stopping.guard().ok_or_else(stopping)?;
-        let query = query.map_err(|rejection| refuse(shared, rejection))?;
+        let query = query.map_err(|error| refuse(shared, error.into()))?;
         // Subscribed before the headers go out: what is published from then on is seen.
-        let subscription =
-            query::subscribe(&*shared.bus, &query).await.map_err(|error| unavailable(&error))?;
+        let answer =
+            Answer::open(&*shared.bus, query).await.map_err(|error| unavailable(&error))?;
         let (answers, stream) = mpsc::channel(ANSWERS);
-        tokio::spawn(query::answer(query, subscription, answers, guard));
+        tokio::spawn(query::send(answer, answers, guard));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -64,8 +67,8 @@ impl OperatorService for Operator {
         &self,
         request: Request<ListAgentsRequest>,
     ) -> Result<Response<ListAgentsResponse>, Status> {
-        let ids = query::agent_ids(&request.into_inner().agents)
-            .map_err(|rejection| refuse(&self.shared, rejection))?;
+        let ids = agent_ids(&request.into_inner().agents)
+            .map_err(|error| refuse(&self.shared, error.into()))?;
         let agents = self.shared.registry().list(&ids);
         Ok(Response::new(ListAgentsResponse { agents }))
     }
@@ -143,6 +146,37 @@ impl OperatorService for Operator {
         Ok(Response::new(SetConfigResponse { revision, pushed, report: None }))
     }
 
+    async fn get_config_history(
+        &self,
+        request: Request<GetConfigHistoryRequest>,
+    ) -> Result<Response<GetConfigHistoryResponse>, Status> {
+        let shared = &self.shared;
+        let GetConfigHistoryRequest { agent_id, limit } = request.into_inner();
+        let key = self.layer_key(&agent_id)?;
+        let limit = match limit {
+            0 => CONFIG_VERSIONS,
+            limit => usize::try_from(limit).unwrap_or(CONFIG_VERSIONS_MAX),
+        };
+        let history = shared.config.history(&key, limit.min(CONFIG_VERSIONS_MAX)).await;
+        let history = history.map_err(|error| config_status(shared, error))?;
+        let mut room = CONFIG_HISTORY_BYTES_MAX;
+        let mut versions = Vec::new();
+        for document in history {
+            let text = document.text.as_deref().unwrap_or_default();
+            let Some(left) = room.checked_sub(text.len()) else {
+                break;
+            };
+            room = left;
+            versions.push(ConfigVersion {
+                revision: document.revision,
+                modified_ms: document.modified_ms,
+                deleted: document.text.is_none(),
+                document: text.to_owned(),
+            });
+        }
+        Ok(Response::new(GetConfigHistoryResponse { versions }))
+    }
+
     async fn get_server_status(
         &self,
         _request: Request<GetServerStatusRequest>,
@@ -150,14 +184,15 @@ impl OperatorService for Operator {
         let shared = &self.shared;
         let mut topics = Vec::with_capacity(Topic::ALL.len());
         for topic in Topic::ALL {
-            let extent = shared.bus.watermarks(topic).await;
-            let extent = extent.map_err(|error| unavailable(&error))?;
-            topics.push(TopicStatus {
+            let extents = shared.bus.watermarks(topic).await;
+            let extents = extents.map_err(|error| unavailable(&error))?;
+            topics.extend(extents.into_iter().map(|extent| TopicStatus {
                 name: topic.name().to_owned(),
                 first_offset: extent.first.0,
                 next_offset: extent.next.0,
-                bytes: extent.bytes,
-            });
+                bytes: extent.bytes.unwrap_or(0),
+                partition: extent.partition.0,
+            }));
         }
         let (connected, known) = {
             let registry = shared.registry();
@@ -171,7 +206,9 @@ impl OperatorService for Operator {
             agents_known: u32::try_from(known).unwrap_or(u32::MAX),
             topics,
             counters: shared.counters.snapshot(),
-            bus: "embedded".to_owned(),
+            bus: shared.bus.kind().to_owned(),
+            config_store: "embedded".to_owned(),
+            degraded: Vec::new(),
             insecure: shared.insecure,
         }))
     }

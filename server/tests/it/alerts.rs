@@ -68,7 +68,10 @@ async fn read(server: &Server, request: SubscribeStatusRequest) -> Vec<StatusRec
 }
 
 fn all() -> SubscribeStatusRequest {
-    SubscribeStatusRequest { start: Some(Start::Offset(0)), ..SubscribeStatusRequest::default() }
+    SubscribeStatusRequest {
+        start: Some(Start::Cursor(proto::Cursor::default())),
+        ..SubscribeStatusRequest::default()
+    }
 }
 
 fn of(events: &[StatusEvent]) -> SubscribeStatusRequest {

@@ -326,7 +326,7 @@ pub(crate) fn hello(name: &str, boot: Boot, session: u64) -> Hello {
         version: "0.1.0".to_owned(),
         host_name: "test-host".to_owned(),
         target: "x86_64-linux".to_owned(),
-        config_revision: 0,
+        ..Hello::default()
     }
 }
 
@@ -352,7 +352,7 @@ pub(crate) fn plain(name: &str, cpu_percent: f64) -> MetricsRequest {
 
 pub(crate) fn since_the_start() -> SubscribeMetricsRequest {
     SubscribeMetricsRequest {
-        start: Some(proto::subscribe_metrics_request::Start::Offset(0)),
+        start: Some(proto::subscribe_metrics_request::Start::Cursor(proto::Cursor::default())),
         ..SubscribeMetricsRequest::default()
     }
 }

@@ -10,7 +10,7 @@ use agent_core::record::{Sample, Snapshot};
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::subscribe_metrics_request::Start;
-use proto::{Alert, Loss, LossReason, RecordBatch, SubscribeMetricsRequest};
+use proto::{Alert, Loss, LossReason, Position, RecordBatch, SubscribeMetricsRequest};
 
 use crate::harness::{BOOT, Server, hello, plain, record, sequences, since_the_start, soon};
 
@@ -216,12 +216,13 @@ async fn subscriptions_begin_and_end_where_they_are_asked_to() {
 
     let all = server.history().await;
     assert_eq!(sequences(&all), [1, 2, 3, 4, 5, 1, 2]);
-    let read = async |change: fn(&mut SubscribeMetricsRequest, u64)| {
+    let at = |next_offset| proto::Cursor { positions: vec![Position { partition: 0, next_offset }] };
+    let read = async |change: fn(&mut SubscribeMetricsRequest, proto::Cursor)| {
         let mut request = since_the_start();
-        change(&mut request, all[2].offset);
+        change(&mut request, at(all[2].offset));
         sequences(&server.read(request, usize::MAX).await)
     };
-    assert_eq!(read(|r, third| r.start = Some(Start::Offset(third))).await, [3, 4, 5, 1, 2]);
+    assert_eq!(read(|r, third| r.start = Some(Start::Cursor(third))).await, [3, 4, 5, 1, 2]);
     assert_eq!(read(|r, _| r.start = Some(Start::Last(3))).await, [5, 1, 2]);
     assert_eq!(read(|r, _| r.start = Some(Start::SinceMs(1))).await, [1, 2, 3, 4, 5, 1, 2]);
     assert_eq!(read(|r, _| r.start = Some(Start::SinceMs(i64::MAX))).await, [0; 0]);

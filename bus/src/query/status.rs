@@ -2,38 +2,33 @@
 
 use std::collections::BTreeSet;
 
-use bus::{Entry, Offset, Payload, Start, Topic};
 use prost::Message as _;
 use proto::subscribe_status_request::Start as RequestStart;
 use proto::{StatusBatch, StoredStatus, SubscribeStatusRequest};
 
-use crate::limits::QUERY_EVENTS_MAX;
-use crate::query::{Form, Query, selection};
-use crate::rejection::{Reason, Rejection};
+use super::{EVENTS_MAX, Form, Part, Query, QueryError, check_count, selection, start_at};
+use crate::contract::{Entry, Start};
+use crate::record::Payload;
+use crate::topic::Topic;
 
 /// What happened to the agents that were asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Statuses {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statuses {
     /// Which events; none stands for all. Numbers that this version does not know match nothing.
     events: BTreeSet<i32>,
 }
 
 impl TryFrom<SubscribeStatusRequest> for Query<Statuses> {
-    type Error = Rejection;
+    type Error = QueryError;
 
-    fn try_from(request: SubscribeStatusRequest) -> Result<Self, Rejection> {
-        let start = match request.start {
+    fn try_from(request: SubscribeStatusRequest) -> Result<Self, QueryError> {
+        let start = match &request.start {
             None => Start::Tail,
-            Some(RequestStart::SinceMs(ms)) => Start::Time(ms),
-            Some(RequestStart::Offset(offset)) => Start::Offset(Offset(offset)),
-            Some(RequestStart::Last(count)) => Start::Last(count),
+            Some(RequestStart::SinceMs(ms)) => Start::Time(*ms),
+            Some(RequestStart::Last(count)) => Start::Last(*count),
+            Some(RequestStart::Cursor(cursor)) => start_at(cursor)?,
         };
-        let events = request.events.len();
-        if QUERY_EVENTS_MAX < events {
-            let text =
-                format!("request names {events} events, at most {QUERY_EVENTS_MAX} are allowed");
-            return Err(Rejection::new(Reason::Request, text));
-        }
+        check_count(request.events.len(), "events", EVENTS_MAX)?;
         Ok(Self {
             selection: selection(&request.agents)?,
             start,
@@ -52,27 +47,35 @@ impl Form for Statuses {
     const TOPIC: Topic = Topic::AgentStatus;
 
     fn select(&self, entry: Entry) -> Option<(StoredStatus, usize)> {
-        let Payload::Status(status) = entry.payload else {
+        let Entry { partition, offset, stored_ms, key: _, payload } = entry;
+        let Payload::Status(status) = payload else {
             return None;
         };
         if !self.events.is_empty() && !self.events.contains(&status.event) {
             return None;
         }
         let bytes = status.encoded_len();
-        let (offset, stored_ms) = (entry.offset.0, entry.stored_ms);
-        Some((StoredStatus { offset, stored_ms, status: Some(*status) }, bytes))
+        let stored = StoredStatus {
+            offset: offset.0,
+            stored_ms,
+            status: Some(*status),
+            partition: partition.0,
+        };
+        Some((stored, bytes))
     }
 
-    fn filled(entries: Vec<StoredStatus>) -> StatusBatch {
-        StatusBatch { entries, ..StatusBatch::default() }
-    }
-
-    fn caught_up() -> StatusBatch {
-        StatusBatch { caught_up: true, ..StatusBatch::default() }
-    }
-
-    fn skipped(first: Offset, last: Offset) -> StatusBatch {
-        StatusBatch { skipped_first: first.0, skipped_last: last.0, ..StatusBatch::default() }
+    fn batch(part: Part<StoredStatus>, cursor: Option<proto::Cursor>) -> StatusBatch {
+        let said = StatusBatch { cursor, ..StatusBatch::default() };
+        match part {
+            Part::Entries(entries) => StatusBatch { entries, ..said },
+            Part::CaughtUp => StatusBatch { caught_up: true, ..said },
+            Part::Skipped(gone) => StatusBatch {
+                skipped_first: gone.first.0,
+                skipped_last: gone.last.0,
+                skipped_partition: gone.partition.0,
+                ..said
+            },
+        }
     }
 }
 
@@ -81,6 +84,8 @@ mod tests {
     use super::*;
 
     use proto::{StatusEvent, StatusRecord};
+
+    use crate::contract::{Offset, Partition};
 
     fn query(events: &[StatusEvent]) -> Query<Statuses> {
         let events = events.iter().map(|event| (*event).into()).collect();
@@ -91,6 +96,7 @@ mod tests {
     fn check(events: &[StatusEvent], event: StatusEvent, selected: bool) {
         let status = StatusRecord { event: event.into(), ..StatusRecord::default() };
         let entry = Entry {
+            partition: Partition(0),
             offset: Offset(1),
             stored_ms: 2,
             key: "a".parse().unwrap(),
@@ -109,14 +115,14 @@ mod tests {
 
     #[test]
     fn bad_requests_are_refused() {
-        let reason = |request: SubscribeStatusRequest| {
-            Query::<Statuses>::try_from(request).unwrap_err().reason
+        let refusal = |request: SubscribeStatusRequest| {
+            Query::<Statuses>::try_from(request).unwrap_err().to_string()
         };
         let agents = vec!["../x".to_owned()];
         let bad = SubscribeStatusRequest { agents, ..SubscribeStatusRequest::default() };
-        assert_eq!(reason(bad), Reason::AgentId);
-        let bad =
-            SubscribeStatusRequest { events: vec![1; 65], ..SubscribeStatusRequest::default() };
-        assert_eq!(reason(bad), Reason::Request);
+        assert!(refusal(bad).contains("agent id"));
+        let events = vec![1; 65];
+        let bad = SubscribeStatusRequest { events, ..SubscribeStatusRequest::default() };
+        assert_eq!(refusal(bad), "request names 65 events, at most 64 are allowed");
     }
 }
