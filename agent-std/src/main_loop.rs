@@ -469,7 +469,8 @@ impl MainLoop {
     }
 }
 
-/// Whether a stream stands that the server has answered.
+/// Whether a stream stands that the server has answered. One that knows only the fixed facts may never do so in words; its
+/// stream counts once the core takes it for such.
 fn is_answered(link: LinkState) -> bool {
     match link {
         LinkState::Plain | LinkState::Full { .. } => true,

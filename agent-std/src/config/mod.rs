@@ -81,11 +81,12 @@ impl Configuration {
         };
         let (trial, rolled_back) = Trial::start(memory, window, now);
         let mut this = Self { layers, trial, keeper, save_again_at: None };
+        // A start on trial is counted before the document can do anything.
+        this.save_if_due(now);
         this.restore(&mut inputs);
         if let Some(rolled_back) = rolled_back {
             inputs.push(this.rolled_back(rolled_back));
         }
-        // A start on trial is counted before anything of it can end the process.
         this.save_if_due(now);
         (this, inputs)
     }
@@ -105,10 +106,12 @@ impl Configuration {
         }
     }
 
-    /// The core applied the `candidate` that `version` made, at `now`.
+    /// The core applied the `candidate` that `version` made, at `now`. A trial is written down before it begins: before
+    /// the first snapshot is taken with it.
     pub(crate) fn adopt(&mut self, now: Instant, version: Version, candidate: Candidate) {
         self.layers.adopt(candidate);
         self.trial.handle_applied(now, version);
+        self.save_if_due(now);
     }
 
     /// As [`Layers::update`]. Params are not part of a trial: they came over a stream that stood, are not kept, and end
@@ -325,7 +328,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut configuration, _) = open(directory.path());
         apply(&mut configuration, at(0), version(5, r#"{"interval": 8}"#));
-        configuration.poll(at(0), false);
         let (_, inputs) = open(directory.path());
         assert_eq!(told(&inputs), ["restore 5: 8s"]);
         let (_, inputs) = open(directory.path());

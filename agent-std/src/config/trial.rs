@@ -129,7 +129,7 @@ impl Trial {
         let Some(attempt) = trial else { return (this, None) };
         this.save_due = true;
         if this.window.is_none() {
-            this.confirmed = attempt.version;
+            this.confirm(attempt.version);
             return (this, None);
         }
         if attempt.runs < RUNS_MAX {
@@ -169,9 +169,7 @@ impl Trial {
         }
         self.save_due = true;
         if self.window.is_none() || version.text == self.confirmed.text {
-            self.confirmed = version;
-            self.stage = Stage::Confirmed;
-            return;
+            return self.confirm(version);
         }
         match &mut self.stage {
             // The same under a new revision: the trial goes on, so that no repetition prolongs it.
@@ -223,9 +221,8 @@ impl Trial {
         let window = self.window?;
         let Stage::OnTrial { attempt, since, is_reached } = &self.stage else { return None };
         if (*is_reached || is_up) && *since + settled_after(window) <= now {
-            self.confirmed = attempt.version.clone();
-            self.stage = Stage::Confirmed;
-            self.save_due = true;
+            let version = attempt.version.clone();
+            self.confirm(version);
             return None;
         }
         if now < *since + window {
@@ -262,6 +259,17 @@ impl Trial {
             },
             quarantine: self.quarantine.clone(),
         }
+    }
+
+    /// `version` is trusted from now on, whatever became of it before.
+    fn confirm(&mut self, version: Version) {
+        if !self.quarantine.is_empty() {
+            let digest = digest(&version.text);
+            self.quarantine.retain(|quarantined| quarantined.digest != digest);
+        }
+        self.confirmed = version;
+        self.stage = Stage::Confirmed;
+        self.save_due = true;
     }
 
     fn quarantine(&mut self, version: &Version, reason: String) -> RolledBack {

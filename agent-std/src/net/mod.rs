@@ -91,9 +91,16 @@ impl Network {
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
+        // Before anything else of the agent starts: until then a signal ends the process as a crash would.
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::listen()
+        };
         let thread = thread::Builder::new().name("network".to_owned()).spawn(move || {
             runtime.block_on(async {
-                forward_signals(on_signal).await;
+                if let Err(error) = forward_signals(signals, on_signal).await {
+                    tracing::error!(%error, "cannot listen for signals; the agent only stops when killed");
+                }
                 // Nobody is left to hear of signals; the streams go on for as long as the process.
                 std::future::pending::<()>().await;
             });
@@ -165,33 +172,58 @@ pub(crate) fn endpoint(server: &ServerAddress) -> Result<Endpoint, tonic::transp
         .initial_connection_window_size(64 * 1024))
 }
 
-/// Reports SIGTERM and SIGINT. Signals live here because the runtime already waits for file descriptors.
+/// Requests to end the process. Signals live here because the runtime already waits for file descriptors.
 #[cfg(unix)]
-async fn forward_signals(on_signal: impl Fn() -> bool) {
-    use tokio::signal::unix::{SignalKind, signal};
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
 
-    let signals = signal(SignalKind::terminate())
-        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-    let (mut terminate, mut interrupt) = match signals {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for signals; the agent will only stop when killed");
-            return;
-        }
-    };
-    loop {
+#[cfg(unix)]
+impl Signals {
+    /// Takes SIGTERM and SIGINT from the system, which then no longer end the process by themselves.
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) -> io::Result<()> {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        if !on_signal() {
-            return;
-        }
+        Ok(())
     }
 }
 
-/// Reports Ctrl-C.
+/// Requests to end the process: Ctrl-C.
 #[cfg(not(unix))]
-async fn forward_signals(on_signal: impl Fn() -> bool) {
-    while tokio::signal::ctrl_c().await.is_ok() && on_signal() {}
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> io::Result<()> {
+        tokio::signal::ctrl_c().await
+    }
+}
+
+/// Reports signals until nobody wants to know any more.
+async fn forward_signals(
+    signals: io::Result<Signals>,
+    on_signal: impl Fn() -> bool,
+) -> io::Result<()> {
+    let mut signals = signals?;
+    loop {
+        signals.next().await?;
+        if !on_signal() {
+            return Ok(());
+        }
+    }
 }

@@ -161,6 +161,8 @@ fn a_window_of_zero_trusts_every_document_at_once() {
     trial.handle_applied(at(1), version(4, "b"));
     assert_eq!((trial.deadline(at(1)), trial.memory().trial), (None, None));
     assert_eq!(trial.poll(at(1_000_000), false), None);
+    let (trial, _) = Trial::start(trial.memory(), WINDOW, at(0));
+    assert_eq!((trial.in_force().text.as_str(), trial.quarantined("b")), ("b", None));
 }
 
 #[test]
