@@ -199,3 +199,23 @@ async fn an_agent_starts_without_etcd_and_takes_another_cluster_for_what_it_is()
     expect_applied(&mut stream, low).await;
     assert_eq!(status(&mut stream, "s").await.interval_ms, 300);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_made_anew_is_obeyed_although_it_counts_from_one_again() {
+    let test = "own_etcd::a_cluster_made_anew_is_obeyed_although_it_counts_from_one_again";
+    let Some(mut etcd) = Private::start(test) else { return };
+    let outside = etcd.outsider();
+    for _ in 0..20 {
+        outside.put(OWN, "{}");
+    }
+    let high = outside.put(OWN, UPTIME);
+    let (_server, _state, _agent, mut stream) = follow(&etcd).await;
+    expect_applied(&mut stream, high).await;
+    etcd.kill();
+    etcd.lose_everything();
+    etcd.restart();
+    let low = outside.put(OWN, r#"{"interval": 0.3}"#);
+    assert!(low < high);
+    // That the document is gone is told as well, if the agent was there before it was put again.
+    while outcome(&report(&mut stream).await) != (ConfigOutcome::Applied, low, low) {}
+}
