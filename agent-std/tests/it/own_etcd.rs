@@ -208,8 +208,10 @@ async fn a_cluster_made_anew_is_obeyed_although_it_counts_from_one_again() {
     for _ in 0..20 {
         outside.put(OWN, "{}");
     }
-    let high = outside.put(OWN, UPTIME);
     let (_server, _state, _agent, mut stream) = follow(&etcd).await;
+    report(&mut stream).await;
+    // On this very stream, on which an older revision would otherwise be a late one.
+    let high = outside.put(OWN, UPTIME);
     expect_applied(&mut stream, high).await;
     etcd.kill();
     etcd.lose_everything();
