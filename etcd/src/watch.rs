@@ -1,6 +1,8 @@
 //! Drives the rules of a watch against a real etcd.
 
 use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -32,6 +34,8 @@ pub enum Selection {
 #[derive(Debug)]
 pub struct Watch {
     events: mpsc::Receiver<Event>,
+    /// 0 until one has answered.
+    cluster: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -44,7 +48,8 @@ impl Watch {
     pub fn start(options: Options, selection: Selection) -> Self {
         let (sender, events) = mpsc::channel(EVENTS);
         let driver = Driver::new(options, selection);
-        Self { events, task: tokio::spawn(driver.run(sender)) }
+        let cluster = Arc::clone(&driver.cluster);
+        Self { events, cluster, task: tokio::spawn(driver.run(sender)) }
     }
 
     /// The next thing to tell; waits for it. None when the runtime ends.
@@ -52,6 +57,12 @@ impl Watch {
     /// Cancel-safe. When nobody asks, the watch waits, and etcd keeps what follows.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
+    }
+
+    /// The id of the cluster that was read last: whose revisions are told, for who keeps them over restarts. 0 before the
+    /// first [`Event::Synced`].
+    pub fn cluster(&self) -> u64 {
+        self.cluster.load(Ordering::Relaxed)
     }
 }
 
@@ -65,6 +76,7 @@ struct Driver {
     options: Options,
     selection: Selection,
     rules: Rules,
+    cluster: Arc<AtomicU64>,
     connection: Option<Connection>,
     /// Counts connections, for taking turns among the endpoints.
     turn: usize,
@@ -81,7 +93,8 @@ impl Driver {
         let seed = getrandom::u64().unwrap_or(0);
         let turn = usize::try_from(seed % 16).unwrap_or(0);
         let rules = Rules::new(now(), options.timing, stream_count, seed);
-        Self { options, selection, rules, connection: None, turn, streams: Vec::new() }
+        let (cluster, connection, streams) = (Arc::default(), None, Vec::new());
+        Self { options, selection, rules, cluster, connection, turn, streams }
     }
 
     async fn run(mut self, events: mpsc::Sender<Event>) {
@@ -129,6 +142,7 @@ impl Driver {
             let (cluster, revision) = pages.answered(&connection, &response)?;
             let page = response.kvs().iter().filter_map(Found::of);
             self.rules.handle_page(connection.endpoint(), cluster, revision, page)?;
+            self.cluster.store(cluster, Ordering::Relaxed);
             while let Some(event) = self.rules.poll_event() {
                 if events.send(event).await.is_err() {
                     return Ok(None);

@@ -1,9 +1,13 @@
 //! The network: a thread with the program's only async runtime, and on it an uplink for each agent that this process
 //! speaks for. It decides nothing: it dials when told to and reports what happens.
 
+#[cfg(feature = "etcd")]
+mod followed;
 pub(crate) mod message;
 mod servers;
 mod session;
+#[cfg_attr(not(feature = "etcd"), path = "store_absent.rs")]
+mod store;
 
 use std::fmt;
 use std::io;
@@ -15,6 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 pub(crate) use self::servers::Servers;
+pub(crate) use self::store::ConfigStore;
+use crate::config::Version;
 
 /// What an uplink is asked for. `T` is what its owner calls a message by.
 #[derive(Debug)]
@@ -50,6 +56,23 @@ pub(crate) enum LinkEvent<T> {
     },
 }
 
+/// What the agent's own watch of the configuration store has to say.
+#[derive(Debug, PartialEq)]
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "nobody is there to say it"))]
+pub(crate) enum StoreEvent {
+    /// What the layers make together now.
+    Document(Version),
+    /// They make nothing that could be used, so what is in force stays.
+    Unusable {
+        /// The change after which it is so.
+        revision: u64,
+        /// Which key, where in it, and why.
+        reason: String,
+    },
+    /// Another cluster answers, whose revisions do not compare with those before.
+    ClusterChanged,
+}
+
 /// The network's thread.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -67,9 +90,16 @@ impl Network {
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
+        // Before anything else of the agent starts: until then a signal ends the process as a crash would.
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::listen()
+        };
         let thread = thread::Builder::new().name("network".to_owned()).spawn(move || {
             runtime.block_on(async {
-                forward_signals(on_signal).await;
+                if let Err(error) = forward_signals(signals, on_signal).await {
+                    tracing::error!(%error, "cannot listen for signals; the agent only stops when killed");
+                }
                 // Nobody is left to hear of signals; the streams go on for as long as the process.
                 std::future::pending::<()>().await;
             });
@@ -88,6 +118,16 @@ impl Network {
         let servers = self.servers.clone();
         self.runtime.spawn(session::run(servers, queue, report));
         Uplink { requests }
+    }
+
+    /// Follows the configuration in `store` for as long as the process lives. `report` may wait as that of
+    /// [`Network::uplink`] may.
+    pub(crate) fn follow(
+        &self,
+        store: ConfigStore,
+        report: impl Fn(StoreEvent) + Send + Sync + 'static,
+    ) {
+        self.runtime.spawn(store::follow(store, report));
     }
 }
 
@@ -114,33 +154,58 @@ impl<T> fmt::Debug for Uplink<T> {
     }
 }
 
-/// Reports SIGTERM and SIGINT. Signals live here because the runtime already waits for file descriptors.
+/// Requests to end the process. Signals live here because the runtime already waits for file descriptors.
 #[cfg(unix)]
-async fn forward_signals(on_signal: impl Fn() -> bool) {
-    use tokio::signal::unix::{SignalKind, signal};
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
 
-    let signals = signal(SignalKind::terminate())
-        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-    let (mut terminate, mut interrupt) = match signals {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for signals; the agent will only stop when killed");
-            return;
-        }
-    };
-    loop {
+#[cfg(unix)]
+impl Signals {
+    /// Takes SIGTERM and SIGINT from the system, which then no longer end the process by themselves.
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) -> io::Result<()> {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        if !on_signal() {
-            return;
-        }
+        Ok(())
     }
 }
 
-/// Reports Ctrl-C.
+/// Requests to end the process: Ctrl-C.
 #[cfg(not(unix))]
-async fn forward_signals(on_signal: impl Fn() -> bool) {
-    while tokio::signal::ctrl_c().await.is_ok() && on_signal() {}
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> io::Result<()> {
+        tokio::signal::ctrl_c().await
+    }
+}
+
+/// Reports signals until nobody wants to know any more.
+async fn forward_signals(
+    signals: io::Result<Signals>,
+    on_signal: impl Fn() -> bool,
+) -> io::Result<()> {
+    let mut signals = signals?;
+    loop {
+        signals.next().await?;
+        if !on_signal() {
+            return Ok(());
+        }
+    }
 }
