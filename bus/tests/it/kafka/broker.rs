@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bus::kafka::{KafkaBus, Options, TopicWarning};
-use bus::{Bus, Selection, Start, Topic};
+use bus::{Bus, PublishError, Selection, Start, Topic};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 
 use super::wanted;
@@ -169,5 +169,28 @@ async fn what_retention_removes_under_a_reader_is_said() {
     let again = self::read(&*bus, crate::support::after(&first), keys(&["a"])).await;
     assert_eq!(again.skipped, [(first.len() as u64, 3899)]);
     assert_eq!(again.entries.len(), 100);
+    broker.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_too_large_is_sent_in_pieces() {
+    let Some(broker) = Broker::new() else { return };
+    let bus = broker.bus().await;
+    let name = broker.topic_name(Topic::MonitoringData);
+    let small = AlterConfig::new(ResourceSpecifier::Topic(&name)).set("max.message.bytes", "10000");
+    let altered = broker.admin().alter_configs([&small], &AdminOptions::new()).await.unwrap();
+    altered.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    let states = bus.ensure_topics().await.unwrap();
+    let state = states.iter().find(|state| state.name == name).unwrap();
+    let small = |w: &TopicWarning| matches!(w, TopicWarning::MessageBytes { found: 10_000, .. });
+    assert!(state.warnings.iter().any(small), "{state:?}");
+
+    // Together far beyond it, each one below.
+    bus.publish((0..100).map(|n| noise("a", n, 2000)).collect()).await.unwrap();
+    let published = bus.publish(vec![noise("a", 100, 20_000)]).await;
+    assert!(matches!(published, Err(PublishError::TooLarge { .. })), "{published:?}");
+    bus.publish(vec![metrics("a", 101)]).await.unwrap();
+    let sequences = read_all(&*bus).await.sequences();
+    assert_eq!(sequences, (0..100).chain([101]).collect::<Vec<_>>());
     broker.clear().await;
 }
