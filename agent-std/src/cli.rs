@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use proto::address::ServerAddress;
+use proto::address::{ServerAddress, ServerAddresses};
 use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 
@@ -99,16 +100,37 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_AGENT_ID", value_name = "ID")]
     pub(crate) agent_id: Option<String>,
 
-    /// Address of the server [default: localhost:50051]
+    /// Address of the server [default: localhost:50051]; of several that share a bus, with commas between: they are
+    /// tried in turn
     #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
-    pub(crate) server: Option<ServerAddress>,
+    pub(crate) server: Option<ServerAddresses>,
 
-    /// Configuration file (TOML: agent_id, server, state_dir, serial, baud, and a table "config" with the keys of
+    /// Configuration file (TOML: agent_id, server, etcd, etcd_user, etcd_password_file, state_dir, config_confirm,
+    /// serial, baud, and a table "config" with the keys of
     /// the configuration store)
     #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Directory that survives restarts; the agent counts its boots there [default: $STATE_DIRECTORY, else none]
+    /// Take the configuration from etcd itself, not from the server [default: $ETCD_HOST:$ETCD_PORT if ETCD_HOST is
+    /// set, else the server's]
+    #[arg(long, env = "PICKET_ETCD", value_name = "HOST:PORT[,...]")]
+    pub(crate) etcd: Option<String>,
+
+    /// User of etcd, where it has authentication on
+    #[arg(long, env = "PICKET_ETCD_USER", value_name = "NAME")]
+    pub(crate) etcd_user: Option<String>,
+
+    /// File with the password of that user, in its first line
+    #[arg(long, env = "PICKET_ETCD_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) etcd_password_file: Option<PathBuf>,
+
+    /// How long a new configuration of the server may take to reach it before it is rolled back; 0: for ever
+    /// [default: 120s]
+    #[arg(long, env = "PICKET_CONFIG_CONFIRM", value_name = "DURATION", value_parser = confirm)]
+    pub(crate) config_confirm: Option<Duration>,
+
+    /// Directory that survives restarts; the agent counts its boots there and keeps its configuration
+    /// [default: $STATE_DIRECTORY, else none]
     #[arg(long, env = "PICKET_STATE_DIR", value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 
@@ -176,6 +198,22 @@ fn finite(text: &str) -> Result<f64, String> {
     if seconds.is_finite() { Ok(seconds) } else { Err("it must be a finite number".to_owned()) }
 }
 
+/// How long a configuration may be on trial: 0, or up to a day.
+pub(crate) fn confirm(text: &str) -> Result<Duration, String> {
+    // A number alone is not taken, but for the one that has the same meaning in every unit.
+    let duration = match text {
+        "0" => Duration::ZERO,
+        _ => humantime::parse_duration(text).map_err(|error| error.to_string())?,
+    };
+    if CONFIRM_MAX < duration {
+        return Err("it must be at most 1 day".to_owned());
+    }
+    Ok(duration)
+}
+
+/// Longer would keep a host from its last good configuration for no use.
+const CONFIRM_MAX: Duration = Duration::from_secs(86_400);
+
 impl Arguments {
     /// The keys of the configuration that flags or variables decide.
     pub(crate) fn document(&self) -> Value {
@@ -195,16 +233,39 @@ impl Arguments {
         Value::Object(object)
     }
 
+    /// Where flags or variables say that etcd is; none when they say nothing.
+    pub(crate) fn etcd(&self) -> Option<String> {
+        self.etcd.clone().or_else(|| {
+            let host = variable("ETCD_HOST")?;
+            // An IPv6 address has colons of its own.
+            let host = if host.contains(':') { format!("[{host}]") } else { host };
+            let port = variable("ETCD_PORT").unwrap_or_else(|| ETCD_PORT_DEFAULT.to_owned());
+            Some(format!("{host}:{port}"))
+        })
+    }
+
     /// The server that flags or variables name; none when they say nothing.
-    pub(crate) fn server(&self) -> anyhow::Result<Option<ServerAddress>> {
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    pub(crate) fn server(&self) -> anyhow::Result<Option<ServerAddresses>> {
+        if self.server.is_some() {
+            return Ok(self.server.clone());
+        }
         let (host, port) = (variable("GRPC_SERVER_HOST"), variable("GRPC_SERVER_PORT"));
-        if self.server.is_none() && host.is_none() && port.is_none() {
+        if host.is_none() && port.is_none() {
             return Ok(None);
         }
-        let address = ServerAddress::choose(self.server.clone(), host.as_deref(), port.as_deref());
-        address.map(Some).context("GRPC_SERVER_HOST and GRPC_SERVER_PORT name no server")
+        let address = ServerAddress::choose(None, host.as_deref(), port.as_deref());
+        address
+            .map(|address| Some(address.into()))
+            .context("GRPC_SERVER_HOST and GRPC_SERVER_PORT name no server")
     }
+}
+
+/// Where etcd listens unless told otherwise.
+const ETCD_PORT_DEFAULT: &str = "2379";
+
+/// An environment variable; empty is as good as not set.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use agent_core::agent::Transmit;
 use agent_core::record::Snapshot;
 
-use crate::net::LinkEvent;
+use crate::net::{LinkEvent, StoreEvent};
 
 /// A wake-up of the main loop.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) enum Event {
         /// What.
         event: LinkEvent<Transmit>,
     },
+    /// The agent's own watch of the configuration store has something to say.
+    Store(StoreEvent),
     /// The process was asked to end.
     Shutdown,
 }

@@ -12,7 +12,11 @@ use serde::Deserialize;
 pub(crate) struct File {
     pub(crate) agent_id: Option<String>,
     pub(crate) server: Option<String>,
+    pub(crate) etcd: Option<String>,
+    pub(crate) etcd_user: Option<String>,
+    pub(crate) etcd_password_file: Option<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) config_confirm: Option<String>,
     pub(crate) serial: Vec<String>,
     pub(crate) baud: Option<u32>,
     pub(crate) config: Document,
@@ -23,7 +27,11 @@ pub(crate) struct File {
 struct Form {
     agent_id: Option<String>,
     server: Option<String>,
+    etcd: Option<String>,
+    etcd_user: Option<String>,
+    etcd_password_file: Option<PathBuf>,
     state_dir: Option<PathBuf>,
+    config_confirm: Option<String>,
     #[serde(default)]
     serial: Vec<String>,
     baud: Option<u32>,
@@ -56,8 +64,30 @@ pub(crate) fn read(path: &Path) -> Result<File, FileError> {
     if let Some(key) = config.unknown_keys().next() {
         return Err(FileError::UnknownKey { path: path_buf(), key: key.to_owned() });
     }
-    let Form { agent_id, server, state_dir, serial, baud, .. } = form;
-    Ok(File { agent_id, server, state_dir, serial, baud, config })
+    let Form {
+        agent_id,
+        server,
+        etcd,
+        etcd_user,
+        etcd_password_file,
+        state_dir,
+        config_confirm,
+        serial,
+        baud,
+        config: _,
+    } = form;
+    Ok(File {
+        agent_id,
+        server,
+        etcd,
+        etcd_user,
+        etcd_password_file,
+        state_dir,
+        config_confirm,
+        serial,
+        baud,
+        config,
+    })
 }
 
 #[cfg(test)]

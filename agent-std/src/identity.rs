@@ -2,11 +2,13 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use agent_core::agent::Restarted;
 use agent_core::id::{AgentId, AgentIdError, BootId};
+
+use crate::state_file;
 
 /// The variable in which a process tells its successor why it was restarted: command id and boot, with a blank.
 const RESTARTED_VARIABLE: &str = "PICKET_RESTARTED";
@@ -59,21 +61,14 @@ pub(crate) fn random() -> Result<u64, IdentityError> {
 
 /// Reads the counter, adds one, and writes it so that it survives a loss of power.
 fn count_boot(directory: &Path) -> io::Result<u64> {
-    fs::create_dir_all(directory)?;
-    let path = directory.join("boot");
-    let last = match fs::read(&path) {
+    let last = match fs::read(directory.join("boot")) {
         // A damaged counter starts again; the nonce still tells the boots apart.
         Ok(text) => String::from_utf8_lossy(&text).trim().parse().unwrap_or(0_u64),
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
     let counter = last.saturating_add(1);
-    let temporary = directory.join("boot.new");
-    let mut file = fs::File::create(&temporary)?;
-    writeln!(file, "{counter}")?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    fs::File::open(directory)?.sync_all()?;
+    state_file::replace(directory, "boot", format!("{counter}\n").as_bytes())?;
     Ok(counter)
 }
 

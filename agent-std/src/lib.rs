@@ -8,45 +8,50 @@
 mod cli;
 mod clock;
 mod collector;
+mod config;
 mod event;
 mod file;
 mod gateway;
 mod identity;
-mod layers;
 mod main_loop;
 mod net;
 mod replay;
+mod state_file;
 mod tool;
 mod trace;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_core::agent::Agent;
 use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
-use proto::address::ServerAddress;
+use proto::address::{ServerAddress, ServerAddresses};
 use proto::config::Document;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Arguments, Cli};
 use crate::clock::Clock;
 use crate::collector::{CollectorThread, SysinfoCollector};
+use crate::config::{Configuration, Keeper, Layers};
 use crate::event::{EVENTS_MAX, Event};
 use crate::file::File;
 use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
-use crate::layers::Layers;
-use crate::main_loop::MainLoop;
-use crate::net::Network;
+use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
+use crate::net::{ConfigStore, Network, Servers};
 
 /// Something outside could not be used: a file, a directory, the system.
 const FAILURE: u8 = 1;
 /// The command line, a variable or the file says something that cannot be.
 const USAGE: u8 = 2;
+
+/// Longer than a server takes to start anew, and short enough for a host to be back before somebody drives to it.
+const CONFIG_CONFIRM_DEFAULT: Duration = Duration::from_secs(120);
 
 /// The agent of a host, with the user's own plugins.
 type HostAgent<O> = Agent<RING_BYTES, COMMANDS_MAX, O>;
@@ -88,11 +93,13 @@ fn report(error: &anyhow::Error, code: u8) -> ExitCode {
 /// Everything that was asked for, checked.
 struct Settings {
     id: agent_core::id::AgentId,
-    server: ServerAddress,
-    endpoint: tonic::transport::Endpoint,
+    server: ServerAddresses,
+    servers: Servers,
     state_dir: Option<std::path::PathBuf>,
     ports: Vec<PortAddress>,
     baud: u32,
+    config_confirm: Duration,
+    store: Option<ConfigStore>,
     layers: Layers,
     config: agent_core::config::Config,
 }
@@ -107,17 +114,34 @@ impl Settings {
             .context("flags or PICKET_ variables cannot be used")?;
         let id = identity::agent_id(arguments.agent_id.as_deref().or(file.agent_id.as_deref()))?;
         let in_file = file.server.as_deref().map(|server| {
-            let parsed = server.parse::<ServerAddress>();
+            let parsed = server.parse::<ServerAddresses>();
             parsed.with_context(|| format!("server {server:?} of the file is no HOST:PORT"))
         });
         let server = match (arguments.server()?, in_file) {
             (Some(server), _) => server,
             (None, Some(server)) => server?,
-            (None, None) => ServerAddress::default(),
+            (None, None) => ServerAddress::default().into(),
         };
-        let endpoint = net::endpoint(&server).context("the server's address makes no URI")?;
+        let store = match arguments.etcd().or(file.etcd) {
+            None => None,
+            Some(etcd) => {
+                let user = arguments.etcd_user.or(file.etcd_user);
+                let password_file = arguments.etcd_password_file.or(file.etcd_password_file);
+                let store = ConfigStore::new(&etcd, user, password_file.as_deref(), &id);
+                Some(store.context("etcd cannot be used")?)
+            }
+        };
+        let servers = Servers::new(&server).context("the server's address makes no URI")?;
         let state_dir =
             arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
+        let in_file = file.config_confirm.as_deref().map(|text| {
+            let parsed = cli::confirm(text).map_err(anyhow::Error::msg);
+            parsed.with_context(|| format!("config_confirm {text:?} of the file"))
+        });
+        let config_confirm = match (arguments.config_confirm, in_file) {
+            (Some(duration), _) => duration,
+            (None, in_file) => in_file.transpose()?.unwrap_or(CONFIG_CONFIRM_DEFAULT),
+        };
         let in_file = file.serial.iter().map(|port| {
             let parsed = port.parse::<PortAddress>();
             parsed.with_context(|| format!("serial {port:?} of the file is no port"))
@@ -132,12 +156,34 @@ impl Settings {
         ensure!(baud != 0, "baud must be at least 1");
         let layers = Layers::new(O::NAMES, flags, arguments.config, file.config);
         let config = layers.config().context("the file and the flags do not go together")?;
-        Ok(Self { id, server, endpoint, state_dir, ports, baud, layers, config })
+        Ok(Self {
+            id,
+            server,
+            servers,
+            state_dir,
+            ports,
+            baud,
+            config_confirm,
+            store,
+            layers,
+            config,
+        })
     }
 }
 
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
-    let Settings { id, server, endpoint, state_dir, ports, baud, layers, config } = settings;
+    let Settings {
+        id,
+        server,
+        servers,
+        state_dir,
+        ports,
+        baud,
+        config_confirm,
+        store,
+        layers,
+        config,
+    } = settings;
     let program = identity::program().context("cannot find the path of this program")?;
     let boot = identity::next_boot(state_dir.as_deref())?;
     let restarted = identity::restarted();
@@ -153,8 +199,18 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         let sender = sender.clone();
         move || sender.send(Event::Shutdown).is_ok()
     };
-    let network = Network::spawn(endpoint, on_signal).context("cannot start the network thread")?;
+    let network = Network::spawn(servers, on_signal).context("cannot start the network thread")?;
     // Fails only when the main loop is gone, which then needs no report.
+    let authority = match &store {
+        None => Authority::Server,
+        Some(_) => Authority::Store { has_told: false },
+    };
+    if let Some(store) = store {
+        let sender = sender.clone();
+        network.follow(store, move |event| {
+            sender.send(Event::Store(event)).ok();
+        });
+    }
     let uplink = network.uplink(move |session, event| {
         sender.send(Event::Link { session, event }).ok();
     });
@@ -165,6 +221,11 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     };
     // It stays where it is made: moving it would touch all the memory of its ring.
     let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
+    let keeper = state_dir.map(|directory| Keeper::new(&directory, id.clone()));
+    let (configuration, inputs) = Configuration::open(layers, keeper, config_confirm, clock.now());
+    for input in inputs {
+        agent.handle(clock.now(), input);
+    }
     let mut main_loop = MainLoop {
         id,
         server: server.to_string(),
@@ -176,7 +237,8 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         network: Arc::new(network),
         gateway_settings,
         gateway: None,
-        layers,
+        configuration,
+        authority,
         was_open: false,
         packing: Packing::default(),
     };

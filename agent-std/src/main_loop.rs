@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::agent::{Action, Command, Input, LinkState, Output, Reason, Restarted, Transmit};
+use agent_core::agent::{
+    Action, Command, ConfigOutcome, Input, LinkState, Output, Reason, Restarted, Transmit,
+};
 use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
@@ -14,17 +16,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
-use proto::{Hello, Welcome};
+use proto::{ConfigPush, Hello, Welcome};
 
 use crate::HostAgent;
 use crate::clock::Clock;
 use crate::collector::CollectorThread;
+use crate::config::{Candidate, Configuration, LayersError, Offer, Source, Step, Version};
 use crate::event::Event;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::identity;
-use crate::layers::{Candidate, Layers, LayersError};
 use crate::net::message::{self, Packing};
-use crate::net::{LinkEvent, Network, Request, Uplink};
+use crate::net::{LinkEvent, Network, Request, StoreEvent, Uplink};
 
 /// How long the end of a stream may take before the process ends or is replaced.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -44,11 +46,22 @@ pub(crate) struct MainLoop {
     pub(crate) gateway_settings: Option<GatewaySettings>,
     /// None also while it is stopped for a restart.
     pub(crate) gateway: Option<Gateway>,
-    pub(crate) layers: Layers,
+    pub(crate) configuration: Configuration,
+    /// Who decides what the remote configuration is.
+    pub(crate) authority: Authority,
     /// Whether the stream in hand was open, so that a failed attempt is logged differently from a loss.
     pub(crate) was_open: bool,
     /// How records travel on the stream in hand.
     pub(crate) packing: Packing,
+}
+
+/// Whose remote configuration is obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authority {
+    /// What the server pushes.
+    Server,
+    /// What the agent finds in the store itself; `has_told` once a push of the server was ignored aloud.
+    Store { has_told: bool },
 }
 
 /// What the core answered after its last output.
@@ -70,7 +83,10 @@ impl MainLoop {
     pub(crate) fn run(mut self, agent: &mut HostAgent<impl OwnPlugins>) {
         loop {
             match self.drain(agent) {
-                Next::Exit => return self.close(agent),
+                Next::Exit => {
+                    self.configuration.handle_end(self.clock.now());
+                    return self.close(agent);
+                }
                 Next::Wait(until) => match self.wait(until) {
                     Some(event) => self.on_event(agent, event),
                     None => agent.handle(self.clock.now(), Input::Tick),
@@ -111,7 +127,16 @@ impl MainLoop {
                     }
                 }
                 Output::Exit => return Next::Exit,
-                Output::Wait(until) => return Next::Wait(until),
+                Output::Wait(until) => {
+                    match self.configuration.poll(now, is_answered(agent.link())) {
+                        Step::Tell(inputs) => {
+                            inputs.into_iter().for_each(|input| agent.handle(now, input));
+                        }
+                        Step::Wait(also_until) => {
+                            return Next::Wait(until.into_iter().chain(also_until).min());
+                        }
+                    }
+                }
             }
         }
     }
@@ -129,7 +154,7 @@ impl MainLoop {
             config_revision: status.config_revision.0,
             acknowledged: records.map_or(0, Sequence::number),
             alerts_acknowledged: alerts.map_or(0, Sequence::number),
-            own_config: false,
+            own_config: self.authority != Authority::Server,
         };
         self.was_open = false;
         tracing::debug!(server = self.server, session = status.sessions, "dialling");
@@ -158,15 +183,15 @@ impl MainLoop {
                 return self.request(Request::Send(Box::new(record), transmit));
             }
             Transmit::Answer(slot) => {
-                let overridden = self.layers.overridden();
+                let overridden = self.configuration.overridden();
                 message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)
             }
             Transmit::ConfigReport => agent
                 .config_report()
-                .map(|report| message::config_report(report, &self.layers.overridden()))
+                .map(|report| message::config_report(report, &self.configuration.overridden()))
                 .map(Body::Config),
             Transmit::Status => {
-                let overridden = self.layers.overridden();
+                let overridden = self.configuration.overridden();
                 Some(Body::Status(message::status(agent, now, &overridden)))
             }
         };
@@ -191,6 +216,7 @@ impl MainLoop {
         let now = self.clock.now();
         match event {
             Event::Snapshot(snapshot) => agent.handle(now, Input::Snapshot(snapshot)),
+            Event::Store(event) => self.on_store_event(agent, now, event),
             Event::Shutdown => {
                 tracing::info!("stopping: delivering what is held");
                 if let Some(gateway) = &mut self.gateway {
@@ -216,6 +242,7 @@ impl MainLoop {
             LinkEvent::Opened => agent.handle(now, Input::LinkOpened),
             LinkEvent::Answered(None) => {
                 self.was_open = true;
+                self.configuration.handle_answered();
                 tracing::info!(server = self.server, "connected; the server speaks the plain form");
                 agent.handle(now, Input::LinkPlain);
             }
@@ -250,6 +277,7 @@ impl MainLoop {
         welcome: &Welcome,
     ) {
         self.was_open = true;
+        self.configuration.handle_answered();
         let (server, version) = (&self.server, &welcome.version);
         tracing::info!(server, version, held = agent.ledger().held, "connected");
         self.packing = Packing::from(welcome);
@@ -278,9 +306,18 @@ impl MainLoop {
                 }
             }
             Some(ServerBody::Config(push)) => {
-                let revision = ConfigRevision(push.revision);
-                let candidate = self.layers.push(&push.document);
-                self.configure(agent, now, revision, candidate);
+                let ConfigPush { revision, document: text } = push;
+                match &mut self.authority {
+                    Authority::Server => {
+                        let source = Source::Server;
+                        self.configure(agent, now, Version { source, revision, text });
+                    }
+                    Authority::Store { has_told } => {
+                        if !std::mem::replace(has_told, true) {
+                            tracing::warn!("the server's configurations are ignored: etcd decides");
+                        }
+                    }
+                }
             }
             Some(ServerBody::ResponseAck(ack)) => {
                 // An id that is none names no command of ours.
@@ -294,13 +331,49 @@ impl MainLoop {
         }
     }
 
+    fn on_store_event(
+        &mut self,
+        agent: &mut HostAgent<impl OwnPlugins>,
+        now: Instant,
+        event: StoreEvent,
+    ) {
+        match event {
+            StoreEvent::Document(version) => self.configure(agent, now, version),
+            StoreEvent::Unusable { revision, reason } => {
+                tracing::warn!(revision, reason, "configuration rejected; what was in force stays");
+                let config = Err(Reason::from(reason.as_str()));
+                agent.handle(now, Input::Configure { revision: ConfigRevision(revision), config });
+            }
+            StoreEvent::ClusterChanged => {
+                tracing::warn!("another etcd cluster answers; its configuration is taken afresh");
+                agent.handle(now, Input::StoreChanged);
+            }
+        }
+    }
+
+    /// A remote document came.
     fn configure(
         &mut self,
         agent: &mut HostAgent<impl OwnPlugins>,
         now: Instant,
-        revision: ConfigRevision,
-        candidate: Result<Candidate, LayersError>,
+        version: Version,
     ) {
+        let revision = ConfigRevision(version.revision);
+        let candidate = match self.configuration.offer(&version) {
+            Offer::Outdated => {
+                tracing::debug!(%revision, "an older configuration came late and is ignored");
+                return;
+            }
+            Offer::Quarantined(reason) => {
+                let reason_text = reason.as_str();
+                tracing::warn!(%revision, reason = reason_text, "not applied: it was rolled back");
+                return agent.handle(now, Input::RolledBack { revision, reason });
+            }
+            Offer::New(candidate) => candidate,
+        };
+        if version.source != self.configuration.in_force().source {
+            agent.handle(now, Input::StoreChanged);
+        }
         let (candidate, config) = split(candidate);
         agent.handle(now, Input::Configure { revision, config });
         let report = agent.config_report().filter(|report| report.revision == revision);
@@ -309,14 +382,16 @@ impl MainLoop {
             return;
         };
         match (&report.outcome, candidate) {
-            (Ok(()), Some(candidate)) => {
-                self.layers.adopt(candidate);
+            (ConfigOutcome::Applied, Some(candidate)) => {
+                self.configuration.adopt(now, version, candidate);
                 tracing::info!(%revision, "configuration applied");
             }
-            (outcome, _) => {
-                let reason = outcome.as_ref().err().map_or("", Reason::as_str);
+            (ConfigOutcome::Rejected(reason) | ConfigOutcome::RolledBack(reason), _) => {
+                let reason = reason.as_str();
                 tracing::warn!(%revision, reason, "configuration rejected; what was in force stays");
             }
+            // The core applies only what it was given.
+            (ConfigOutcome::Applied, None) => {}
         }
     }
 
@@ -339,7 +414,7 @@ impl MainLoop {
             Ok(CommandType::Start) => Action::Start,
             Ok(CommandType::Restart) => Action::Restart,
             Ok(CommandType::UpdateConfig) => {
-                let (layers, config) = split(self.layers.update(&command.params));
+                let (layers, config) = split(self.configuration.update(&command.params));
                 candidate = layers;
                 Action::UpdateConfig(config)
             }
@@ -351,17 +426,14 @@ impl MainLoop {
         if let Some(candidate) = candidate
             && *agent.config() == candidate.config
         {
-            self.layers.adopt(candidate);
+            self.configuration.adopt_update(candidate);
         }
     }
 
     /// Ends the streams in good order, so that the server need not wait to find out.
     fn close(&mut self, agent: &HostAgent<impl OwnPlugins>) {
         let ledger = agent.ledger();
-        if matches!(
-            agent.link(),
-            LinkState::Undecided { .. } | LinkState::Plain | LinkState::Full { .. }
-        ) {
+        if matches!(agent.link(), LinkState::Undecided { .. }) || is_answered(agent.link()) {
             self.request(Request::Close);
             let deadline = std::time::Instant::now() + CLOSE_MAX;
             while let Ok(event) = self.events.recv_deadline(deadline) {
@@ -387,11 +459,25 @@ impl MainLoop {
             .restart_command()
             .map(|command| Restarted { command: command.clone(), previous: agent.boot() });
         self.close(agent);
+        self.configuration.handle_end(self.clock.now());
         let error = identity::restart(&self.program, restarted);
+        self.configuration.handle_end_failed(self.clock.now());
         // The stream was closed for it.
         agent.handle(self.clock.now(), Input::LinkClosed);
         let program = self.program.display();
         Reason::from(format!("cannot run {program}: {error}").as_str())
+    }
+}
+
+/// Whether a stream stands that the server has answered. One that knows only the fixed facts may never do so in words; its
+/// stream counts once the core takes it for such.
+fn is_answered(link: LinkState) -> bool {
+    match link {
+        LinkState::Plain | LinkState::Full { .. } => true,
+        LinkState::Down { .. }
+        | LinkState::Dialling
+        | LinkState::Undecided { .. }
+        | LinkState::OneWay => false,
     }
 }
 

@@ -482,6 +482,30 @@ Examples:
         /// An agent, or _default
         #[arg(value_name = "AGENT")]
         layer: Layer,
+        /// Print each value with where it is from: default, _default, the agent's own layer, or the agent itself
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Prints the versions of a document, newest first
+    History {
+        /// An agent, or _default
+        #[arg(value_name = "AGENT")]
+        layer: Layer,
+        /// At most so many
+        #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+        limit: u32,
+    },
+    /// Stores an earlier version of a document again, as a new revision
+    #[command(long_about = "\
+Stores an earlier version of a document again, as a new revision, and sends it to the agents it concerns. Prints which
+keys that changes, and what the agent said. Refused when somebody changed the document meanwhile.")]
+    Rollback {
+        /// An agent, or _default
+        #[arg(value_name = "AGENT")]
+        layer: Layer,
+        /// The version to go back to; the one before the stored one if not given
+        #[arg(long, value_name = "REVISION")]
+        to: Option<u64>,
     },
 }
 

@@ -126,13 +126,21 @@ impl Selection {
 /// What a subscription yields.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delivery {
-    /// At least one record. Within a partition in rising offset order, each above all delivered before.
+    /// At least one record. Within a partition in rising offset order, each above all delivered before (but see
+    /// [`Skipped`](Self::Skipped) for a partition that was cut off).
+    ///
+    /// Across partitions: until [`CaughtUp`](Self::CaughtUp) in rising `stored_ms`, as far as it rises within each
+    /// partition; after it, as they come.
     Entries(Vec<Entry>),
     /// Every record that was durable when the subscription was made has been delivered. Comes exactly once,
     /// also when there was none.
     CaughtUp,
     /// Retention removed records before this reader came to them, or damage made them unreadable. Never silent.
-    /// Also a reader that selects keys is told of offsets of other keys.
+    /// Also a reader that selects keys is told of offsets of other keys. Offsets that never had a record, as a
+    /// broker may leave out, are not skipped.
+    ///
+    /// Where a partition ends before the offset to be read, because the broker lost its end or the topic was made
+    /// anew, what is skipped reaches up to that offset, and reading starts over at the oldest record kept.
     Skipped {
         /// In which partition.
         partition: Partition,

@@ -3,12 +3,15 @@
 //! This crate knows topics, keys, offsets and record forms. It does not know gRPC, sessions or what a record
 //! means for an agent. [`Bus`] is the contract; [`embedded`] keeps it on one machine with nothing to install,
 //! `kafka` (a cargo feature) on an Apache Kafka that several servers share.
+//! [`DocumentStore`] is the contract for documents; [`embedded`] keeps them too, and `etcd` (a feature) for many servers.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod contract;
 mod documents;
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod json;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -20,6 +23,8 @@ pub use contract::{
     Bus, BusError, Cursor, Delivery, Entry, Offset, Partition, PublishError, Rejected, Selection,
     Start, Subscription, Watermarks,
 };
-pub use documents::{Document, DocumentError, DocumentStore, Revision};
+pub use documents::{
+    Document, DocumentError, DocumentEvent, DocumentStore, DocumentWatch, Revision,
+};
 pub use record::{Payload, Record};
 pub use topic::Topic;

@@ -79,6 +79,42 @@ impl FromStr for ServerAddress {
     }
 }
 
+/// Several servers that share a bus, in the order in which they are tried: `HOST:PORT` with commas between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAddresses(Vec<ServerAddress>);
+
+impl ServerAddresses {
+    /// The addresses; at least one.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &ServerAddress> {
+        self.0.iter()
+    }
+}
+
+impl From<ServerAddress> for ServerAddresses {
+    fn from(address: ServerAddress) -> Self {
+        Self(vec![address])
+    }
+}
+
+impl fmt::Display for ServerAddresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, address) in self.0.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{address}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for ServerAddresses {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let addresses = text.split(',').map(|address| address.trim().parse());
+        addresses.collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// Why a text is no address of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
@@ -112,6 +148,15 @@ mod tests {
         check("http://host:1", Err(AddressError::Host));
         check("a b:1", Err(AddressError::Host));
         check("", Err(AddressError::Host));
+    }
+
+    #[test]
+    fn several_servers_stand_in_their_order() {
+        let parsed = |text: &str| text.parse::<ServerAddresses>().map(|it| it.to_string());
+        assert_eq!(parsed("b:2"), Ok("b:2".into()));
+        assert_eq!(parsed("b:2, a,[::1]:3"), Ok("b:2,a:50051,[::1]:3".into()));
+        assert_eq!(parsed("b:2,"), Err(AddressError::Host));
+        assert_eq!(parsed(""), Err(AddressError::Host));
     }
 
     #[test]

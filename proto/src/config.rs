@@ -82,6 +82,27 @@ pub const KEYS: [&str; 12] = [
     "own",
 ];
 
+/// The document that says in full what an empty one means. Keys without a value of their own by default, such as
+/// `condition`, are not in it.
+pub const DEFAULTS: &str = r#"{
+    "interval": 5,
+    "metrics": ["cpu", "memory", "disk_read", "disk_write", "net_in", "net_out"],
+    "plugins": ["threshold_alert"],
+    "thresholds": {
+        "cpu_percent": 80,
+        "memory_percent": 85,
+        "disk_read_mb": 100,
+        "disk_write_mb": 100,
+        "net_in_mb": 50,
+        "net_out_mb": 50
+    },
+    "window_size": 5,
+    "send_idle": true,
+    "min_cpu": 0,
+    "min_memory": 0,
+    "deduplication": {"max_silence": 300}
+}"#;
+
 impl Document {
     /// Reads a layer from JSON and checks everything that can be checked without the other layers.
     ///
@@ -342,6 +363,13 @@ mod tests {
             Document::parse(r#"{"interval": null}"#).unwrap().config(),
             Ok(Config::default())
         );
+    }
+
+    #[test]
+    fn the_full_document_says_what_an_empty_one_means() {
+        let defaults = Document::parse(DEFAULTS).unwrap();
+        assert_eq!(defaults.config(), Ok(Config::default()));
+        assert_eq!(defaults.unknown_keys().count(), 0);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use clap::{Parser, ValueEnum};
 
 /// The central server of picket: takes metrics from agents, keeps them, and passes commands on.
 ///
-/// It needs nothing else: the bus and the configuration store live in the data directory, unless --kafka is given. When it is ready it
-/// prints one line, `listening on ADDRESS`, on standard output; everything else goes to standard error.
+/// It needs nothing else: the bus and the configuration store live in the data directory, unless --kafka or --etcd is
+/// given. When it is ready it prints one line, `listening on ADDRESS`, on standard output; everything else goes to standard error.
 /// SIGTERM and SIGINT end it cleanly: what was acknowledged to an agent is on disk.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -20,7 +20,7 @@ use clap::{Parser, ValueEnum};
         picket-server\n  \
         picket-server --listen 127.0.0.1:0 --data /tmp/picket-try\n  \
         picket-server --listen 0.0.0.0:50051 --insecure --data /var/lib/picket\n  \
-        picket-server --kafka kafka-1:9092,kafka-2:9092"
+        picket-server --kafka kafka-1:9092,kafka-2:9092 --etcd etcd-1:2379,etcd-2:2379"
 )]
 pub struct Args {
     /// Address and port to listen on; port 0 takes any free one.
@@ -65,6 +65,31 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=100))]
     pub kafka_replication: Option<u16>,
 
+    /// Keep configurations in etcd, which several servers share, in place of the data directory; HOST:PORT with commas
+    /// between.
+    ///
+    /// Agents get from this server whatever is changed there, by whomever. It need not be there yet.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub etcd: Option<String>,
+
+    /// The host of etcd, when --etcd is not given.
+    #[arg(long, value_name = "HOST", env = "ETCD_HOST")]
+    pub etcd_host: Option<String>,
+
+    /// The port of etcd, with --etcd-host.
+    #[arg(long, value_name = "PORT", env = "ETCD_PORT", default_value_t = 2379)]
+    pub etcd_port: u16,
+
+    /// The user to be in etcd, where it asks for one.
+    ///
+    /// The password is in the file of --etcd-password-file, or in the variable PICKET_ETCD_PASSWORD.
+    #[arg(long, value_name = "NAME", env = "PICKET_ETCD_USER")]
+    pub etcd_user: Option<String>,
+
+    /// A file with the password of --etcd-user; a line end after it is not part of it.
+    #[arg(long, value_name = "FILE", requires = "etcd_user")]
+    pub etcd_password_file: Option<PathBuf>,
+
     /// Bytes of metrics to keep; the oldest go first. Suffixes K, M, G and T count in 1024. Default 1G.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub retention_bytes: Option<u64>,
@@ -86,6 +111,14 @@ pub struct Args {
     /// Form of log lines.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+impl Args {
+    /// Where etcd is, when it is asked for.
+    pub fn etcd(&self) -> Option<String> {
+        let host = self.etcd_host.as_ref().filter(|host| !host.is_empty());
+        self.etcd.clone().or_else(|| Some(format!("{}:{}", host?, self.etcd_port)))
+    }
 }
 
 /// How much is logged.
@@ -153,6 +186,20 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn etcd_is_used_when_it_is_asked_for() {
+        let check = |args: &[&str], expected: Option<&str>| {
+            let args = Args::parse_from(["picket-server"].iter().chain(args));
+            assert_eq!(args.etcd().as_deref(), expected, "{args:?}");
+        };
+        check(&[], None);
+        check(&["--etcd-port", "1"], None);
+        check(&["--etcd-host", ""], None);
+        check(&["--etcd-host", "a"], Some("a:2379"));
+        check(&["--etcd-host", "a", "--etcd-port", "1"], Some("a:1"));
+        check(&["--etcd-host", "a", "--etcd", "b:2,c:3"], Some("b:2,c:3"));
     }
 
     #[test]

@@ -109,6 +109,17 @@ pub(crate) const SOURCES_MAX: usize = 1024;
 /// Parameters of one command, and their size together.
 pub(crate) const COMMAND_PARAMS_MAX: usize = 64;
 
+/// Layers of configuration that are kept at hand: one for each agent, the one below, and some of agents that are gone.
+pub(crate) const LAYERS_MAX: usize = 131_072;
+/// Bytes of their texts together. Reading them takes several times as much.
+pub(crate) const LAYERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How long the start waits for the configurations to be read.
+pub(crate) const CONFIG_FIRST_READ: Duration = Duration::from_secs(5);
+
+/// How long the follower of the configurations waits for a record of its own to be stored.
+pub(crate) const STATUS_PUBLISH_MAX: Duration = Duration::from_secs(5);
+
 /// How long `SetConfig` waits for the agent's report.
 pub(crate) const CONFIG_REPORT_WAIT: Duration = Duration::from_secs(5);
 
@@ -127,6 +138,7 @@ const _: () = {
     assert!(CONFIG_HISTORY_BYTES_MAX + 16 * 1024 < MESSAGE_BYTES_MAX);
     assert!(bus::query::BATCH_BYTES_MAX + 48 * 1024 < MESSAGE_BYTES_MAX);
     assert!(proto::config::DOCUMENT_BYTES_MAX < MESSAGE_BYTES_MAX / 2);
+    assert!(AGENTS_MAX < LAYERS_MAX);
     assert!(AGENT_COMMANDS_MAX < DIRECTIVES_MAX);
     assert!(SHUTDOWN_STREAMS_MAX.as_millis() < SHUTDOWN_MAX.as_millis());
 };

@@ -80,7 +80,10 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
     let shutdown = Shutdown::new();
     let (shared, router) = assemble(&storage, &troubles, &shutdown, beyond_loopback);
     let router = tokio::spawn(router.run());
+    let mut follower = shared.config.follow().await;
+    follower.read_first(&shared.config, &troubles).await;
     let news = remember(&shared).await;
+    let follower = tokio::spawn(follower.run(Arc::clone(&shared)));
 
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, Health::Serving).await;
@@ -121,6 +124,7 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
         }
         router.abort();
         news.abort();
+        follower.abort();
         // The last statuses are on their way out while the bus closes.
         let goodbye = tokio::time::timeout(GOODBYE_MAX, &mut serving);
         let (closed, _) = tokio::join!(storage.close(), goodbye);

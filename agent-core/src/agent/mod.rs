@@ -85,6 +85,23 @@ pub enum Input {
         /// What the shell made of it.
         config: Result<Config, Reason>,
     },
+    /// A configuration of an earlier time is in force: the one that the shell kept over a restart, or the one before a
+    /// configuration that it takes back. Nothing is reported.
+    Restore {
+        /// Its revision; 0 when it is not from the server.
+        revision: ConfigRevision,
+        /// It must be valid.
+        config: Config,
+    },
+    /// The shell took a configuration back, or the server pushed one that was taken back before.
+    RolledBack {
+        /// The revision that is not in force.
+        revision: ConfigRevision,
+        /// Why.
+        reason: Reason,
+    },
+    /// Configurations come from another store from now on, whose revisions do not compare with those before.
+    StoreChanged,
     /// [`Output::Restart`] did not work.
     RestartFailed(Reason),
     /// The process was asked to end. Asked twice, it ends without delivering what it holds.
@@ -139,10 +156,23 @@ pub enum RunState {
 /// What became of the configurations that the server pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigReport {
-    /// The revision that was pushed.
+    /// The revision that was pushed; 0 is what the shell had kept from before and could not use.
     pub revision: ConfigRevision,
     /// Whether it is in force, or why not.
-    pub outcome: Result<(), Reason>,
+    pub outcome: ConfigOutcome,
+    /// The revision in force after it; 0: none from the server.
+    pub running: ConfigRevision,
+}
+
+/// What became of one configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigOutcome {
+    /// It is in force.
+    Applied,
+    /// It cannot be used.
+    Rejected(Reason),
+    /// It was in force, and was taken back.
+    RolledBack(Reason),
 }
 
 /// What an agent says of itself.
@@ -154,7 +184,7 @@ pub struct Status {
     pub uptime: Duration,
     /// The books of this boot.
     pub ledger: Ledger,
-    /// The revision in force; 0 when the server pushed none.
+    /// The revision in force; 0 when there is none from the server.
     pub config_revision: ConfigRevision,
     /// Ticks skipped because the snapshot before was not done.
     pub samples_late: u64,
@@ -349,6 +379,11 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             Input::Ping => self.link.hasten_heartbeat(now),
             Input::Command(command) => self.on_command(now, command),
             Input::Configure { revision, config } => self.on_configure(now, revision, config),
+            Input::Restore { revision, config } => self.on_restore(now, revision, config),
+            Input::RolledBack { revision, reason } => {
+                self.report_config(revision, ConfigOutcome::RolledBack(reason));
+            }
+            Input::StoreChanged => self.newest_push = ConfigRevision::default(),
             Input::RestartFailed(reason) => self.on_restart_failed(now, reason),
             Input::Shutdown => self.on_shutdown(now),
         }
@@ -563,13 +598,26 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
                 None => {
                     self.config_revision = revision;
                     self.apply(now, config);
-                    Ok(())
+                    ConfigOutcome::Applied
                 }
-                Some(reason) => Err(reason),
+                Some(reason) => ConfigOutcome::Rejected(reason),
             },
-            Err(reason) => Err(reason),
+            Err(reason) => ConfigOutcome::Rejected(reason),
         };
-        self.config_report = Some(ConfigReport { revision, outcome });
+        self.report_config(revision, outcome);
+    }
+
+    fn on_restore(&mut self, now: Instant, revision: ConfigRevision, config: Config) {
+        if let Some(reason) = Self::refusal(&config) {
+            return self.report_config(revision, ConfigOutcome::Rejected(reason));
+        }
+        self.config_revision = revision;
+        self.apply(now, config);
+    }
+
+    fn report_config(&mut self, revision: ConfigRevision, outcome: ConfigOutcome) {
+        let running = self.config_revision;
+        self.config_report = Some(ConfigReport { revision, outcome, running });
         self.config_report_due = true;
     }
 

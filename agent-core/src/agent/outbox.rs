@@ -230,7 +230,7 @@ impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
 
     /// Everything up to here is durable, or its loss is; none when nothing is.
     pub(crate) fn accounted(&self) -> Option<Sequence> {
-        let open = self.evicted.map_or(self.ring.first(), |evicted| evicted.first);
+        let open = self.evicted.map_or_else(|| self.ring.first(), |evicted| evicted.first);
         Sequence::new(open.number() - 1)
     }
 

@@ -391,7 +391,8 @@ fn a_pushed_configuration_is_reported_and_an_older_one_ignored() {
     assert_eq!(shell.handle(push(1, Ok(config(|_| ())))), []);
     shell.handle(push(3, Err(Reason::from("interval: no"))));
     let report = shell.agent.config_report().unwrap();
-    assert_eq!(report.outcome, Err(Reason::from("interval: no")));
+    assert_eq!(report.outcome, ConfigOutcome::Rejected(Reason::from("interval: no")));
+    assert_eq!((report.revision, report.running), (ConfigRevision(3), ConfigRevision(2)));
     let status = shell.agent.status(shell.now());
     assert_eq!(status.config_revision, ConfigRevision(2));
     assert!(!shell.agent.config().settings().metrics.contains(Metric::NetIn));
@@ -401,6 +402,45 @@ fn a_pushed_configuration_is_reported_and_an_older_one_ignored() {
     shell.connect();
     shell.handle(push(1, Ok(config(|_| ()))));
     assert_eq!(shell.agent.status(shell.now()).config_revision, ConfigRevision(1));
+}
+
+#[test]
+fn a_configuration_taken_back_is_reported_with_what_runs_instead() {
+    let mut shell = Shell::new(config(|_| ()));
+    let slow = config(|s| s.interval *= 2);
+    shell.handle(Input::Restore { revision: ConfigRevision(4), config: slow.clone() });
+    assert_eq!(shell.agent.config_report(), None);
+    assert_eq!(shell.agent.status(shell.now()).config_revision, ConfigRevision(4));
+    assert_eq!(*shell.agent.config(), slow);
+
+    let fast = config(|s| s.interval /= 2);
+    shell.handle(Input::Configure { revision: ConfigRevision(5), config: Ok(fast) });
+    shell.handle(Input::Restore { revision: ConfigRevision(4), config: slow.clone() });
+    let reason = Reason::from("no server");
+    shell.handle(Input::RolledBack { revision: ConfigRevision(5), reason: reason.clone() });
+    assert_eq!(*shell.agent.config(), slow);
+    let expected = ConfigReport {
+        revision: ConfigRevision(5),
+        outcome: ConfigOutcome::RolledBack(reason),
+        running: ConfigRevision(4),
+    };
+    assert_eq!(shell.agent.config_report(), Some(&expected));
+    assert!(shell.connect().contains(&Output::Transmit(Transmit::ConfigReport)));
+}
+
+#[test]
+fn revisions_of_another_store_start_afresh() {
+    let mut shell = Shell::new(config(|_| ()));
+    let push = |revision| Input::Configure {
+        revision: ConfigRevision(revision),
+        config: Ok(config(|_| ())),
+    };
+    shell.handle(push(7));
+    shell.handle(push(2));
+    assert_eq!(shell.agent.status(shell.now()).config_revision, ConfigRevision(7));
+    shell.handle(Input::StoreChanged);
+    shell.handle(push(2));
+    assert_eq!(shell.agent.status(shell.now()).config_revision, ConfigRevision(2));
 }
 
 #[test]

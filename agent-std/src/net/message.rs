@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_core::agent::{Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
+use agent_core::agent::{self, Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
@@ -235,15 +235,16 @@ fn named_counts(counts: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<Na
 /// What became of a pushed configuration; `overridden` are the keys that the host decides itself.
 pub(crate) fn config_report(report: &ConfigReport, overridden: &[String]) -> proto::ConfigReport {
     let (outcome, reason) = match &report.outcome {
-        Ok(()) => (ConfigOutcome::Applied, String::new()),
-        Err(reason) => (ConfigOutcome::Rejected, reason.as_str().to_owned()),
+        agent::ConfigOutcome::Applied => (ConfigOutcome::Applied, ""),
+        agent::ConfigOutcome::Rejected(reason) => (ConfigOutcome::Rejected, reason.as_str()),
+        agent::ConfigOutcome::RolledBack(reason) => (ConfigOutcome::RolledBack, reason.as_str()),
     };
     proto::ConfigReport {
         revision: report.revision.0,
         outcome: outcome.into(),
-        reason,
+        reason: reason.to_owned(),
         overridden: overridden.to_vec(),
-        running: if report.outcome.is_ok() { report.revision.0 } else { 0 },
+        running: report.running.0,
     }
 }
 

@@ -1,20 +1,26 @@
 //! The network: a thread with the program's only async runtime, and on it an uplink for each agent that this process
 //! speaks for. It decides nothing: it dials when told to and reports what happens.
 
+#[cfg(feature = "etcd")]
+mod followed;
 pub(crate) mod message;
+mod servers;
 mod session;
+#[cfg_attr(not(feature = "etcd"), path = "store_absent.rs")]
+mod store;
 
 use std::fmt;
 use std::io;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use agent_core::limits::TRANSMIT_SLOTS;
-use proto::address::ServerAddress;
 use proto::{Command, Hello, MetricsRequest, Welcome};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tonic::transport::Endpoint;
+
+pub(crate) use self::servers::Servers;
+pub(crate) use self::store::ConfigStore;
+use crate::config::Version;
 
 /// What an uplink is asked for. `T` is what its owner calls a message by.
 #[derive(Debug)]
@@ -50,31 +56,55 @@ pub(crate) enum LinkEvent<T> {
     },
 }
 
+/// What the agent's own watch of the configuration store has to say.
+#[derive(Debug, PartialEq)]
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "nobody is there to say it"))]
+pub(crate) enum StoreEvent {
+    /// What the layers make together now.
+    Document(Version),
+    /// They make nothing that could be used, so what is in force stays.
+    Unusable {
+        /// The change after which it is so.
+        revision: u64,
+        /// Which key, where in it, and why.
+        reason: String,
+    },
+    /// Another cluster answers, whose revisions do not compare with those before.
+    ClusterChanged,
+}
+
 /// The network's thread.
 #[derive(Debug)]
 pub(crate) struct Network {
-    endpoint: Endpoint,
+    servers: Servers,
     runtime: Handle,
     _thread: JoinHandle<()>,
 }
 
 impl Network {
-    /// Starts the thread, which carries streams to `endpoint`. `on_signal` is called for each request to end the
+    /// Starts the thread, which carries streams to one of `servers`. `on_signal` is called for each request to end the
     /// process; it answers whether somebody still wants to know.
     pub(crate) fn spawn(
-        endpoint: Endpoint,
+        servers: Servers,
         on_signal: impl Fn() -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
+        // Before anything else of the agent starts: until then a signal ends the process as a crash would.
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::listen()
+        };
         let thread = thread::Builder::new().name("network".to_owned()).spawn(move || {
             runtime.block_on(async {
-                forward_signals(on_signal).await;
+                if let Err(error) = forward_signals(signals, on_signal).await {
+                    tracing::error!(%error, "cannot listen for signals; the agent only stops when killed");
+                }
                 // Nobody is left to hear of signals; the streams go on for as long as the process.
                 std::future::pending::<()>().await;
             });
         })?;
-        Ok(Self { endpoint, runtime: handle, _thread: thread })
+        Ok(Self { servers, runtime: handle, _thread: thread })
     }
 
     /// An uplink of its own for one agent. `report` is told what happens to its streams, each by the session number
@@ -85,9 +115,19 @@ impl Network {
     ) -> Uplink<T> {
         // Room for all the messages that the core lets be under way, a dial and a close.
         let (requests, queue) = mpsc::channel(usize::from(TRANSMIT_SLOTS) + 2);
-        let endpoint = self.endpoint.clone();
-        self.runtime.spawn(session::run(endpoint, queue, report));
+        let servers = self.servers.clone();
+        self.runtime.spawn(session::run(servers, queue, report));
         Uplink { requests }
+    }
+
+    /// Follows the configuration in `store` for as long as the process lives. `report` may wait as that of
+    /// [`Network::uplink`] may.
+    pub(crate) fn follow(
+        &self,
+        store: ConfigStore,
+        report: impl Fn(StoreEvent) + Send + Sync + 'static,
+    ) {
+        self.runtime.spawn(store::follow(store, report));
     }
 }
 
@@ -114,50 +154,58 @@ impl<T> fmt::Debug for Uplink<T> {
     }
 }
 
-/// The way to the server.
-///
-/// # Errors
-///
-/// When the address cannot be part of a URI.
-pub(crate) fn endpoint(server: &ServerAddress) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{server}"))?
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        // A server that vanished without a word is found after 15 s.
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(64 * 1024)
-        .initial_connection_window_size(64 * 1024))
+/// Requests to end the process. Signals live here because the runtime already waits for file descriptors.
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
 }
 
-/// Reports SIGTERM and SIGINT. Signals live here because the runtime already waits for file descriptors.
 #[cfg(unix)]
-async fn forward_signals(on_signal: impl Fn() -> bool) {
-    use tokio::signal::unix::{SignalKind, signal};
+impl Signals {
+    /// Takes SIGTERM and SIGINT from the system, which then no longer end the process by themselves.
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
 
-    let signals = signal(SignalKind::terminate())
-        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-    let (mut terminate, mut interrupt) = match signals {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for signals; the agent will only stop when killed");
-            return;
-        }
-    };
-    loop {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) -> io::Result<()> {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        if !on_signal() {
-            return;
-        }
+        Ok(())
     }
 }
 
-/// Reports Ctrl-C.
+/// Requests to end the process: Ctrl-C.
 #[cfg(not(unix))]
-async fn forward_signals(on_signal: impl Fn() -> bool) {
-    while tokio::signal::ctrl_c().await.is_ok() && on_signal() {}
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> io::Result<()> {
+        tokio::signal::ctrl_c().await
+    }
+}
+
+/// Reports signals until nobody wants to know any more.
+async fn forward_signals(
+    signals: io::Result<Signals>,
+    on_signal: impl Fn() -> bool,
+) -> io::Result<()> {
+    let mut signals = signals?;
+    loop {
+        signals.next().await?;
+        if !on_signal() {
+            return Ok(());
+        }
+    }
 }

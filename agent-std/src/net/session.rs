@@ -15,7 +15,7 @@ use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
-use crate::net::{LinkEvent, Request};
+use crate::net::{LinkEvent, Request, Servers};
 
 /// How large a message from a server may be. A pushed configuration is the largest: 64 KiB of JSON.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
@@ -25,7 +25,7 @@ const CLOSE_MAX: Duration = Duration::from_millis(500);
 
 /// Serves requests until the owner is gone.
 pub(super) async fn run<T: Send + 'static>(
-    endpoint: Endpoint,
+    servers: Servers,
     mut requests: mpsc::Receiver<Request<T>>,
     report: impl Fn(u64, LinkEvent<T>) + Send + Sync + 'static,
 ) {
@@ -36,9 +36,16 @@ pub(super) async fn run<T: Send + 'static>(
             Request::Dial(hello) => {
                 let report = Arc::clone(&report);
                 let reporter = Arc::new(Reporter { session: hello.session, report });
-                let end = carry(&endpoint, *hello, &mut requests, &reporter).await;
+                let choice = servers.choose();
+                let end = carry(choice.endpoint, *hello, &mut requests, &reporter).await;
+                if let End::Lost(_) = &end {
+                    servers.give_up(choice);
+                }
                 let (event, redial) = match end {
-                    End::Lost(reason) => (LinkEvent::Closed { reason }, None),
+                    End::Lost(reason) => {
+                        let reason = format!("{}: {reason}", choice.address);
+                        (LinkEvent::Closed { reason }, None)
+                    }
                     End::Refused(reason) => (LinkEvent::Refused { reason }, None),
                     End::Closed => (closed("closed by the agent"), None),
                     End::Replaced(request) => (closed("replaced"), Some(request)),

@@ -46,6 +46,35 @@ fn a_state_directory_that_cannot_be_used_is_an_error() {
 }
 
 #[test]
+fn a_window_for_configurations_is_a_duration_of_at_most_a_day() {
+    for bad in ["soon", "-1s", "5", "25h"] {
+        let bad = format!("--config-confirm={bad}");
+        check_refused(&[&bad], "--config-confirm");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    fs::write(&path, "config_confirm = \"2 days\"\n").unwrap();
+    check_refused(&["--config", path.to_str().unwrap()], "config_confirm \"2 days\" of the file");
+}
+
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn a_program_without_etcd_says_how_to_get_it() {
+    check_refused(&["--etcd", "localhost:2379"], "build with --features etcd");
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn an_etcd_that_cannot_be_is_refused_at_once() {
+    check_refused(&["--etcd", "localhost"], "is not HOST:PORT");
+    check_refused(&["--etcd", "https://localhost:2379"], "only http");
+    check_refused(&["--etcd", "h:1", "--etcd-user", "u"], "--etcd-password-file");
+    check_refused(&["--etcd", "h:1", "--etcd-password-file", "/no/such"], "--etcd-user");
+    let user = ["--etcd", "h:1", "--etcd-user", "u", "--etcd-password-file", "/no/such"];
+    check_refused(&user, "cannot read the password in /no/such");
+}
+
+#[test]
 fn a_serial_link_that_cannot_be_is_refused_at_once() {
     for link in ["", "tcp:", "tcp:host", "tcp:host:0", "tcp:no where:1"] {
         check_refused(&["--serial", link], "--serial <PATH|tcp:HOST:PORT>");

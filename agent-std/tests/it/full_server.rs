@@ -11,11 +11,11 @@ use proto::{
 use crate::process::Agent;
 use crate::scripted::{Headers, ScriptedServer, Stream, message_where, welcome};
 
-fn body(message: &MetricsRequest) -> Option<&Body> {
+pub(crate) fn body(message: &MetricsRequest) -> Option<&Body> {
     message.message.as_ref()?.body.as_ref()
 }
 
-async fn batch(stream: &mut Stream) -> RecordBatch {
+pub(crate) async fn batch(stream: &mut Stream) -> RecordBatch {
     let message = message_where(stream, |message| matches!(body(message), Some(Body::Records(_))));
     match message.await.message.unwrap().body {
         Some(Body::Records(batch)) => batch,
@@ -23,7 +23,7 @@ async fn batch(stream: &mut Stream) -> RecordBatch {
     }
 }
 
-async fn response(stream: &mut Stream) -> CommandResponse {
+pub(crate) async fn response(stream: &mut Stream) -> CommandResponse {
     let message = message_where(stream, |message| matches!(body(message), Some(Body::Response(_))));
     match message.await.message.unwrap().body {
         Some(Body::Response(response)) => response,
@@ -31,7 +31,7 @@ async fn response(stream: &mut Stream) -> CommandResponse {
     }
 }
 
-async fn send(stream: &Stream, body: ServerBody) {
+pub(crate) async fn send(stream: &Stream, body: ServerBody) {
     let message = Some(ServerMessage { body: Some(body) });
     stream.send(Command { message, ..Command::default() }).await;
 }
@@ -40,7 +40,7 @@ async fn acknowledge(stream: &Stream, boot: Boot, sequence: u64) {
     send(stream, ServerBody::Ack(Ack { boot: Some(boot), sequence, alert_sequence: 0 })).await;
 }
 
-async fn command(stream: &Stream, id: &str, kind: CommandType, params: &[(&str, &str)]) {
+pub(crate) async fn command(stream: &Stream, id: &str, kind: CommandType, params: &[(&str, &str)]) {
     let params = params.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     stream
         .send(Command {

@@ -6,6 +6,13 @@ mod arguments;
 mod device;
 mod full_server;
 mod gateway;
+mod kept_configuration;
+#[cfg(feature = "etcd")]
+mod own_etcd;
 mod plain_server;
 mod process;
+#[cfg(feature = "etcd")]
+#[path = "../../../etcd/tests/it/real.rs"]
+#[expect(dead_code, reason = "these tests need a part of it")]
+mod real_etcd;
 mod scripted;

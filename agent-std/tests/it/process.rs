@@ -27,6 +27,25 @@ impl Agent {
         kill_process(pid, Signal::TERM).unwrap();
     }
 
+    /// Ends it as a loss of power does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end until it does, without the time to deliver what it holds.
+    pub(crate) fn terminate_at_once(mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            self.terminate();
+            std::thread::sleep(Duration::from_millis(50));
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+        }
+        panic!("the agent did not end within {PATIENCE:?}");
+    }
+
     /// Waits for its end; answers its exit code.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
@@ -60,7 +79,11 @@ fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_picket-agent"));
     // Whatever the machine that runs the tests has set must not decide.
     for (name, _) in std::env::vars() {
-        if name.starts_with("PICKET_") || name.starts_with("GRPC_") || name == "STATE_DIRECTORY" {
+        if name.starts_with("PICKET_")
+            || name.starts_with("GRPC_")
+            || name.starts_with("ETCD_")
+            || name == "STATE_DIRECTORY"
+        {
             command.env_remove(name);
         }
     }

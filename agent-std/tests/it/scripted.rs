@@ -1,6 +1,8 @@
 //! A gRPC server for tests: hands each stream of an agent to the test, which says what it answers.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -24,6 +26,10 @@ pub(crate) enum Headers {
     Welcome(Welcome),
     /// Only with the first command, as a server made with another library may.
     WithFirstCommand,
+    /// At once, followed by this and the end of the stream, which the test does not get to see.
+    LastWord(Welcome, Box<Command>),
+    /// Never: the stream is refused, and the test does not get to see it.
+    Refused,
 }
 
 /// One stream, as the test sees it.
@@ -61,6 +67,7 @@ impl Stream {
 #[derive(Debug)]
 pub(crate) struct ScriptedServer {
     pub(crate) address: SocketAddr,
+    script: Script,
     streams: mpsc::Receiver<Stream>,
     task: JoinHandle<()>,
 }
@@ -70,11 +77,18 @@ impl ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, streams) = mpsc::channel(4);
-        let service = MonitoringServiceServer::new(Service { headers, streams: sender });
+        let script = Script::new(Mutex::new(VecDeque::from([headers])));
+        let service = Service { script: Arc::clone(&script), streams: sender };
+        let service = MonitoringServiceServer::new(service);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let serve = Server::builder().add_service(service).serve_with_incoming(incoming);
         let task = tokio::spawn(async { serve.await.unwrap() });
-        Self { address, streams, task }
+        Self { address, script, streams, task }
+    }
+
+    /// Answers the next streams so, one after the other, and all later ones as the last of these.
+    pub(crate) fn answer(&self, next: impl IntoIterator<Item = Headers>) {
+        *self.script.lock().unwrap() = next.into_iter().collect();
     }
 
     /// The next stream that an agent opens.
@@ -94,8 +108,11 @@ impl Drop for ScriptedServer {
     }
 }
 
+/// How the next streams are answered; the last one stays.
+type Script = Arc<Mutex<VecDeque<Headers>>>;
+
 struct Service {
-    headers: Headers,
+    script: Script,
     streams: mpsc::Sender<Stream>,
 }
 
@@ -107,21 +124,24 @@ impl MonitoringService for Service {
         &self,
         request: Request<Streaming<MetricsRequest>>,
     ) -> Result<Response<Self::StreamMetricsStream>, Status> {
+        let headers = {
+            let mut script = self.script.lock().unwrap();
+            let is_last = script.len() == 1;
+            if is_last { script[0].clone() } else { script.pop_front().unwrap() }
+        };
         let hello = request
             .metadata()
             .get_bin(proto::HELLO_HEADER)
             .map(|value| Hello::decode(value.to_bytes().unwrap()).unwrap());
         let (commands, mut queue) = mpsc::channel(16);
-        let requests = request.into_inner();
-        self.streams.send(Stream { hello, requests, commands }).await.unwrap();
-        match &self.headers {
+        let mut requests = request.into_inner();
+        match headers {
             Headers::Welcome(welcome) => {
-                let mut response = Response::new(ReceiverStream::new(queue));
-                let value = BinaryMetadataValue::from_bytes(&welcome.encode_to_vec());
-                response.metadata_mut().insert_bin(WELCOME_HEADER, value);
-                Ok(response)
+                self.streams.send(Stream { hello, requests, commands }).await.unwrap();
+                Ok(welcomed(&welcome, queue))
             }
             Headers::WithFirstCommand => {
+                self.streams.send(Stream { hello, requests, commands }).await.unwrap();
                 let (late, late_queue) = mpsc::channel(16);
                 let first = queue.recv().await.ok_or_else(|| Status::unavailable("gone"))?;
                 late.send(first).await.unwrap();
@@ -132,12 +152,29 @@ impl MonitoringService for Service {
                 });
                 Ok(Response::new(ReceiverStream::new(late_queue)))
             }
+            Headers::LastWord(welcome, word) => {
+                commands.send(Ok(*word)).await.unwrap();
+                // Dropped unread, the agent's half would take with it what was said on this one.
+                tokio::spawn(async move { while let Ok(Some(_)) = requests.message().await {} });
+                Ok(welcomed(&welcome, queue))
+            }
+            Headers::Refused => Err(Status::unavailable("refused by the test")),
         }
     }
 
     async fn send_command(&self, _: Request<Command>) -> Result<Response<CommandResponse>, Status> {
         Err(Status::unimplemented("not part of these tests"))
     }
+}
+
+fn welcomed(
+    welcome: &Welcome,
+    queue: mpsc::Receiver<Result<Command, Status>>,
+) -> Response<ReceiverStream<Result<Command, Status>>> {
+    let mut response = Response::new(ReceiverStream::new(queue));
+    let value = BinaryMetadataValue::from_bytes(&welcome.encode_to_vec());
+    response.metadata_mut().insert_bin(WELCOME_HEADER, value);
+    response
 }
 
 /// A welcome with the usual limits.

@@ -110,7 +110,7 @@ impl Brokers {
     }
 
     fn error(&self, error: &BusError) -> Error {
-        Error::Brokers { names: self.names.to_string(), reason: super::root_cause(error) }
+        Error::Brokers { names: self.names.to_string(), reason: plain(&super::root_cause(error)) }
     }
 
     fn unpublished(&self, error: &PublishError) -> Error {
@@ -118,11 +118,18 @@ impl Brokers {
             PublishError::TooLarge { .. } | PublishError::Malformed { .. } => {
                 Error::Rejected { message: error.to_string() }
             }
-            other => {
-                Error::Brokers { names: self.names.to_string(), reason: super::root_cause(other) }
-            }
+            other => Error::Brokers {
+                names: self.names.to_string(),
+                reason: plain(&super::root_cause(other)),
+            },
         }
     }
+}
+
+/// What librdkafka says, without the name of its constant: `name (Local: words)`.
+fn plain(reason: &str) -> String {
+    let words = reason.split_once("(Local: ").or_else(|| reason.split_once("(Broker: "));
+    words.map_or(reason, |(_, words)| words.trim_end_matches(')')).to_lowercase()
 }
 
 /// The first answer to a command: later ones repeat it, or come from servers that did not know of it.

@@ -12,9 +12,10 @@ use std::time::Duration;
 use proto::monitoring_service_client::MonitoringServiceClient;
 use proto::operator_service_client::OperatorServiceClient;
 use proto::{
-    AgentInfo, Command, CommandResponse, DeleteConfigRequest, GetConfigRequest, GetConfigResponse,
-    GetServerStatusRequest, ListAgentsRequest, MetricsBatch, ServerStatus, SetConfigRequest,
-    SetConfigResponse, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
+    AgentInfo, Command, CommandResponse, ConfigVersion, DeleteConfigRequest,
+    GetConfigHistoryRequest, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
+    ListAgentsRequest, MetricsBatch, ServerStatus, SetConfigRequest, SetConfigResponse,
+    StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
 };
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -33,8 +34,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For an answer that needs no agent. Setting a configuration waits 5 s for the agent's report.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// On top of a command's time to live, for the way there and back.
-const COMMAND_SLACK: Duration = Duration::from_secs(2);
+/// On top of a command's time to live: for the way there and back, and for a server to wait whether another one, which
+/// has the agent's stream, says what became of it.
+const COMMAND_SLACK: Duration = Duration::from_secs(10);
 
 /// A silent connection is probed after this, and given up when the probe is not answered within the timeout.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -84,6 +86,18 @@ impl Client {
         let request = GetConfigRequest { agent_id };
         let call = async |mut service: Operator| service.get_config(request).await;
         self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await
+    }
+
+    /// Versions of a layer, newest first.
+    pub(crate) async fn config_history(
+        &self,
+        agent_id: String,
+        limit: u32,
+    ) -> Result<Vec<ConfigVersion>, Error> {
+        let request = GetConfigHistoryRequest { agent_id, limit };
+        let call = async |mut service: Operator| service.get_config_history(request).await;
+        let response = self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await?;
+        Ok(response.versions)
     }
 
     pub(crate) async fn set_config(

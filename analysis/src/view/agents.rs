@@ -25,7 +25,12 @@ pub(crate) fn write(
 }
 
 fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
-    let mut grid = Grid::new(&[
+    // With one server it says nothing.
+    let shows_server = agents.windows(2).any(|pair| match pair {
+        [one, next] => one.server_id != next.server_id,
+        _ => false,
+    });
+    let mut columns = vec![
         ("agent", Align::Left),
         ("state", Align::Left),
         ("connected since", Align::Left),
@@ -37,7 +42,11 @@ fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
         ("delivered", Align::Right),
         ("lost", Align::Right),
         ("held", Align::Right),
-    ]);
+    ];
+    if shows_server {
+        columns.push(("server", Align::Left));
+    }
+    let mut grid = Grid::new(&columns);
     for agent in agents {
         let since = if agent.connected {
             time::local(agent.connected_since_ms, zone)
@@ -46,7 +55,7 @@ fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
         };
         let age = time::span(now_ms.saturating_sub(agent.last_seen_ms));
         let [delivered, lost, held] = books(agent).map(|count| dash(count.map(|c| c.to_string())));
-        grid.push(vec![
+        let mut row = vec![
             agent.agent_id.clone(),
             state(agent).to_owned(),
             since,
@@ -58,7 +67,11 @@ fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
             delivered,
             lost,
             held,
-        ]);
+        ];
+        if shows_server {
+            row.push(dash(nonempty(&agent.server_id)));
+        }
+        grid.push(row);
     }
     grid
 }
@@ -78,6 +91,7 @@ fn csv(agents: &[AgentInfo]) -> Grid {
         ("delivered", Align::Right),
         ("lost", Align::Right),
         ("held", Align::Right),
+        ("server_id", Align::Left),
     ]);
     for agent in agents {
         let time = |unix_ms| match unix_ms {
@@ -100,6 +114,7 @@ fn csv(agents: &[AgentInfo]) -> Grid {
             delivered,
             lost,
             held,
+            agent.server_id.clone(),
         ]);
     }
     grid
@@ -130,6 +145,7 @@ fn object(agent: &AgentInfo) -> Value {
     put("config_wanted", agent.config_wanted.into());
     put("config_applied", agent.config_applied.into());
     put("config_error", text(&agent.config_error));
+    put("server_id", text(&agent.server_id));
     put("status", agent.status.as_ref().map(bus::json::agent_status).into());
     Value::Object(object)
 }
@@ -246,9 +262,9 @@ py     away     -                    1h ago  -        -                   -     
         check(
             Output::Csv,
             "\
-agent_id,connected,connected_since,last_seen,version,boot,host_name,config_wanted,config_applied,dialect,delivered,lost,held
-web-1,true,2023-11-14T22:12:20.000Z,2023-11-14T22:13:18.000Z,0.1.0,1-0000000000000002,web\\u{1b},5,4,full,90,3,7
-py,false,,2023-11-14T21:13:20.000Z,,,,0,0,plain,,,
+agent_id,connected,connected_since,last_seen,version,boot,host_name,config_wanted,config_applied,dialect,delivered,lost,held,server_id
+web-1,true,2023-11-14T22:12:20.000Z,2023-11-14T22:13:18.000Z,0.1.0,1-0000000000000002,web\\u{1b},5,4,full,90,3,7,
+py,false,,2023-11-14T21:13:20.000Z,,,,0,0,plain,,,,
 ",
         );
     }

@@ -1,6 +1,9 @@
 //! `config`.
 
-use proto::{ConfigOutcome, ConfigReport, GetConfigResponse, SetConfigResponse};
+use proto::{
+    AgentInfo, AgentStatus, ConfigOutcome, ConfigReport, ConfigVersion, GetConfigHistoryResponse,
+    GetConfigResponse, ListAgentsResponse, SetConfigResponse,
+};
 use tonic::Status;
 
 use crate::picket::{run, run_with_input};
@@ -18,6 +21,7 @@ fn document() -> GetConfigResponse {
         modified_ms: 1_700_000_000_000,
         effective: r#"{"interval":1,"send_idle":true}"#.into(),
         effective_revision: 9,
+        problem: String::new(),
     }
 }
 
@@ -139,4 +143,120 @@ fn refusals_end_with_4() {
     let run = run(&server_refuses.name(), "config unset web-1");
     run.check(4, "");
     assert_eq!(run.stderr, "picket: the server refuses: the document is at revision 9, not 7\n");
+}
+
+fn version(revision: u64, document: Option<&str>) -> ConfigVersion {
+    ConfigVersion {
+        revision,
+        modified_ms: if revision == 3 { 0 } else { 1_700_000_000_000 },
+        deleted: document.is_none(),
+        document: document.unwrap_or_default().into(),
+    }
+}
+
+fn remembering(change: Result<SetConfigResponse, Status>) -> Server {
+    let versions = vec![
+        version(7, Some("{\n  \"interval\": 1\n}\n")),
+        version(5, None),
+        version(3, Some(r#"{"interval": 9, "window_size": 2}"#)),
+    ];
+    Server::start(Script {
+        config: Some(Ok(document())),
+        history: Some(Ok(GetConfigHistoryResponse { versions })),
+        change: Some(change),
+        ..Script::default()
+    })
+}
+
+#[test]
+fn history_lists_versions_and_marks_the_stored_one() {
+    let server = remembering(Ok(change(ConfigOutcome::Applied)));
+    run(&server.name(), "config history web-1").check(
+        0,
+        "REVISION  MODIFIED             BYTES  CURRENT  DOCUMENT\n\
+         \u{20}      7  2023-11-14 22:13:20     20  *        {\"interval\":1}\n\
+         \u{20}      5  2023-11-14 22:13:20      0           (removed)\n\
+         \u{20}      3  -                       33           {\"interval\":9,\"window_size\":2}\n",
+    );
+    run(&server.name(), "config history web-1 -o json").check(
+        0,
+        "{\"agent_id\":\"web-1\",\"revision\":7,\"modified\":\"2023-11-14T22:13:20.000Z\",\"current\":true,\
+         \"deleted\":false,\"document\":{\"interval\":1}}\n\
+         {\"agent_id\":\"web-1\",\"revision\":5,\"modified\":\"2023-11-14T22:13:20.000Z\",\"current\":false,\
+         \"deleted\":true}\n\
+         {\"agent_id\":\"web-1\",\"revision\":3,\"current\":false,\"deleted\":false,\
+         \"document\":{\"interval\":9,\"window_size\":2}}\n",
+    );
+}
+
+#[test]
+fn rollback_stores_the_version_before_and_says_what_the_agent_said() {
+    let server = remembering(Ok(change(ConfigOutcome::Applied)));
+    run(&server.name(), "config rollback web-1").check(
+        0,
+        "- \"interval\": 1\n+ \"interval\": 9\n+ \"window_size\": 2\n\
+         web-1: revision 8, applied; as it was at revision 3\n",
+    );
+    let sent = server.script.lock().unwrap().set.pop().unwrap();
+    assert_eq!(sent.document, r#"{"interval": 9, "window_size": 2}"#);
+    assert_eq!(sent.expected_revision, Some(7), "no change of somebody else is lost");
+
+    let named = run(&server.name(), "config rollback web-1 --to 5");
+    named.check(2, "");
+    assert!(named.stderr.contains("picket config unset web-1"), "{named:#?}");
+    run(&server.name(), "config rollback web-1 --to 4").check(6, "");
+
+    let refusing = remembering(Ok(change(ConfigOutcome::Rejected)));
+    assert_eq!(run(&refusing.name(), "config rollback web-1 -o json").code, 4);
+}
+
+#[test]
+fn show_names_the_origin_of_each_value() {
+    let agent = AgentInfo {
+        agent_id: "web-1".into(),
+        status: Some(AgentStatus {
+            last_config: Some(ConfigReport {
+                overridden: vec!["metrics".into()],
+                ..ConfigReport::default()
+            }),
+            ..AgentStatus::default()
+        }),
+        ..AgentInfo::default()
+    };
+    let server = Server::start(Script {
+        config: Some(Ok(document())),
+        agents: ListAgentsResponse { agents: vec![agent] },
+        ..Script::default()
+    });
+    let table = run(&server.name(), "config show web-1 --origin");
+    for line in [
+        "interval                   1                    web-1",
+        "metrics                    ?                    agent's flag, variable or file",
+        "send_idle                  true                 _default",
+        "thresholds.cpu_percent     80                   default",
+    ] {
+        assert!(table.stdout.lines().any(|found| found == line), "{line}\n{}", table.stdout);
+    }
+    let json = run(&server.name(), "config show web-1 --origin -o json");
+    for line in [
+        r#"{"key":"interval","value":1,"origin":"own"}"#,
+        r#"{"key":"metrics","value":null,"origin":"local"}"#,
+    ] {
+        assert!(json.stdout.lines().any(|found| found == line), "{line}\n{}", json.stdout);
+    }
+}
+
+#[test]
+fn a_document_that_is_not_in_force_is_told() {
+    let mut spoilt = document();
+    spoilt.document = "{".into();
+    spoilt.problem = ".: EOF while parsing".into();
+    let server = holding(spoilt);
+    for line in ["config show web-1", "config get web-1", "config show web-1 --origin"] {
+        let run = run(&server.name(), line);
+        assert_eq!(run.code, 0, "{run:#?}");
+        assert!(run.stderr.contains("not in force"), "{run:#?}");
+    }
+    let json = run(&server.name(), "config show web-1 -o json");
+    assert!(json.stdout.contains(r#""problem":".: EOF while parsing""#), "{json:#?}");
 }

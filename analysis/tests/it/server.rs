@@ -29,6 +29,7 @@ pub(crate) struct Script {
     pub(crate) agents: ListAgentsResponse,
     pub(crate) command: Option<Result<CommandResponse, Status>>,
     pub(crate) config: Option<Result<GetConfigResponse, Status>>,
+    pub(crate) history: Option<Result<GetConfigHistoryResponse, Status>>,
     pub(crate) change: Option<Result<SetConfigResponse, Status>>,
     pub(crate) status: ServerStatus,
 
@@ -181,7 +182,7 @@ impl OperatorService for Fake {
         &self,
         _: Request<GetConfigHistoryRequest>,
     ) -> Result<Response<GetConfigHistoryResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
+        self.answer(|script| &script.history)
     }
 
     async fn get_server_status(

@@ -1,19 +1,25 @@
 //! The document store of an embedded database.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use fjall::UserValue;
 use prost::Message;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot, watch};
 
 use super::Inner;
 use super::layout::Malformed;
-use super::shared::ReadError;
+use super::shared::{Head, ReadError, Shared};
 use super::storage::{Failure, Storage};
 use super::writer::Request;
-use crate::documents::{Document, DocumentError, DocumentStore, Revision};
+use crate::documents::{
+    Document, DocumentError, DocumentEvent, DocumentStore, DocumentWatch, Revision,
+};
+use crate::topic::Topic;
 
 /// Changes of one key that are remembered.
 const HISTORY_MAX: usize = 100;
@@ -140,6 +146,14 @@ impl DocumentStore for EmbeddedDocuments {
         })
         .await
     }
+
+    async fn watch(&self) -> Box<dyn DocumentWatch> {
+        Box::new(Watch::new(&self.inner.shared))
+    }
+
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
 }
 
 impl EmbeddedDocuments {
@@ -151,6 +165,137 @@ impl EmbeddedDocuments {
         let key = key.to_owned();
         self.inner.read(move |storage| Ok(read(storage, &key)?)).await.map_err(DocumentError::from)
     }
+}
+
+/// Documents read at a time.
+const PAGE_DOCUMENTS: usize = 16;
+
+/// How long a watch waits after a read that failed.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// A watch of the documents. It listens before it reads, so it may tell a change twice, and misses none.
+struct Watch {
+    shared: Arc<Shared>,
+    changed_keys: broadcast::Receiver<String>,
+    head: watch::Receiver<Head>,
+    /// All documents are being read, and this is the last key that was; none when they are read.
+    reading: Option<Bound<Vec<u8>>>,
+    /// What was read and is not told yet: a page at most.
+    told_next: VecDeque<DocumentEvent>,
+    /// A document that changed and is not read yet.
+    changed: Option<String>,
+    availability: Availability,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Availability {
+    Available,
+    Unavailable,
+}
+
+impl Watch {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            changed_keys: shared.changed_keys.subscribe(),
+            head: shared.heads.get(Topic::AgentStatus).subscribe(),
+            reading: Some(Bound::Unbounded),
+            told_next: VecDeque::new(),
+            changed: None,
+            availability: Availability::Available,
+        }
+    }
+
+    /// Reads what is to be told next. Nothing is lost when this is given up: what was read is noted at once.
+    async fn advance(&mut self) -> Result<(), ReadError> {
+        if let Some(from) = self.reading.clone() {
+            let page = super::read(&self.shared, move |storage| Ok(page(storage, from)?)).await?;
+            self.told_next.extend(page.documents.into_iter().map(DocumentEvent::Changed));
+            if page.next.is_none() {
+                self.told_next.push_back(DocumentEvent::Synced);
+            }
+            self.reading = page.next;
+            return Ok(());
+        }
+        if self.changed.is_none() {
+            match self.changed_keys.recv().await {
+                Ok(key) => self.changed = Some(key),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    self.reading = Some(Bound::Unbounded);
+                    return Ok(());
+                }
+                Err(broadcast::error::RecvError::Closed) => return Err(ReadError::Closed),
+            }
+        }
+        if let Some(key) = self.changed.clone() {
+            let document = super::read(&self.shared, move |storage| {
+                Ok(load(storage, &key)?.map(|stored| stored.into_document(&key)))
+            });
+            self.told_next.extend(document.await?.map(DocumentEvent::Changed));
+            self.changed = None;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl DocumentWatch for Watch {
+    async fn next(&mut self) -> Option<DocumentEvent> {
+        loop {
+            if let Some(event) = self.told_next.pop_front() {
+                return Some(event);
+            }
+            let mut head = self.head.clone();
+            let advanced = tokio::select! {
+                // Closed for good, though nothing changes any more.
+                _ = head.wait_for(|head| head.closed) => return None,
+                advanced = self.advance() => advanced,
+            };
+            match advanced {
+                Err(ReadError::Closed) => return None,
+                Err(ReadError::Failed(failure)) => {
+                    if self.availability == Availability::Unavailable {
+                        tokio::time::sleep(RETRY_AFTER).await;
+                        continue;
+                    }
+                    self.availability = Availability::Unavailable;
+                    return Some(DocumentEvent::Unavailable(failure.to_string()));
+                }
+                Ok(()) if self.availability == Availability::Unavailable => {
+                    self.availability = Availability::Available;
+                    self.told_next.push_back(DocumentEvent::Available);
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("reading", &self.reading).finish_non_exhaustive()
+    }
+}
+
+/// Some of the documents, in the order of their stored keys.
+struct Page {
+    documents: Vec<Document>,
+    /// Where the next one begins, if there may be one.
+    next: Option<Bound<Vec<u8>>>,
+}
+
+fn page(storage: &Storage, from: Bound<Vec<u8>>) -> Result<Page, Failure> {
+    let mut documents = Vec::with_capacity(PAGE_DOCUMENTS);
+    let mut last = None;
+    for entry in storage.documents.range((from, Bound::Unbounded)).take(PAGE_DOCUMENTS) {
+        let (stored_key, value) = entry.into_inner()?;
+        let key = stored_key.get(2..).and_then(|key| std::str::from_utf8(key).ok());
+        let key = key.ok_or(Malformed)?;
+        documents.push(Stored::read(&value)?.into_document(key));
+        last = Some(stored_key.to_vec());
+    }
+    let next = last.filter(|_| documents.len() == PAGE_DOCUMENTS).map(Bound::Excluded);
+    Ok(Page { documents, next })
 }
 
 impl fmt::Debug for EmbeddedDocuments {

@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc as sync_mpsc};
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 
 pub use directory::OpenError;
 pub use documents::EmbeddedDocuments;
@@ -52,6 +52,9 @@ const PARTITION: Partition = Partition(0);
 /// Requests that wait for the writer. Their bytes are bounded apart, by [`Options::queue_bytes`]; senders wait
 /// when either is full.
 const QUEUE_REQUESTS: usize = 1024;
+
+/// Keys of changed documents that a watch may be behind before it has to read them all again.
+const CHANGED_KEYS: usize = 256;
 
 /// One of something for each topic.
 #[derive(Clone, Debug)]
@@ -122,7 +125,9 @@ impl Database {
         })?;
 
         let queue_bytes = options.queue_bytes;
-        let shared = Arc::new(Shared { options, heads, slot: Slot::new(storage) });
+        let slot = Slot::new(storage);
+        let (changed_keys, _) = broadcast::channel(CHANGED_KEYS);
+        let shared = Arc::new(Shared { options, heads, slot, changed_keys });
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS);
         // One kick that waits is as good as many.
         let (retention_kick, kicks) = sync_mpsc::sync_channel(1);

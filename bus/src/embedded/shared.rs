@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::PerTopic;
 use super::options::Options;
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     /// Each covers only what is durable. The writer moves the end, the retention thread the beginning.
     pub(super) heads: PerTopic<watch::Sender<Head>>,
     pub(super) slot: Slot,
+    /// The keys of documents that changed. Whoever is too slow for it reads all documents again.
+    pub(super) changed_keys: broadcast::Sender<String>,
 }
 
 /// Why a read of the storage cannot be done.

@@ -167,7 +167,10 @@ impl Writer {
         match applied {
             Ok(outcome) => {
                 self.after_commit(&storage);
-                Ok(outcome?)
+                let document = outcome?;
+                // Nobody may be watching.
+                self.shared.changed_keys.send(document.key.clone()).ok();
+                Ok(document)
             }
             Err(failure) => {
                 self.fail(&failure);

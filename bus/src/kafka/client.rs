@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// An error that stays the same is logged this often. A broker that is down is an error with each attempt.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
@@ -45,10 +45,7 @@ impl ClientContext for Log {
 
     fn error(&self, error: KafkaError, reason: &str) {
         // The end of a partition comes this way too.
-        if matches!(
-            error.rdkafka_error_code(),
-            Some(rdkafka::types::RDKafkaErrorCode::PartitionEOF)
-        ) {
+        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PartitionEOF)) {
             return;
         }
         let text = error.to_string();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::Log;
@@ -105,6 +105,9 @@ impl Walk {
     }
 }
 
+/// The offset to read at was removed in between.
+const OFFSET_GONE: Option<RDKafkaErrorCode> = Some(RDKafkaErrorCode::AutoOffsetReset);
+
 /// Reads windows.
 struct Scout<'a> {
     consumer: BaseConsumer<Log>,
@@ -156,12 +159,8 @@ impl Scout<'_> {
                         .find(|w| kafka_partition(w.walk.extent.partition) == partition);
                     ended.into_iter().for_each(|window| window.complete = true);
                 }
-                // That an offset is gone, say. Trouble with a broker is not told here, but waited for.
-                Some(Err(error @ KafkaError::MessageConsumption(code)))
-                    if code == rdkafka::types::RDKafkaErrorCode::AutoOffsetReset =>
-                {
-                    return Err(error);
-                }
+                // Trouble with a broker is waited for, as long as there is patience.
+                Some(Err(error)) if error.rdkafka_error_code() == OFFSET_GONE => return Err(error),
                 Some(Err(_)) => continue,
             }
             heard_at = Instant::now();

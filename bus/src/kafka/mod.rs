@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 
 pub use crate::embedded::Retention;
@@ -43,6 +43,7 @@ pub use topics::{TopicState, TopicWarning, TopicsError};
 
 use self::form::Message;
 use self::lookup::Lookup;
+use self::options::Batching;
 use self::producer::{Failure, Lines};
 use self::reader::Reader;
 use self::rejected::Rejections;
@@ -63,6 +64,8 @@ const FLUSH_WAIT_MAX: Duration = Duration::from_secs(5);
 pub struct KafkaBus {
     shared: Arc<Shared>,
     lines: Arc<Lines>,
+    /// For messages of a batch that was too large for the brokers.
+    single_lines: Arc<Lines>,
     /// A permit for each byte that may be on its way. Closed when the bus is.
     budget: Arc<Semaphore>,
     budget_bytes: u32,
@@ -101,7 +104,8 @@ impl KafkaBus {
         });
         Ok(Arc::new(Self {
             shared,
-            lines: Arc::new(Lines::new(options)),
+            lines: Arc::new(Lines::new(Arc::clone(&options), Batching::Shared)),
+            single_lines: Arc::new(Lines::new(options, Batching::Single)),
             budget: Arc::new(Semaphore::new(budget_bytes as usize)),
             budget_bytes,
             topics_exist: AtomicBool::new(false),
@@ -127,7 +131,7 @@ impl KafkaBus {
 
     /// How publishing goes.
     pub fn health(&self) -> Health {
-        self.lines.health()
+        self.lines.health().and(self.single_lines.health())
     }
 
     async fn create_topics(&self) -> Result<Vec<Topic>, TopicsError> {
@@ -148,33 +152,51 @@ impl KafkaBus {
                 Err(error) => return Err(PublishError::Unavailable(Box::new(error))),
             }
         }
-        let cost = messages.iter().map(Message::cost_bytes).sum::<usize>();
-        // What is larger than the whole budget gets it alone.
-        let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(self.budget_bytes);
-        let permit = Arc::clone(&self.budget).acquire_many_owned(cost).await;
-        let permit = permit.map_err(|_| PublishError::Closed)?;
-        let ticket = self.lines.send(messages, permit);
-        let ticket = ticket.map_err(|error| PublishError::Unavailable(Box::new(error)))?;
-        let ticket = ticket.ok_or(PublishError::Closed)?;
-        match self.lines.outcome(ticket).await {
+        let outcome = match self.send_on(&self.lines, messages).await? {
+            // Brokers measure batches: one may be too large although each message in it is small enough.
+            Err(Failure::TooLarge { .. }) => self.send_on(&self.single_lines, messages).await?,
+            outcome => outcome,
+        };
+        match outcome {
             Ok(()) => Ok(()),
             Err(Failure::TooLarge { key, bytes }) => {
                 // The brokers do not say what theirs is; it is less than this.
                 Err(PublishError::TooLarge { key, bytes, max: bytes.saturating_sub(1) })
             }
             Err(Failure::Kafka(error)) => {
-                if let Some(
-                    RDKafkaErrorCode::UnknownTopic
-                    | RDKafkaErrorCode::UnknownPartition
-                    | RDKafkaErrorCode::UnknownTopicOrPartition,
-                ) = error.rdkafka_error_code()
-                {
+                if is_unknown_topic(&error) {
                     self.topics_exist.store(false, Ordering::Relaxed);
                 }
                 Err(PublishError::Unavailable(Box::new(error)))
             }
         }
     }
+
+    async fn send_on(
+        &self,
+        lines: &Lines,
+        messages: &[Message],
+    ) -> Result<Result<(), Failure>, PublishError> {
+        let cost = messages.iter().map(Message::cost_bytes).sum::<usize>();
+        // What is larger than the whole budget gets it alone.
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(self.budget_bytes);
+        let permit = Arc::clone(&self.budget).acquire_many_owned(cost).await;
+        let permit = permit.map_err(|_| PublishError::Closed)?;
+        let ticket = lines.send(messages, permit);
+        let ticket = ticket.map_err(|error| PublishError::Unavailable(Box::new(error)))?;
+        Ok(lines.outcome(ticket.ok_or(PublishError::Closed)?).await)
+    }
+}
+
+fn is_unknown_topic(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+        )
+    )
 }
 
 impl fmt::Debug for KafkaBus {
@@ -273,8 +295,9 @@ impl Bus for KafkaBus {
         self.shared.closed.send_replace(true);
         self.budget.close();
         let _upkeep = self.upkeep.lock().await;
-        let lines = Arc::clone(&self.lines);
-        aside(move || lines.close(FLUSH_WAIT_MAX)).await.map_err(unavailable)
+        let lines = [Arc::clone(&self.lines), Arc::clone(&self.single_lines)];
+        let flush = move || lines.iter().for_each(|lines| lines.close(FLUSH_WAIT_MAX));
+        aside(flush).await.map_err(unavailable)
     }
 }
 

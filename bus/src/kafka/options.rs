@@ -1,6 +1,7 @@
 //! What can be set on the Kafka bus, and what librdkafka is told.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -14,7 +15,7 @@ const MIB: u64 = 1024 * 1024;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// How a Kafka bus behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Brokers to begin with, `HOST:PORT` with commas between. Default: `localhost:9092`.
     pub bootstrap_servers: String,
@@ -79,6 +80,18 @@ impl Default for Options {
     }
 }
 
+impl fmt::Debug for Options {
+    /// Without the values of properties, among which are passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("client_id", &self.client_id)
+            .field("topic_prefix", &self.topic_prefix)
+            .field("properties", &self.properties.keys())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a Kafka bus cannot be opened. That no broker answers is no reason.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -90,12 +103,10 @@ pub enum OpenError {
         name: String,
     },
     /// librdkafka does not take a property. It knows `ssl.*` and SCRAM only with the cargo feature `kafka-ssl`.
-    #[error("property {name} = {value:?} is refused: {reason}")]
+    #[error("property {name} is refused: {reason}")]
     Property {
-        /// Which one.
+        /// Which one. Its value may be a password, and is not told.
         name: String,
-        /// What it was to be.
-        value: String,
         /// What librdkafka says.
         reason: String,
     },
@@ -138,6 +149,18 @@ const PRODUCER: [(&str, &str); 12] = [
     ("compression.type", "zstd"),
     ("compression.level", "1"),
 ];
+
+/// How many messages may be in a batch. Set for [`Batching::Single`].
+const BATCH: &str = "batch.num.messages";
+
+/// Which messages travel together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Batching {
+    /// Those of one partition that come within a short time.
+    Shared,
+    /// None. So what becomes of a batch is about one message.
+    Single,
+}
 
 /// A reader is no member of a group, in which it would share records with others: it assigns partitions to
 /// itself. The name of a group is there because librdkafka wants one, and nothing is ever committed for it.
@@ -206,7 +229,8 @@ impl Options {
             return Err(OpenError::Prefix { prefix: self.topic_prefix.clone() });
         }
         let ours = COMMON.iter().chain(&PRODUCER).chain(&READER).map(|(name, _)| *name);
-        let ours: Vec<&str> = ours.chain(REFUSED).chain([READER_QUEUE, READER_FETCH]).collect();
+        let ours: Vec<&str> =
+            ours.chain(REFUSED).chain([READER_QUEUE, READER_FETCH, BATCH]).collect();
         // `request.required.acks` and the like are other names of what we set.
         let aliases = [
             "request.required.acks",
@@ -221,12 +245,10 @@ impl Options {
             return Err(OpenError::Fixed { name: name.clone() });
         }
         let refused = |error| match error {
-            KafkaError::ClientConfig(_, reason, name, value) => {
-                OpenError::Property { name, value, reason }
-            }
+            KafkaError::ClientConfig(_, reason, name, _) => OpenError::Property { name, reason },
             error => OpenError::Client(error),
         };
-        for config in [self.producer(), self.reader(self.partitions)] {
+        for config in [self.producer(Batching::Shared), self.reader(self.partitions)] {
             config.create_native_config().map_err(refused)?;
         }
         Ok(())
@@ -247,10 +269,13 @@ impl Options {
         config
     }
 
-    pub(super) fn producer(&self) -> ClientConfig {
+    pub(super) fn producer(&self, batching: Batching) -> ClientConfig {
         let mut config = self.client();
         for (name, value) in PRODUCER {
             config.set(name, value);
+        }
+        if batching == Batching::Single {
+            config.set(BATCH, "1");
         }
         config
     }
@@ -299,6 +324,16 @@ mod tests {
     fn what_librdkafka_knows_passes_through() {
         check("sasl.username", "x").unwrap();
         check("statistics.interval.ms", "0").unwrap();
+    }
+
+    #[test]
+    fn passwords_are_not_told() {
+        let properties = BTreeMap::from([("sasl.password".to_owned(), "secret".to_owned())]);
+        let options = Options { properties, ..Options::default() };
+        let text = format!("{options:?}");
+        assert!(text.contains("sasl.password") && !text.contains("secret"), "{text}");
+        let error = check("no.such.thing", "secret").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("secret"));
     }
 
     #[test]

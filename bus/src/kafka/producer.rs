@@ -21,19 +21,19 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::client::{Log, discard};
 use super::form::Message;
-use super::options::Options;
+use super::options::{Batching, Options};
 
 /// Why messages of a publish were not delivered.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// A broker does not take a message as large as this. Publishing it again does not help.
+    /// A broker does not take the batch that this message was in.
     TooLarge { key: AgentId, bytes: usize },
     /// Anything else.
     Kafka(KafkaError),
 }
 
 impl Failure {
-    /// Whether it says more than `other`: size is the one thing that the publisher must not try again.
+    /// Whether it says more than `other`: size is the one thing that another try alone does not help against.
     const fn outranks(&self, other: &Self) -> bool {
         matches!((self, other), (Self::TooLarge { .. }, Self::Kafka(_)))
     }
@@ -141,10 +141,10 @@ struct Line {
 }
 
 impl Line {
-    fn new(options: &Options, number: u64) -> Result<Self, KafkaError> {
+    fn new(options: &Options, batching: Batching, number: u64) -> Result<Self, KafkaError> {
         let (sender, broken) = watch::channel(false);
         let context = LineContext { log: Log::default(), broken: sender };
-        let config = options.producer();
+        let config = options.producer(batching);
         let producer = ThreadedProducer::from_config_and_context(&config, context)?;
         Ok(Self { number, producer: Some(producer), broken })
     }
@@ -203,6 +203,17 @@ pub struct Health {
     pub producers_replaced: u64,
 }
 
+impl Health {
+    /// Of both together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            publishes_waiting: self.publishes_waiting + other.publishes_waiting,
+            stalled: self.stalled.max(other.stalled),
+            producers_replaced: self.producers_replaced + other.producers_replaced,
+        }
+    }
+}
+
 /// What is on its way, on all lines.
 #[derive(Debug, Default)]
 struct Traffic(Mutex<TrafficState>);
@@ -248,6 +259,7 @@ impl Traffic {
 /// The line in use.
 pub(super) struct Lines {
     options: Arc<Options>,
+    batching: Batching,
     traffic: Arc<Traffic>,
     state: Mutex<LinesState>,
 }
@@ -274,8 +286,8 @@ pub(super) struct Ticket {
 }
 
 impl Lines {
-    pub(super) fn new(options: Arc<Options>) -> Self {
-        Self { options, traffic: Arc::default(), state: Mutex::default() }
+    pub(super) fn new(options: Arc<Options>, batching: Batching) -> Self {
+        Self { options, batching, traffic: Arc::default(), state: Mutex::default() }
     }
 
     /// Sends the messages, at least one, in their order. None when closed. `permit` is given back when all have their
@@ -334,7 +346,7 @@ impl Lines {
         {
             return Ok(Some(Arc::clone(line)));
         }
-        let line = Arc::new(Line::new(&self.options, state.next_number)?);
+        let line = Arc::new(Line::new(&self.options, self.batching, state.next_number)?);
         state.next_number += 1;
         if state.line.replace(Arc::clone(&line)).is_some() {
             self.count_replaced();

@@ -8,4 +8,8 @@ mod embedded;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod model;
+#[cfg(feature = "etcd")]
+#[path = "../../../etcd/tests/it/real.rs"]
+#[expect(dead_code, reason = "it is shared with other crates, and each uses a part")]
+mod real_etcd;
 mod support;

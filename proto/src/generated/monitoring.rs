@@ -855,6 +855,9 @@ pub struct GetConfigResponse {
     /// the newest revision among the layers
     #[prost(uint64, tag = "6")]
     pub effective_revision: u64,
+    /// path and reason, when this layer as it is stored is not in force, and an older one is; else empty
+    #[prost(string, tag = "7")]
+    pub problem: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetConfigRequest {

@@ -11,7 +11,7 @@ use proto::config::{Document, DocumentError};
 const DEFAULT_KEY: &str = "_default";
 
 /// Names a layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum LayerKey {
     /// Below every agent's own.
     Default,

@@ -6,19 +6,16 @@ use proto::ConfigReport;
 use tracing::warn;
 
 use crate::config::layers::LayerKey;
-use crate::config::store::ConfigError;
 use crate::ingest::{Directive, SessionHandle};
 use crate::limits::CONFIG_REPORT_WAIT;
 use crate::shared::Shared;
 
 /// Sends what holds now to each connected agent that the change of `key` at `revision` concerns. Answers with
 /// how many there are.
-pub(crate) async fn announce(
-    shared: &Shared,
-    key: &LayerKey,
-    revision: Revision,
-) -> Result<u32, ConfigError> {
-    let concerned: Vec<(AgentId, SessionHandle)> = match key {
+///
+/// The caller holds the right to change, so that what is sent later is newer.
+pub(crate) fn announce(shared: &Shared, key: &LayerKey, revision: Revision) -> u32 {
+    let concerned = match key {
         LayerKey::Agent(agent) => {
             shared.registry().config_wanted(agent, revision);
             let holder = shared.claims().holder(agent);
@@ -29,16 +26,27 @@ pub(crate) async fn announce(
             shared.claims().holders()
         }
     };
-    let below = shared.config.layer(&LayerKey::Default).await?;
+    send(shared, concerned)
+}
+
+/// Sends what holds now to each connected agent; those that have it are left alone by their sessions.
+pub(crate) fn announce_all(shared: &Shared) {
+    let known = shared.registry().ids();
+    for agent in known {
+        if let Ok(effective) = shared.config.effective(&agent) {
+            shared.registry().config_wanted(&agent, effective.revision);
+        }
+    }
+    let connected = shared.claims().holders();
+    send(shared, connected);
+}
+
+fn send(shared: &Shared, agents: Vec<(AgentId, SessionHandle)>) -> u32 {
     let mut pushed = 0;
-    for (agent, handle) in concerned {
-        let effective = match shared.config.effective_above(&below, &agent).await {
-            Ok(effective) => effective,
-            // The change is stored; one agent whose own layer cannot be read does not undo it.
-            Err(error) => {
-                warn!(%agent, "cannot read the configuration: {error}");
-                continue;
-            }
+    for (agent, handle) in agents {
+        // Of an agent whose layers are not known, nothing is known to be better than what it has.
+        let Ok(effective) = shared.config.effective(&agent) else {
+            continue;
         };
         match handle.direct(Directive::Config(effective.push())) {
             Ok(()) => pushed += 1,
@@ -46,7 +54,7 @@ pub(crate) async fn announce(
             Err(error) => warn!(%agent, "cannot push the configuration: {error}"),
         }
     }
-    Ok(pushed)
+    pushed
 }
 
 /// What the agent says to the configuration of `revision`; none when it is away or does not say in time.

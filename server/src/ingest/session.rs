@@ -77,6 +77,14 @@ struct Heartbeat {
     lost: u64,
 }
 
+/// Who tells an agent what holds for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConfigSource {
+    Server,
+    /// It reads the store itself: two sources would only contradict each other for moments.
+    Own,
+}
+
 /// The revision of the configuration that the agent has.
 #[derive(Clone, Copy, Debug)]
 enum ConfigHeld {
@@ -101,6 +109,8 @@ pub(crate) struct Session {
     /// Highest sequence of the alerts of the boot that are on the bus, by this stream or one before it; 0 for none.
     alerts_stored: u64,
     config: ConfigHeld,
+    /// Where the agent gets its configuration.
+    config_source: ConfigSource,
     /// The last heartbeat that went to the bus.
     heartbeat: Option<Heartbeat>,
     storing: Storing,
@@ -127,6 +137,10 @@ impl Session {
             alerts_received: None,
             alerts_stored: 0,
             config: ConfigHeld::Brought(hello.as_ref().map_or(0, |hello| hello.config_revision)),
+            config_source: match &hello {
+                Some(hello) if hello.own_config => ConfigSource::Own,
+                _ => ConfigSource::Server,
+            },
             heartbeat: None,
             storing: Storing::Idle,
             outbox: Outbox::default(),
@@ -231,8 +245,8 @@ impl Session {
         }
     }
 
-    /// A configuration holds for the agent. Answers whether it will be sent: not to a plain client, and not
-    /// when the agent has it or a newer one.
+    /// A configuration holds for the agent. Answers whether it will be sent: not to a plain client, not
+    /// to an agent that reads its configuration itself, and not when the agent has it or a newer one.
     pub(crate) fn handle_config(&mut self, push: ConfigPush) -> bool {
         let is_news = match self.config {
             ConfigHeld::Brought(revision) => push.revision != revision,
@@ -243,12 +257,13 @@ impl Session {
 
     /// As [`Session::handle_config`], also when the agent has it.
     pub(crate) fn handle_config_again(&mut self, push: ConfigPush) -> bool {
-        let speaks_it = self.boot.is_some() && push.revision > 0;
-        if speaks_it {
+        let wants_it =
+            self.boot.is_some() && self.config_source == ConfigSource::Server && push.revision > 0;
+        if wants_it {
             self.config = ConfigHeld::Sent(push.revision);
             self.outbox.push_config(push);
         }
-        speaks_it
+        wants_it
     }
 
     /// A command is to be handed to the agent.
@@ -858,6 +873,22 @@ mod tests {
         assert!(!session.handle_config(push(4)));
         assert!(session.handle_config_again(push(5)));
         assert!(!plain().handle_config(push(5)));
+    }
+
+    #[test]
+    fn an_agent_that_reads_its_configuration_itself_is_sent_none() {
+        let hello = Hello {
+            agent_id: "a".into(),
+            boot: Some(BOOT.into()),
+            session: 1,
+            own_config: true,
+            ..Hello::default()
+        };
+        let opening = Opening::Full(Introduction::try_from(hello).unwrap());
+        let mut session = settle(Session::open(at(0), opening, "s", "peer"));
+        let push = ConfigPush { revision: 9, document: "{}".into() };
+        assert!(!session.handle_config(push.clone()));
+        assert!(!session.handle_config_again(push));
     }
 
     #[test]

@@ -27,9 +27,6 @@ use crate::shutdown::Guard;
 /// How often an id is asked for while its holders change under our hands.
 const CLAIM_ATTEMPTS: u32 = 4;
 
-/// How long the configuration store may take before a stream goes on without it.
-const CONFIG_READ_MAX: Duration = Duration::from_secs(2);
-
 /// How long the bus may take to say where the agent's records end.
 const HISTORY_READ_MAX: Duration = Duration::from_secs(2);
 
@@ -199,7 +196,7 @@ async fn serve(
 
     let dialect = session.dialect();
     shared.commands.connected(&seat.agent, key, dialect).await;
-    if let Some(push) = effective_config(shared, &seat.agent).await {
+    if let Some(push) = effective_config(shared, &seat.agent) {
         shared.registry().config_wanted(&seat.agent, push.revision);
         pushed(shared, session.handle_config(push));
     }
@@ -545,7 +542,7 @@ async fn follow(seat: &Seat<'_>, session: &mut Session, directive: Directive) {
             let rereads =
                 command.r#type == CommandType::UpdateConfig as i32 && command.params.is_empty();
             if rereads && session.dialect() == Dialect::Full {
-                let push = effective_config(shared, &seat.agent).await;
+                let push = effective_config(shared, &seat.agent);
                 pushed(shared, push.is_some_and(|push| session.handle_config_again(push)));
             }
             session.handle_command(command);
@@ -562,17 +559,12 @@ fn pushed(shared: &Shared, sent: bool) {
     }
 }
 
-/// The configuration that holds for the agent; none when the store cannot say, which must not end the stream.
-async fn effective_config(shared: &Shared, agent: &AgentId) -> Option<ConfigPush> {
-    let read = shared.config.effective(agent);
-    match tokio::time::timeout(CONFIG_READ_MAX, read).await {
-        Ok(Ok(effective)) => Some(effective.push()),
-        Ok(Err(error)) => {
-            warn!(%agent, "cannot read the configuration: {error}");
-            None
-        }
-        Err(_) => {
-            warn!(%agent, "cannot read the configuration: the store is slow");
+/// The configuration that holds for the agent; none when that is not known, which must not end the stream.
+fn effective_config(shared: &Shared, agent: &AgentId) -> Option<ConfigPush> {
+    match shared.config.effective(agent) {
+        Ok(effective) => Some(effective.push()),
+        Err(error) => {
+            debug!(%agent, "no configuration is pushed: {error}");
             None
         }
     }

@@ -109,7 +109,7 @@ impl Registry {
         Self { agents: BTreeMap::new(), max }
     }
 
-    /// Another server has put `record` on the bus, read at `now_ms`.
+    /// Another server has put `record` on the bus at `now_ms`.
     pub(crate) fn hear(&mut self, id: &AgentId, record: StatusRecord, now_ms: i64) {
         let server_id = record.server_id.clone();
         let since_ms = record.timestamp_ms;
@@ -348,11 +348,10 @@ impl Agent {
     }
 
     /// The other server that has its stream. One that was killed does not say that it has none any more, so an agent
-    /// that sends heartbeats and was not heard of there for a while has left it.
+    /// that was not heard of there for a while has left it. Of a plain client, which sends no heartbeats, that is said
+    /// too early; nothing hangs on it but what is shown.
     fn elsewhere(&self, now_ms: i64) -> Option<&Elsewhere> {
-        let heard = |known: &&Elsewhere| {
-            self.dialect == Dialect::Plain || now_ms - known.heard_ms <= PRESENCE_MAX_MS
-        };
+        let heard = |known: &&Elsewhere| now_ms - known.heard_ms <= PRESENCE_MAX_MS;
         self.elsewhere.as_ref().filter(heard)
     }
 

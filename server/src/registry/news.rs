@@ -6,7 +6,7 @@ use agent_core::id::{AgentId, BootId};
 use bus::{Entry, Payload, Start, Topic};
 use proto::{StatusEvent, StatusRecord};
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::feed::{self, Feed};
 use crate::ingest::{Claimant, Directive};
@@ -49,19 +49,25 @@ impl News {
     }
 
     async fn remember(&mut self) -> Option<()> {
+        let is_shared = self.shared.bus.is_shared();
         while let feed::News::Entries(entries) = self.feed.next().await? {
             let mut registry = self.shared.registry();
             for entry in entries {
-                if let Payload::Status(record) = entry.payload {
-                    registry.fold(&entry.key, *record);
+                match entry.payload {
+                    // What was said a moment ago may hold still.
+                    Payload::Status(record) if is_shared => {
+                        registry.hear(&entry.key, *record, entry.stored_ms);
+                    }
+                    Payload::Status(record) => registry.fold(&entry.key, *record),
+                    Payload::Metrics(_) | Payload::Command(_) | Payload::Response(_) => {}
                 }
             }
         }
         let agents = self.shared.registry().ids();
         for agent in agents {
-            match self.shared.config.effective(&agent).await {
-                Ok(effective) => self.shared.registry().config_wanted(&agent, effective.revision),
-                Err(error) => warn!(%agent, "cannot read the configuration: {error}"),
+            // What is not known yet is told when the store is read.
+            if let Ok(effective) = self.shared.config.effective(&agent) {
+                self.shared.registry().config_wanted(&agent, effective.revision);
             }
         }
         Some(())

@@ -36,12 +36,8 @@ fn unavailable(error: &(dyn std::error::Error + 'static)) -> Status {
 fn config_status(shared: &Shared, error: ConfigError) -> Status {
     match error {
         ConfigError::Rejected(rejection) => refuse(shared, rejection),
-        ConfigError::Damaged { ref source, .. } => {
-            let text = format!("{error}: {source}");
-            warn!("{text}");
-            Status::data_loss(text)
-        }
-        ConfigError::Store(_) => unavailable(&error),
+        ConfigError::Unknown(_) => Status::unavailable(error.to_string()),
+        ConfigError::Store { .. } => unavailable(&error),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use crate::config::{Effective, Layer, LayerKey, announce, report_of};
+use crate::config::{Effective, Layer, LayerKey, Problem, Sight, announce, report_of};
 use crate::limits::{CONFIG_HISTORY_BYTES_MAX, CONFIG_VERSIONS, CONFIG_VERSIONS_MAX};
 use crate::query;
 use crate::rejection::Rejection;
@@ -95,19 +95,29 @@ impl OperatorService for Operator {
         let config = &self.shared.config;
         let failed = |error| config_status(&self.shared, error);
         let key = self.layer_key(&request.into_inner().agent_id)?;
-        let layer = config.layer(&key).await.map_err(failed)?;
-        let effective = match &key {
-            LayerKey::Default => Effective::of(&layer, &Layer::default()),
-            LayerKey::Agent(agent) => config.effective(agent).await.map_err(failed)?,
+        let sight = config.look(&key).await.map_err(failed)?;
+        let (below, above) = match &key {
+            LayerKey::Default => (sight.in_force, Some(Layer::default())),
+            LayerKey::Agent(_) => {
+                let below = config.look(&LayerKey::Default).await.map_err(failed)?;
+                (below.in_force, sight.in_force)
+            }
         };
-        let exists = layer.text.is_some();
+        let effective = match (below, above) {
+            (Some(below), Some(above)) => Effective::of(&below, &above),
+            // One of them cannot be used and never could: agents keep what they have, whatever that is.
+            (below, above) => Effective::of(&below.unwrap_or_default(), &above.unwrap_or_default()),
+        };
+        let Sight { stored, problem, .. } = sight;
+        let exists = stored.text.is_some() || (problem.is_some() && stored.revision > 0);
         Ok(Response::new(GetConfigResponse {
             agent_id: key.as_str().to_owned(),
-            document: layer.text.unwrap_or_default(),
-            revision: if exists { layer.revision } else { 0 },
-            modified_ms: if exists { layer.modified_ms } else { 0 },
+            document: stored.text.unwrap_or_default(),
+            revision: if exists { stored.revision } else { 0 },
+            modified_ms: if exists { stored.modified_ms } else { 0 },
             effective: effective.document.to_json(),
             effective_revision: effective.revision,
+            problem: problem.map(|problem| problem.reason).unwrap_or_default(),
         }))
     }
 
@@ -123,7 +133,7 @@ impl OperatorService for Operator {
         let revision =
             change.set(&key, &request.document, request.expected_revision).await.map_err(failed)?;
         info!(key = key.as_str(), revision, "configuration set");
-        let pushed = announce(shared, &key, revision).await.map_err(failed)?;
+        let pushed = announce(shared, &key, revision);
         drop(change);
         let report = match &key {
             LayerKey::Agent(agent) if pushed > 0 => report_of(shared, agent, revision).await,
@@ -142,7 +152,7 @@ impl OperatorService for Operator {
         let change = shared.config.begin_change().await;
         let revision = change.delete(&key).await.map_err(failed)?;
         info!(key = key.as_str(), revision, "configuration removed");
-        let pushed = announce(shared, &key, revision).await.map_err(failed)?;
+        let pushed = announce(shared, &key, revision);
         drop(change);
         Ok(Response::new(SetConfigResponse { revision, pushed, report: None }))
     }
@@ -208,12 +218,31 @@ impl OperatorService for Operator {
             topics,
             counters: counters(shared),
             bus: shared.bus.kind().to_owned(),
-            config_store: "embedded".to_owned(),
-            degraded: shared.troubles.texts(),
+            config_store: shared.config.kind().to_owned(),
+            degraded: degraded(shared),
             insecure: shared.insecure,
         }))
     }
 }
+
+/// What does not work, and which documents are not in force; those beyond a few are only counted.
+fn degraded(shared: &Shared) -> Vec<String> {
+    let mut texts = shared.troubles.texts();
+    let mut problems = shared.config.problems();
+    problems.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    let more = problems.len().saturating_sub(PROBLEMS_TOLD);
+    texts.extend(problems.into_iter().take(PROBLEMS_TOLD).map(|(key, problem)| {
+        let Problem { revision, reason } = problem;
+        format!("the document of {} at revision {revision} is not in force: {reason}", key.as_str())
+    }));
+    if more > 0 {
+        texts.push(format!("{more} more documents are not in force"));
+    }
+    texts
+}
+
+/// Documents that are not in force and are named to who asks how the server is.
+const PROBLEMS_TOLD: usize = 5;
 
 /// The server's own counters, and those of its bus; sorted by name.
 fn counters(shared: &Shared) -> Vec<NamedCount> {

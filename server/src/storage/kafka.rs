@@ -1,14 +1,17 @@
 //! Kafka as the bus: topics are there and brokers in reach, or it is told.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::kafka::{KafkaBus, Options};
+use bus::kafka::{KafkaBus, Options, TopicState};
 use bus::{Bus, BusError, Topic};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::cli::Args;
+use crate::limits::HISTORY_WAIT;
 use crate::troubles::{Trouble, Troubles};
 
 /// How often the brokers are asked whether they are there. librdkafka's own word for it is not to be relied on.
@@ -17,8 +20,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How soon topics that could not be created are tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Opens the bus. Its topics are created as soon as brokers answer, in the background.
-pub(super) fn open(
+/// Opens the bus. Its topics are created as soon as brokers answer: now, or in the background.
+pub(super) async fn open(
     args: &Args,
     brokers: &str,
     troubles: &Arc<Troubles>,
@@ -43,23 +46,25 @@ pub(super) fn open(
             bus::kafka::read_properties(path).context("cannot use the file of --kafka-config")?;
     }
     let bus = KafkaBus::open(options).context("cannot use Kafka with these settings")?;
-    tokio::spawn(watch(Arc::downgrade(&bus), brokers.to_owned(), Arc::clone(troubles)));
+    let (ready, is_ready) = oneshot::channel();
+    let watching = watch(Arc::downgrade(&bus), brokers.to_owned(), Arc::clone(troubles), ready);
+    tokio::spawn(watching);
+    // Who reads topics that are not there yet would only complain.
+    tokio::time::timeout(HISTORY_WAIT, is_ready).await.ok();
     Ok(bus)
 }
 
 /// Creates topics, then sees whether the brokers answer, for as long as somebody holds the bus.
-async fn watch(bus: Weak<KafkaBus>, brokers: String, troubles: Arc<Troubles>) {
+async fn watch(
+    bus: Weak<KafkaBus>,
+    brokers: String,
+    troubles: Arc<Troubles>,
+    ready: oneshot::Sender<()>,
+) {
     while let Some(bus) = bus.upgrade() {
         match bus.ensure_topics().await {
             Ok(topics) => {
-                for topic in topics {
-                    if topic.created {
-                        info!(topic = topic.name, partitions = topic.partitions, "topic created");
-                    }
-                    for warning in &topic.warnings {
-                        warn!(topic = topic.name, "{warning}");
-                    }
-                }
+                tell(&topics);
                 break;
             }
             Err(error) => {
@@ -70,6 +75,8 @@ async fn watch(bus: Weak<KafkaBus>, brokers: String, troubles: Arc<Troubles>) {
         drop(bus);
         tokio::time::sleep(RETRY).await;
     }
+    // Nobody may wait for it any more.
+    ready.send(()).ok();
     while let Some(bus) = bus.upgrade() {
         match bus.watermarks(Topic::Commands).await {
             Ok(_) => troubles.clear(Trouble::Bus),
@@ -81,5 +88,21 @@ async fn watch(bus: Weak<KafkaBus>, brokers: String, troubles: Arc<Troubles>) {
         }
         drop(bus);
         tokio::time::sleep(CHECK_INTERVAL).await;
+    }
+}
+
+/// Logs what was created, and each warning once with the topics it is about.
+fn tell(topics: &[TopicState]) {
+    let mut warnings: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for topic in topics {
+        if topic.created {
+            info!(topic = topic.name, partitions = topic.partitions, "topic created");
+        }
+        for warning in &topic.warnings {
+            warnings.entry(warning.to_string()).or_default().push(&topic.name);
+        }
+    }
+    for (warning, topics) in warnings {
+        warn!(topics = topics.join(", "), "{warning}");
     }
 }

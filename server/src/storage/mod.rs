@@ -10,6 +10,8 @@ use bus::{Bus, BusError, DocumentStore};
 use crate::cli::Args;
 use crate::troubles::Troubles;
 
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "kafka")]
 mod kafka;
 
@@ -28,15 +30,19 @@ impl Storage {
     pub(crate) async fn open(args: &Args, troubles: &Arc<Troubles>) -> anyhow::Result<Self> {
         let database = open_database(args).await?;
         let embedded: Arc<dyn Bus> = database.bus();
-        let documents: Arc<dyn DocumentStore> = database.documents();
         let data = args.data.display();
-        let (bus, places) = match &args.kafka {
+        let (bus, records) = match &args.kafka {
             Some(brokers) => {
-                let bus = open_kafka(args, brokers, troubles)?;
-                (bus, format!("Kafka at {brokers}, configurations in {data}"))
+                let bus = open_kafka(args, brokers, troubles).await?;
+                (bus, format!("Kafka at {brokers}"))
             }
             None => (Arc::clone(&embedded), data.to_string()),
         };
+        let (documents, configurations): (Arc<dyn DocumentStore>, _) = match args.etcd() {
+            Some(endpoints) => (open_etcd(args, &endpoints)?, format!("etcd at {endpoints}")),
+            None => (database.documents(), data.to_string()),
+        };
+        let places = format!("records in {records}, configurations in {configurations}");
         Ok(Self { bus, documents, embedded, places })
     }
 
@@ -65,10 +71,21 @@ impl fmt::Display for Storage {
 use kafka::open as open_kafka;
 
 #[cfg(not(feature = "kafka"))]
-fn open_kafka(_: &Args, _: &str, _: &Arc<Troubles>) -> anyhow::Result<Arc<dyn Bus>> {
+#[expect(clippy::unused_async, reason = "the real one waits for brokers")]
+async fn open_kafka(_: &Args, _: &str, _: &Arc<Troubles>) -> anyhow::Result<Arc<dyn Bus>> {
     anyhow::bail!(
         "this server was built without Kafka; build it with --features kafka, or leave out --kafka and \
          KAFKA_BOOTSTRAP_SERVERS"
+    )
+}
+
+#[cfg(feature = "etcd")]
+use etcd::open as open_etcd;
+
+#[cfg(not(feature = "etcd"))]
+fn open_etcd(_: &Args, _: &str) -> anyhow::Result<Arc<dyn DocumentStore>> {
+    anyhow::bail!(
+        "this server was built without etcd; build it with --features etcd, or leave out --etcd and ETCD_HOST"
     )
 }
 

@@ -42,6 +42,7 @@ pub(crate) fn server_command(data: &Path) -> Process {
         .arg(data)
         .env_remove("STATE_DIRECTORY")
         .env_remove("PICKET_LOG")
+        .env_remove("ETCD_HOST")
         .stdin(Stdio::null());
     process
 }
@@ -65,7 +66,12 @@ impl Server {
     }
 
     pub(crate) fn start_in(data: TempDir) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    pub(crate) fn start_with(data: TempDir, arguments: &[&str]) -> Self {
         let mut child = server_command(data.path())
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

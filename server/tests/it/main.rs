@@ -8,7 +8,12 @@ mod alerts;
 mod bad_input;
 mod commands;
 mod config;
+mod etcd;
 mod identity;
 mod metrics;
 mod process;
+#[cfg(feature = "etcd")]
+#[path = "../../../etcd/tests/it/real.rs"]
+#[expect(dead_code, reason = "it is shared with other crates, and each uses a part")]
+mod real_etcd;
 mod sessions;

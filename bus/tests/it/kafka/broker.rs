@@ -1,13 +1,14 @@
 //! A real broker, with topics of its own for each test.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bus::kafka::{KafkaBus, Options, TopicWarning};
-use bus::{Bus, Selection, Start, Topic};
+use bus::{Bus, PublishError, Selection, Start, Topic};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 
 use super::wanted;
@@ -72,6 +73,17 @@ impl Place for Broker {
 }
 
 contract_suite!(Broker::new());
+
+/// Asks until the answer is yes.
+async fn patiently(mut is_so: impl AsyncFnMut() -> bool) {
+    for _ in 0..600 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it never came to be");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn absent_topics_are_created_once_and_described() {
@@ -169,5 +181,38 @@ async fn what_retention_removes_under_a_reader_is_said() {
     let again = self::read(&*bus, crate::support::after(&first), keys(&["a"])).await;
     assert_eq!(again.skipped, [(first.len() as u64, 3899)]);
     assert_eq!(again.entries.len(), 100);
+    broker.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_too_large_is_sent_in_pieces() {
+    let Some(broker) = Broker::new() else { return };
+    let bus = broker.bus().await;
+    let name = broker.topic_name(Topic::MonitoringData);
+    let small = AlterConfig::new(ResourceSpecifier::Topic(&name)).set("max.message.bytes", "10000");
+    let altered = broker.admin().alter_configs([&small], &AdminOptions::new()).await.unwrap();
+    altered.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    // A broker learns of it from the controller, in its own time: one part of it first, then another.
+    let small = |w: &TopicWarning| matches!(w, TopicWarning::MessageBytes { found: 10_000, .. });
+    patiently(async || {
+        let states = bus.ensure_topics().await.unwrap();
+        states.iter().any(|state| state.name == name && state.warnings.iter().any(small))
+    })
+    .await;
+    patiently(async || {
+        let published = bus.publish(vec![noise("probe", 0, 20_000)]).await;
+        matches!(published, Err(PublishError::TooLarge { .. }))
+    })
+    .await;
+
+    // Together far beyond it, each one below.
+    bus.publish((0..100).map(|n| noise("a", n, 2000)).collect()).await.unwrap();
+    let published = bus.publish(vec![noise("a", 100, 20_000)]).await;
+    assert!(matches!(published, Err(PublishError::TooLarge { .. })), "{published:?}");
+    bus.publish(vec![metrics("a", 101)]).await.unwrap();
+    let sequences = read(&*bus, Start::Oldest, keys(&["a"])).await.sequences();
+    let mut seen = BTreeSet::new();
+    let first: Vec<u64> = sequences.into_iter().filter(|sequence| seen.insert(*sequence)).collect();
+    assert_eq!(first, (0..100).chain([101]).collect::<Vec<_>>());
     broker.clear().await;
 }

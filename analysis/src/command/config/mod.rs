@@ -1,10 +1,13 @@
 //! `picket config`.
 
+mod history;
+mod origin;
+
 use std::io::{self, Write};
 
 use proto::config::{Document, KEYS};
-use proto::{ConfigOutcome, ConfigReport, SetConfigRequest, SetConfigResponse};
-use serde_json::{Map, Value, json};
+use proto::{ConfigOutcome, ConfigReport, GetConfigResponse, SetConfigRequest, SetConfigResponse};
+use serde_json::{Map, Value};
 
 use crate::cli::{Config, Layer, Output};
 use crate::client::Client;
@@ -19,7 +22,10 @@ pub(super) async fn run(
 ) -> Result<Exit, Error> {
     match args {
         Config::Get { layer } => get(session, &layer, out).await,
-        Config::Show { layer } => show(session, &layer, out).await,
+        Config::Show { layer, origin: false } => show(session, &layer, out).await,
+        Config::Show { layer, origin: true } => origin::run(session, &layer, out).await,
+        Config::History { layer, limit } => history::history(session, &layer, limit, out).await,
+        Config::Rollback { layer, to } => history::rollback(session, &layer, to, out).await,
         Config::Set { layer, file, expected_revision } => {
             let request = SetConfigRequest {
                 agent_id: layer.as_str().to_owned(),
@@ -39,7 +45,9 @@ pub(super) async fn run(
             let client = connect(session).await?;
             // A document that cannot be read any more can still be removed.
             let held = client.config(layer.as_str().to_owned()).await;
-            if held.is_ok_and(|held| held.revision == 0) {
+            let is_nothing =
+                |held: GetConfigResponse| held.revision == 0 && held.problem.is_empty();
+            if held.is_ok_and(is_nothing) {
                 return Err(Error::NotFound(format!("{} has no document", layer.as_str())));
             }
             let response = client.delete_config(layer.as_str().to_owned()).await?;
@@ -62,6 +70,7 @@ fn unknown_keys(document: &str) -> Option<String> {
 async fn get(session: &Session, layer: &Layer, out: &mut dyn Write) -> Result<Exit, Error> {
     let client = connect(session).await?;
     let response = client.config(layer.as_str().to_owned()).await?;
+    warn_of(layer, &response);
     if response.revision == 0 {
         let name = layer.as_str();
         return Err(Error::NotFound(format!(
@@ -69,19 +78,19 @@ async fn get(session: &Session, layer: &Layer, out: &mut dyn Write) -> Result<Ex
         )));
     }
     match session.output {
-        Output::Json => json::write_line(
-            out,
-            &json!({
-                "agent_id": response.agent_id,
-                "revision": response.revision,
-                "modified": bus::json::iso_8601(response.modified_ms),
-                "document": parsed(&response.document),
-            }),
-        )?,
+        Output::Json => json::write_line(out, &Value::Object(layer_object(&response)))?,
         Output::Table | Output::Csv => {
             write_document(&response.document, out)?;
-            let modified = view::time::local(response.modified_ms, &session.zone);
-            view::notice(&format!("revision {} of {modified}", response.revision));
+            let revision = response.revision;
+            view::notice(&match response.modified_ms {
+                0 => format!("revision {revision}"),
+                modified_ms => {
+                    format!(
+                        "revision {revision} of {}",
+                        view::time::local(modified_ms, &session.zone)
+                    )
+                }
+            });
         }
     }
     Ok(Exit::Ok)
@@ -90,15 +99,18 @@ async fn get(session: &Session, layer: &Layer, out: &mut dyn Write) -> Result<Ex
 async fn show(session: &Session, layer: &Layer, out: &mut dyn Write) -> Result<Exit, Error> {
     let client = connect(session).await?;
     let response = client.config(layer.as_str().to_owned()).await?;
+    warn_of(layer, &response);
     match session.output {
-        Output::Json => json::write_line(
-            out,
-            &json!({
-                "agent_id": response.agent_id,
-                "revision": response.effective_revision,
-                "effective": parsed(&response.effective),
-            }),
-        )?,
+        Output::Json => {
+            let mut object = Map::new();
+            object.insert("agent_id".to_owned(), response.agent_id.into());
+            object.insert("revision".to_owned(), response.effective_revision.into());
+            object.insert("effective".to_owned(), parsed(&response.effective));
+            if !response.problem.is_empty() {
+                object.insert("problem".to_owned(), response.problem.into());
+            }
+            json::write_line(out, &Value::Object(object))?;
+        }
         Output::Table | Output::Csv => {
             write_document(&response.effective, out)?;
             view::notice(&match response.effective_revision {
@@ -108,6 +120,31 @@ async fn show(session: &Session, layer: &Layer, out: &mut dyn Write) -> Result<E
         }
     }
     Ok(Exit::Ok)
+}
+
+fn layer_object(response: &GetConfigResponse) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("agent_id".to_owned(), response.agent_id.as_str().into());
+    object.insert("revision".to_owned(), response.revision.into());
+    if response.modified_ms != 0 {
+        object.insert("modified".to_owned(), bus::json::iso_8601(response.modified_ms).into());
+    }
+    object.insert("document".to_owned(), parsed(&response.document));
+    if !response.problem.is_empty() {
+        object.insert("problem".to_owned(), response.problem.as_str().into());
+    }
+    object
+}
+
+/// Says that what is stored is not what holds.
+fn warn_of(layer: &Layer, response: &GetConfigResponse) {
+    if !response.problem.is_empty() {
+        let name = layer.as_str();
+        view::notice(&format!(
+            "what is stored for {name} is not in force, the last that could be used is: {}",
+            response.problem
+        ));
+    }
 }
 
 async fn connect(session: &Session) -> Result<Client, Error> {
@@ -127,21 +164,23 @@ fn write_change(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     match session.output {
-        Output::Json => {
-            let mut object = Map::new();
-            object.insert("agent_id".to_owned(), layer.as_str().into());
-            object.insert("revision".to_owned(), response.revision.into());
-            object.insert("pushed".to_owned(), response.pushed.into());
-            if let Some(report) = &response.report {
-                object.insert("report".to_owned(), bus::json::config_report(report));
-            }
-            json::write_line(out, &Value::Object(object))
-        }
+        Output::Json => json::write_line(out, &Value::Object(change_object(layer, response))),
         Output::Table | Output::Csv => {
             let line = change_text(layer, response);
             writeln!(out, "{}", text::escape(&line))
         }
     }
+}
+
+fn change_object(layer: &Layer, response: &SetConfigResponse) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("agent_id".to_owned(), layer.as_str().into());
+    object.insert("revision".to_owned(), response.revision.into());
+    object.insert("pushed".to_owned(), response.pushed.into());
+    if let Some(report) = &response.report {
+        object.insert("report".to_owned(), bus::json::config_report(report));
+    }
+    object
 }
 
 fn change_text(layer: &Layer, response: &SetConfigResponse) -> String {

@@ -1,0 +1,47 @@
+//! Files that survive a loss of power at any moment: after it there is the old content or the new one, whole.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+/// Puts `content` in place of the file `name` in `directory`, which is made if it is not there.
+///
+/// # Errors
+///
+/// When the system refuses one of the steps. The old file is then still there, but for a failure of the last step, after
+/// which either of the two may be found when the power goes at that moment.
+pub(crate) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let temporary = directory.join(format!("{name}.new"));
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_replaced_and_nothing_else_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("not/there/yet");
+        for content in [b"first".as_slice(), b"", b"the third"] {
+            replace(&state, "name", content).unwrap();
+            assert_eq!(fs::read(state.join("name")).unwrap(), content);
+            assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn the_old_file_stays_when_the_new_one_cannot_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        replace(directory.path(), "name", b"old").unwrap();
+        // A directory in the place of the temporary file: it cannot be created.
+        fs::create_dir(directory.path().join("name.new")).unwrap();
+        assert!(replace(directory.path(), "name", b"new").is_err());
+        assert_eq!(fs::read(directory.path().join("name")).unwrap(), b"old");
+    }
+}

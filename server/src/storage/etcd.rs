@@ -1,0 +1,38 @@
+//! etcd as the store of configurations.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bus::DocumentStore;
+use bus::etcd::{Credentials, EtcdDocuments, Options};
+
+use crate::cli::Args;
+
+/// Where the password may be instead of a file.
+const PASSWORD_VARIABLE: &str = "PICKET_ETCD_PASSWORD";
+
+/// Opens the store. Nobody needs to be there yet.
+pub(super) fn open(args: &Args, endpoints: &str) -> anyhow::Result<Arc<dyn DocumentStore>> {
+    let endpoints = endpoints.parse().context("cannot use the addresses of --etcd")?;
+    let mut options = Options::new(endpoints);
+    if let Some(user) = &args.etcd_user {
+        let password = password(args.etcd_password_file.as_deref())?;
+        options.credentials = Some(Credentials::new(user, password));
+    }
+    Ok(Arc::new(EtcdDocuments::new(options)))
+}
+
+fn password(file: Option<&Path>) -> anyhow::Result<String> {
+    if let Some(file) = file {
+        let text = std::fs::read_to_string(file).with_context(|| {
+            format!("cannot read the password of --etcd-password-file {}", file.display())
+        })?;
+        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    std::env::var(PASSWORD_VARIABLE).with_context(|| {
+        format!(
+            "--etcd-user needs a password: give --etcd-password-file, or set {PASSWORD_VARIABLE}"
+        )
+    })
+}
