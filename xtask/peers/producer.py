@@ -8,8 +8,6 @@ from datetime import datetime, timezone
 
 from confluent_kafka import Producer
 
-HOURS_S = 2 * 3600
-
 
 def as_json(value):
     return json.dumps(value).encode()
@@ -46,12 +44,6 @@ def snapshots(given):
 def commands(given):
     params = dict(param.split("=", 1) for param in given.param)
     yield "commands", given.agent_id, as_json(command(given.agent_id, given.type, params))
-
-
-def stale(given):
-    """A command that somebody sent hours ago, as one who copies topics brings it back."""
-    old = command(given.agent_id, given.type, {}) | {"timestamp": int(time.time()) - HOURS_S}
-    yield "commands", given.agent_id, as_json(old)
 
 
 def repeated(given):
@@ -133,7 +125,6 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("brokers", metavar="HOST:PORT")
     arguments.add_argument("--partitioner", help="librdkafka's own if it is not given; Java's is murmur2_random")
-    arguments.set_defaults(age=0)
     what = arguments.add_subparsers(required=True)
 
     def form(name, make, takes_type):
@@ -146,7 +137,6 @@ def main():
 
     form("snapshots", snapshots, False).add_argument("--count", type=int, default=1)
     form("command", commands, True).add_argument("--param", metavar="KEY=VALUE", action="append", default=[])
-    form("stale", stale, True).set_defaults(age=HOURS_S)
     repeat = form("repeat", repeated, True)
     repeat.add_argument("command_id")
     repeat.add_argument("--count", type=int, default=20)
@@ -163,9 +153,8 @@ def main():
         if error is not None:
             failed.append(f"{message.topic()}: {error}")
 
-    made_ms = int(1000 * (time.time() - given.age))
     for topic, key, value in given.make(given):
-        producer.produce(topic, key=key, value=value, timestamp=made_ms, on_delivery=report)
+        producer.produce(topic, key=key, value=value, on_delivery=report)
         sent[topic] = sent.get(topic, 0) + 1
     left = producer.flush(50)
     if failed or left:
