@@ -199,7 +199,8 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         let sender = sender.clone();
         move || sender.send(Event::Shutdown).is_ok()
     };
-    let network = Network::spawn(servers, on_signal).context("cannot start the network thread")?;
+    let network =
+        Network::spawn(servers.clone(), on_signal).context("cannot start the network thread")?;
     // Fails only when the main loop is gone, which then needs no report.
     let authority = match &store {
         None => Authority::Server,
@@ -228,7 +229,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     }
     let mut main_loop = MainLoop {
         id,
-        server: server.to_string(),
+        servers,
         program,
         clock,
         events,

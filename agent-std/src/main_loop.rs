@@ -26,7 +26,7 @@ use crate::event::Event;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::identity;
 use crate::net::message::{self, Packing};
-use crate::net::{LinkEvent, Network, Request, StoreEvent, Uplink};
+use crate::net::{LinkEvent, Network, Request, Servers, StoreEvent, Uplink};
 
 /// How long the end of a stream may take before the process ends or is replaced.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct MainLoop {
     pub(crate) id: AgentId,
-    pub(crate) server: String,
+    pub(crate) servers: Servers,
     pub(crate) program: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) events: Receiver<Event>,
@@ -157,7 +157,7 @@ impl MainLoop {
             own_config: self.authority != Authority::Server,
         };
         self.was_open = false;
-        tracing::debug!(server = self.server, session = status.sessions, "dialling");
+        tracing::debug!(session = status.sessions, "dialling");
         self.request(Request::Dial(Box::new(hello)));
     }
 
@@ -243,7 +243,8 @@ impl MainLoop {
             LinkEvent::Answered(None) => {
                 self.was_open = true;
                 self.configuration.handle_answered();
-                tracing::info!(server = self.server, "connected; the server speaks the plain form");
+                let server = self.servers.current();
+                tracing::info!(%server, "connected; the server speaks the plain form");
                 agent.handle(now, Input::LinkPlain);
             }
             LinkEvent::Answered(Some(welcome)) => self.on_welcome(agent, now, &welcome),
@@ -251,8 +252,8 @@ impl MainLoop {
             LinkEvent::Transmitted(transmit) => agent.handle(now, Input::Transmitted(transmit)),
             LinkEvent::Refused { reason } => {
                 agent.handle(now, Input::LinkClosed);
-                let server = &self.server;
-                tracing::error!(server, reason, "refused; give one of the two another --agent-id");
+                let server = self.servers.current();
+                tracing::error!(%server, reason, "refused; give one of the two another --agent-id");
             }
             LinkEvent::Closed { reason } => {
                 agent.handle(now, Input::LinkClosed);
@@ -260,11 +261,10 @@ impl MainLoop {
                     LinkState::Down { retry_at } => (retry_at - now).as_millis(),
                     _ => 0,
                 };
-                let server = &self.server;
                 if self.was_open {
-                    tracing::warn!(server, reason, retry_ms, "connection lost; samples are kept");
+                    tracing::warn!(reason, retry_ms, "connection lost; samples are kept");
                 } else {
-                    tracing::warn!(server, reason, retry_ms, "cannot connect; samples are kept");
+                    tracing::warn!(reason, retry_ms, "cannot connect; samples are kept");
                 }
             }
         }
@@ -278,8 +278,8 @@ impl MainLoop {
     ) {
         self.was_open = true;
         self.configuration.handle_answered();
-        let (server, version) = (&self.server, &welcome.version);
-        tracing::info!(server, version, held = agent.ledger().held, "connected");
+        let (server, version) = (self.servers.current(), &welcome.version);
+        tracing::info!(%server, version, held = agent.ledger().held, "connected");
         self.packing = Packing::from(welcome);
         let heartbeat = message::heartbeat(welcome);
         let acknowledged = Sequence::new(welcome.acknowledged);

@@ -63,9 +63,9 @@ pub(crate) struct Cli {
 /// Kafka in place of a server.
 #[derive(Debug, Args)]
 pub(crate) struct Kafka {
-    /// Read from Kafka itself, and send commands over it: no server need be reachable; HOST:PORT with commas between
+    /// Read from Kafka itself, and send commands over it, whatever --server says; HOST:PORT with commas between
     /// [default: KAFKA_BOOTSTRAP_SERVERS, unless --server is given]
-    #[arg(long, global = true, value_name = "HOST:PORT", help_heading = GLOBAL, conflicts_with = "server")]
+    #[arg(long, global = true, value_name = "HOST:PORT", help_heading = GLOBAL)]
     pub(crate) kafka: Option<String>,
 
     /// A file of Kafka client settings, KEY=VALUE on each line: security.protocol, sasl.username and the like
@@ -180,8 +180,9 @@ Sends a command to an agent, waits for its answer and prints it. The exit code s
   UPDATE_CONFIG  apply --param and --config; without any, read the configuration again
   RESTART        restart the process; answered by the new one
 
-An agent that is away is waited for until the time is up. The server hands the command to the agent
-at most once.
+An agent that is away is waited for until the time is up. It may be handed to the agent several times, over a
+broken connection for instance; the agent runs it once. With --kafka a server may need some seconds
+beyond --timeout to say that an agent did not get it.
 
 Examples:
   picket send-command web-1 STATUS

@@ -124,6 +124,9 @@ pub trait DocumentStore: std::fmt::Debug + Send + Sync + 'static {
     /// by whomever. Several changes of one key that come close together may be told as the last of them.
     async fn watch(&self) -> Box<dyn DocumentWatch>;
 
+    /// Whether several servers use it at once.
+    fn is_shared(&self) -> bool;
+
     /// What it is, for people: `embedded` or `etcd`.
     fn kind(&self) -> &'static str;
 }

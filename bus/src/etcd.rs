@@ -82,6 +82,10 @@ impl DocumentStore for EtcdDocuments {
         Box::new(EtcdWatch(Watch::start(self.options.clone(), Selection::Folder)))
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn kind(&self) -> &'static str {
         "etcd"
     }

@@ -45,7 +45,12 @@ pub struct Args {
     /// between.
     ///
     /// Topics that are absent are created. The data directory still keeps the configurations.
-    #[arg(long, value_name = "HOST:PORT", env = "KAFKA_BOOTSTRAP_SERVERS")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        value_parser = parse_brokers
+    )]
     pub kafka: Option<String>,
 
     /// A file of Kafka client settings, KEY=VALUE on each line: security.protocol, sasl.username and the like.
@@ -145,6 +150,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// Brokers, `HOST:PORT` with commas between. An empty text stands for none, as variables that are set and empty do.
+fn parse_brokers(text: &str) -> Result<String, String> {
+    let is_broker = |broker: &str| {
+        let port = broker.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0))
+    };
+    let brokers = text.split(',').map(str::trim).collect::<Vec<_>>();
+    if text.is_empty() || brokers.iter().all(|broker| is_broker(broker)) {
+        return Ok(brokers.join(","));
+    }
+    Err("must be HOST:PORT, with commas between several".to_owned())
+}
+
 fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
@@ -200,6 +218,15 @@ mod tests {
         check(&["--etcd-host", "a"], Some("a:2379"));
         check(&["--etcd-host", "a", "--etcd-port", "1"], Some("a:1"));
         check(&["--etcd-host", "a", "--etcd", "b:2,c:3"], Some("b:2,c:3"));
+    }
+
+    #[test]
+    fn brokers_have_hosts_and_ports() {
+        assert_eq!(parse_brokers("a:9092, [::1]:1"), Ok("a:9092,[::1]:1".to_owned()));
+        assert_eq!(parse_brokers(""), Ok(String::new()));
+        for bad in ["a", "a:", ":9092", "a:1,", "a:1,,b:2", "a:0", "a:65536"] {
+            assert!(parse_brokers(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proto::address::{ServerAddress, ServerAddresses};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::net::session::describe;
 
 /// All uplinks of a process go to the same server, so that one that is away is found out once.
 #[derive(Clone, Debug)]
@@ -19,7 +21,7 @@ pub(crate) struct Servers {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice<'a> {
     pub(super) address: &'a ServerAddress,
-    pub(super) endpoint: &'a Endpoint,
+    endpoint: &'a Endpoint,
     turn: usize,
 }
 
@@ -32,8 +34,34 @@ impl Servers {
         Ok(Self { endpoints: endpoints.collect::<Result<_, _>>()?, turn: Arc::default() })
     }
 
+    /// Connects to the one in use, else to the next that answers: one round, so that a server that is away costs no
+    /// step of the back-off while another one is there.
+    ///
+    /// # Errors
+    ///
+    /// When none answers; what is wrong with each.
+    pub(super) async fn connect(&self) -> Result<(Choice<'_>, Channel), String> {
+        let mut reasons = Vec::with_capacity(self.endpoints.len());
+        for _ in 0..self.endpoints.len() {
+            let choice = self.choose();
+            match choice.endpoint.connect().await {
+                Ok(channel) => return Ok((choice, channel)),
+                Err(error) => {
+                    self.give_up(choice);
+                    reasons.push(format!("{}: {}", choice.address, describe(&error)));
+                }
+            }
+        }
+        Err(reasons.join("; "))
+    }
+
+    /// The address of the one in use.
+    pub(crate) fn current(&self) -> &ServerAddress {
+        self.choose().address
+    }
+
     /// The one to use now.
-    pub(super) fn choose(&self) -> Choice<'_> {
+    fn choose(&self) -> Choice<'_> {
         let turn = self.turn.load(Ordering::Relaxed);
         // There is at least one.
         let (address, endpoint) = &self.endpoints[turn % self.endpoints.len()];

@@ -12,7 +12,7 @@ use proto::{Hello, MetricsRequest, WELCOME_HEADER, Welcome};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
-use tonic::transport::Endpoint;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::net::{LinkEvent, Request, Servers};
@@ -36,16 +36,20 @@ pub(super) async fn run<T: Send + 'static>(
             Request::Dial(hello) => {
                 let report = Arc::clone(&report);
                 let reporter = Arc::new(Reporter { session: hello.session, report });
-                let choice = servers.choose();
-                let end = carry(choice.endpoint, *hello, &mut requests, &reporter).await;
-                if let End::Lost(_) = &end {
-                    servers.give_up(choice);
-                }
-                let (event, redial) = match end {
-                    End::Lost(reason) => {
-                        let reason = format!("{}: {reason}", choice.address);
-                        (LinkEvent::Closed { reason }, None)
+                let end = match servers.connect().await {
+                    Ok((choice, channel)) => {
+                        match carry(channel, *hello, &mut requests, &reporter).await {
+                            End::Lost(reason) => {
+                                servers.give_up(choice);
+                                End::Lost(format!("{}: {reason}", choice.address))
+                            }
+                            end => end,
+                        }
                     }
+                    Err(reason) => End::Lost(reason),
+                };
+                let (event, redial) = match end {
+                    End::Lost(reason) => (LinkEvent::Closed { reason }, None),
                     End::Refused(reason) => (LinkEvent::Refused { reason }, None),
                     End::Closed => (closed("closed by the agent"), None),
                     End::Replaced(request) => (closed("replaced"), Some(request)),
@@ -89,15 +93,11 @@ enum End<T> {
 }
 
 async fn carry<T: Send + 'static>(
-    endpoint: &Endpoint,
+    channel: Channel,
     hello: Hello,
     requests: &mut mpsc::Receiver<Request<T>>,
     reporter: &Arc<Reporter<T>>,
 ) -> End<T> {
-    let channel = match endpoint.connect().await {
-        Ok(channel) => channel,
-        Err(error) => return End::Lost(describe(&error)),
-    };
     // Room for all the messages that the core lets be under way.
     let (outbound, queue) = mpsc::channel(usize::from(TRANSMIT_SLOTS));
     let mut outbound = Some(outbound);
@@ -197,7 +197,7 @@ fn describe_status(status: &Status) -> String {
 }
 
 /// The error with its causes, which say what tonic's own text leaves out.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.last().map_or_else(|| error.to_string(), ToString::to_string)
 }

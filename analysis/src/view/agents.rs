@@ -167,7 +167,7 @@ fn state(agent: &AgentInfo) -> &'static str {
 fn config(agent: &AgentInfo) -> String {
     let (applied, wanted) = (agent.config_applied, agent.config_wanted);
     if !agent.config_error.is_empty() {
-        return format!("{applied}, rejected {wanted}: {}", agent.config_error);
+        return format!("{applied}; {}", agent.config_error);
     }
     match (applied, wanted) {
         (0, 0) => "-".to_owned(),
@@ -216,7 +216,7 @@ mod tests {
             host_name: "web\u{1b}".into(),
             config_wanted: 5,
             config_applied: 4,
-            config_error: "interval: too short".into(),
+            config_error: "revision 5 was rejected: interval: too short".into(),
             status: Some(AgentStatus {
                 state: RunState::Stopped.into(),
                 ledger: Some(Ledger {
@@ -250,9 +250,9 @@ mod tests {
         check(
             Output::Table,
             "\
-AGENT  STATE    CONNECTED SINCE      SEEN    VERSION  BOOT                CONFIG                              DIALECT  DELIVERED  LOST  HELD
-web-1  stopped  2023-11-14 22:12:20  2s ago  0.1.0    1-0000000000000002  4, rejected 5: interval: too short  full            90     3     7
-py     away     -                    1h ago  -        -                   -                                   plain            -     -     -
+AGENT  STATE    CONNECTED SINCE      SEEN    VERSION  BOOT                CONFIG                                           DIALECT  DELIVERED  LOST  HELD
+web-1  stopped  2023-11-14 22:12:20  2s ago  0.1.0    1-0000000000000002  4; revision 5 was rejected: interval: too short  full            90     3     7
+py     away     -                    1h ago  -        -                   -                                                plain            -     -     -
 ",
         );
     }

@@ -151,6 +151,10 @@ impl DocumentStore for EmbeddedDocuments {
         Box::new(Watch::new(&self.inner.shared))
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn kind(&self) -> &'static str {
         "embedded"
     }

@@ -39,6 +39,8 @@ enum Event {
     Recovered(Vec<(Order, Duration)>),
     /// A command was read from the bus, with what is left of its time.
     Published { order: Order, left: Duration },
+    /// A command was read from the bus that cannot be one.
+    Refused(Order, String),
     /// An answer was read from the bus.
     Answer(CommandResponse),
     /// Another server has delivered a command.

@@ -215,6 +215,20 @@ impl Pending {
         self.deliver(serial);
     }
 
+    /// A command was read from the bus that cannot be one, for this reason: whoever sent it is told, by one server if
+    /// that can be.
+    pub(crate) fn handle_refused(
+        &mut self,
+        now: Now,
+        order: &Order,
+        holder: Holder,
+        reason: String,
+    ) {
+        if holder == Holder::Nobody && self.answers.get(&order.id).is_none() {
+            self.conclude(now, order, CommandOutcome::Rejected, reason);
+        }
+    }
+
     /// A command was found on the bus at the start, unanswered, with `left` of its time to live. Another server or
     /// an earlier run of this one may have delivered it.
     pub(crate) fn handle_recovered(&mut self, now: Now, order: Order, left: Duration) {
@@ -755,6 +769,18 @@ mod tests {
         pending.handle_noticed(&order("1", "a").id);
         assert!(pass(&mut pending, 10).is_empty());
         assert_eq!(pass(&mut pending, 15), ["publish UNKNOWN 1"]);
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_one_is_answered_once() {
+        let mut pending = Pending::new(SHARED);
+        let reason = || "interval: too short".to_owned();
+        pending.handle_refused(at(0), &order("1", "a"), Holder::AnotherServer, reason());
+        assert!(outputs(&mut pending).is_empty());
+        for _ in 0..2 {
+            pending.handle_refused(at(0), &order("2", "a"), Holder::Nobody, reason());
+        }
+        assert_eq!(outputs(&mut pending), ["publish REJECTED 2"]);
     }
 
     #[test]

@@ -159,28 +159,46 @@ struct Intake {
 
 impl Intake {
     fn published(&mut self, entries: Vec<Entry>) -> Vec<Event> {
-        let event = |entry| {
-            let (order, stored_ms) = self.order(entry)?;
-            let left = left(self.clock.now(), &order, stored_ms);
-            Some(Event::Published { order, left })
+        let event = |entry: Entry| {
+            let stored_ms = entry.stored_ms;
+            match self.read(entry)? {
+                Ok(order) => {
+                    let left = left(self.clock.now(), &order, stored_ms);
+                    Some(Event::Published { order, left })
+                }
+                Err((order, reason)) => Some(Event::Refused(order?, reason)),
+            }
         };
         entries.into_iter().filter_map(event).collect()
     }
 
-    /// Reads a command; also says when the bus took it. One without an id gets that of its place, so that every
-    /// server names it alike.
+    /// Reads a command that was there before; also says when the bus took it.
     fn order(&mut self, entry: Entry) -> Option<(Order, i64)> {
-        let Entry { partition, offset, stored_ms, key, payload } = entry;
+        let stored_ms = entry.stored_ms;
+        let order = self.read(entry)?.ok()?;
+        Some((order, stored_ms))
+    }
+
+    /// Reads a command. One without an id gets that of its place, so that every server names it alike. Of one that is
+    /// refused: what can be answered, and why.
+    fn read(&mut self, entry: Entry) -> Option<Result<Order, (Option<Order>, String)>> {
+        let Entry { partition, offset, stored_ms: _, key, payload } = entry;
         let Payload::Command(command) = payload else {
             return None;
         };
         let fresh_id = || id_of_place(partition, offset);
-        let refusal = match request::order(self.clock.now(), command, fresh_id) {
-            Ok(order) if order.agent == key => return Some((order, stored_ms)),
-            Ok(order) => format!("it is to {} and has the key {key}", order.agent),
+        let id = match command.command_id.as_str() {
+            "" => Some(fresh_id()),
+            id => id.parse().ok(),
+        };
+        let to_key = command.agent_id == key.as_str();
+        let (order, reason) = match request::order(self.clock.now(), command.clone(), fresh_id) {
+            Ok(order) if to_key => return Some(Ok(order)),
+            Ok(order) => (None, format!("it is to {} and has the key {key}", order.agent)),
             Err(rejection) => {
                 self.counters.reject(rejection.reason);
-                rejection.to_string()
+                let order = id.map(|id| Order { id, agent: key.clone(), command });
+                (order.filter(|_| to_key), rejection.to_string())
             }
         };
         if SOURCES_MAX <= self.refused.len() {
@@ -189,10 +207,10 @@ impl Intake {
         if self.refused.insert(key.clone()) {
             warn!(
                 agent = %key, %partition, %offset,
-                "a command on the bus is refused, further ones to this agent are only counted: {refusal}"
+                "a command on the bus is refused, further ones to this agent are only counted: {reason}"
             );
         }
-        None
+        Some(Err((order, reason)))
     }
 }
 

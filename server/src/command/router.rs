@@ -125,6 +125,10 @@ impl Router {
                 let holder = self.tables.registry().holder(&order.agent, now.unix_ms);
                 self.pending.handle_published(now, order, left, holder);
             }
+            Event::Refused(order, reason) => {
+                let holder = self.tables.registry().holder(&order.agent, now.unix_ms);
+                self.pending.handle_refused(now, &order, holder, reason);
+            }
             Event::Answer(response) => self.pending.handle_answer(response),
             Event::Noticed(id) => self.pending.handle_noticed(&id),
         }

@@ -14,6 +14,6 @@ mod store;
 mod table;
 
 pub(crate) use layers::{Effective, Layer, LayerKey};
-pub(crate) use push::{announce, report_of};
+pub(crate) use push::{announce, report_elsewhere, report_of};
 pub(crate) use store::{ConfigError, ConfigStore, Sight};
 pub(crate) use table::Problem;

@@ -1,5 +1,7 @@
 //! Tells connected agents of a change, and hears what they make of it.
 
+use std::time::Duration;
+
 use agent_core::id::AgentId;
 use bus::Revision;
 use proto::ConfigReport;
@@ -55,6 +57,27 @@ fn send(shared: &Shared, agents: Vec<(AgentId, SessionHandle)>) -> u32 {
         }
     }
     pushed
+}
+
+/// What an agent of another server says to the configuration of `revision`, which that one pushes; none when it does
+/// not say in time.
+pub(crate) async fn report_elsewhere(
+    shared: &Shared,
+    agent: &AgentId,
+    revision: Revision,
+) -> Option<ConfigReport> {
+    /// Reports come by the bus, and nobody is told; whoever waits has a person behind it.
+    const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+    let reported = async {
+        loop {
+            if let Some(report) = shared.registry().config_reported(agent, revision) {
+                return report;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::time::timeout(CONFIG_REPORT_WAIT, reported).await.ok()
 }
 
 /// What the agent says to the configuration of `revision`; none when it is away or does not say in time.

@@ -48,6 +48,11 @@ impl ConfigStore {
     }
 
     /// What the store is, for people.
+    /// Whether other servers use the store, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.documents.is_shared()
+    }
+
     pub(crate) fn kind(&self) -> &'static str {
         self.documents.kind()
     }

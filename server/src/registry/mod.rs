@@ -72,6 +72,8 @@ struct Agent {
     config_wanted: u64,
     config_applied: u64,
     config_error: String,
+    /// What it said last of a configuration.
+    config_reported: Option<ConfigReport>,
     status: Option<Box<AgentStatus>>,
     /// Highest sequence of `boot` that is durable; 0 for none.
     acknowledged: u64,
@@ -199,6 +201,12 @@ impl Registry {
 
     pub(crate) fn config_report(&mut self, id: &AgentId, report: &ConfigReport) {
         self.with(id, |agent| agent.report(report));
+    }
+
+    /// What `id` said last of a configuration, if it is of `revision` or a later one.
+    pub(crate) fn config_reported(&self, id: &AgentId, revision: u64) -> Option<ConfigReport> {
+        let report = self.agents.get(id)?.config_reported.as_ref();
+        report.filter(|report| revision <= report.revision).cloned()
     }
 
     /// Everything of `boot` up to `sequence` is durable.
@@ -336,11 +344,16 @@ impl Agent {
             }
             ConfigOutcome::RolledBack => {
                 self.config_applied = report.running;
-                self.config_error.clone_from(&report.reason);
+                self.config_error =
+                    format!("revision {} was rolled back: {}", report.revision, report.reason);
             }
-            ConfigOutcome::Rejected => self.config_error.clone_from(&report.reason),
-            ConfigOutcome::Unspecified => {}
+            ConfigOutcome::Rejected => {
+                self.config_error =
+                    format!("revision {} was rejected: {}", report.revision, report.reason);
+            }
+            ConfigOutcome::Unspecified => return,
         }
+        self.config_reported = Some(report.clone());
     }
 
     fn want(&mut self, revision: u64) {
@@ -490,7 +503,7 @@ mod tests {
         assert_eq!(info.last_seen_ms, 20);
         assert_eq!(info.dialect, "full");
         assert_eq!(info.version, "0.1.0");
-        assert_eq!(info.config_error, "interval: 0 is below 0.1");
+        assert_eq!(info.config_error, "revision 4 was rejected: interval: 0 is below 0.1");
         assert_eq!(registry.connected_count(), 0);
         assert!(registry.list(&[id("b")], 0).is_empty());
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agent_core::id::AgentId;
 use bus::Topic;
 use bus::query::{Answer, Form, Metrics, Query, QueryError, Statuses, agent_ids};
 use proto::operator_service_server::OperatorService;
@@ -16,7 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use crate::config::{Effective, Layer, LayerKey, Problem, Sight, announce, report_of};
+use crate::command::Holder;
+use crate::config::{
+    Effective, Layer, LayerKey, Problem, Sight, announce, report_elsewhere, report_of,
+};
 use crate::limits::{CONFIG_HISTORY_BYTES_MAX, CONFIG_VERSIONS, CONFIG_VERSIONS_MAX};
 use crate::query;
 use crate::rejection::Rejection;
@@ -35,6 +39,13 @@ pub(crate) struct Operator {
 impl Operator {
     pub(crate) const fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// Whether another server has the agent, and the same store of configurations.
+    fn is_pushed_elsewhere(&self, agent: &AgentId) -> bool {
+        let now_ms = self.shared.clock.now().unix_ms;
+        let holder = self.shared.registry().holder(agent, now_ms);
+        self.shared.config.is_shared() && holder == Holder::AnotherServer
     }
 
     fn layer_key(&self, text: &str) -> Result<LayerKey, Status> {
@@ -137,6 +148,9 @@ impl OperatorService for Operator {
         drop(change);
         let report = match &key {
             LayerKey::Agent(agent) if pushed > 0 => report_of(shared, agent, revision).await,
+            LayerKey::Agent(agent) if self.is_pushed_elsewhere(agent) => {
+                report_elsewhere(shared, agent, revision).await
+            }
             LayerKey::Agent(_) | LayerKey::Default => None,
         };
         Ok(Response::new(SetConfigResponse { revision, pushed, report }))

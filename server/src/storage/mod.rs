@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use bus::embedded::{Database, OpenError, Options};
 use bus::{Bus, BusError, DocumentStore};
 
+use tracing::warn;
+
 use crate::cli::Args;
 use crate::troubles::Troubles;
 
@@ -31,7 +33,7 @@ impl Storage {
         let database = open_database(args).await?;
         let embedded: Arc<dyn Bus> = database.bus();
         let data = args.data.display();
-        let (bus, records) = match &args.kafka {
+        let (bus, records) = match args.kafka.as_ref().filter(|brokers| !brokers.is_empty()) {
             Some(brokers) => {
                 let bus = open_kafka(args, brokers, troubles).await?;
                 (bus, format!("Kafka at {brokers}"))
@@ -40,7 +42,14 @@ impl Storage {
         };
         let (documents, configurations): (Arc<dyn DocumentStore>, _) = match args.etcd() {
             Some(endpoints) => (open_etcd(args, &endpoints)?, format!("etcd at {endpoints}")),
-            None => (database.documents(), data.to_string()),
+            None => {
+                if bus.is_shared() {
+                    warn!(
+                        "configurations are kept in {data}: other servers on this Kafka do not see them; use --etcd"
+                    );
+                }
+                (database.documents(), data.to_string())
+            }
         };
         let places = format!("records in {records}, configurations in {configurations}");
         Ok(Self { bus, documents, embedded, places })

@@ -198,7 +198,7 @@ mod with_etcd {
         ] {
             let revision = outsider.put(&path("edge-01"), bad);
             bad_revisions.push(revision);
-            let is_told = |info: &AgentInfo| info.config_error.starts_with(reason);
+            let is_told = |info: &AgentInfo| info.config_error.contains(reason);
             let info = server.until("edge-01", is_told).await;
             assert_eq!(info.config_wanted, good);
             let mut operator = server.operator().await;
