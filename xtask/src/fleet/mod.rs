@@ -6,6 +6,7 @@ mod binaries;
 mod process;
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -86,8 +87,22 @@ impl Site {
     ///
     /// As [`Site::server`].
     pub fn server_at(&self, address: SocketAddr) -> anyhow::Result<Server> {
+        self.server_with::<&str>(address, [])
+    }
+
+    /// Starts a server at `address` with further `arguments`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Site::server`].
+    pub fn server_with<A: AsRef<OsStr>>(
+        &self,
+        address: SocketAddr,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> anyhow::Result<Server> {
         let mut command = Command::new(self.binaries.server());
         command.arg("--listen").arg(address.to_string()).arg("--data").arg(self.data());
+        command.args(arguments);
         let mut process = Process::start("server", command, &self.log_directory(), self.group)?;
         let Some(line) = process.first_line(LISTENING_WITHIN)? else {
             bail!(
@@ -102,7 +117,8 @@ impl Site {
         Ok(Server { process, address })
     }
 
-    /// Starts an agent named `id` for the server at `address`. Its state is kept across starts.
+    /// Starts an agent named `id` for the server at an address, or for several with commas between. Its state is kept
+    /// across starts.
     ///
     /// # Errors
     ///
@@ -110,7 +126,7 @@ impl Site {
     pub fn agent<A: AsRef<OsStr>>(
         &self,
         id: &str,
-        address: SocketAddr,
+        servers: impl Display,
         arguments: impl IntoIterator<Item = A>,
     ) -> anyhow::Result<Process> {
         let mut command = Command::new(self.binaries.agent());
@@ -118,7 +134,7 @@ impl Site {
             .arg("--agent-id")
             .arg(id)
             .arg("--server")
-            .arg(address.to_string())
+            .arg(servers.to_string())
             .arg("--state-dir")
             .arg(self.state(id))
             .args(arguments);
