@@ -10,6 +10,7 @@ use tracing::{info, warn};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Trouble {
     /// The brokers cannot be reached.
+    #[cfg(feature = "kafka")]
     Bus,
     /// A topic cannot be read.
     Topic(Topic),

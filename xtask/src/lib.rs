@@ -6,6 +6,7 @@ pub mod bench;
 pub mod demo;
 pub mod fleet;
 pub mod fuzz;
+pub mod peers;
 pub mod services;
 pub mod tasks;
 

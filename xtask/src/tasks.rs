@@ -45,7 +45,14 @@ pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     summary.step("tests of the workspace", || {
         go_on_unless(&interrupted)?;
         let mut tests = workspace::cargo_with_protoc();
-        tests.args(["test", "--workspace", "--all-features", "--no-fail-fast", "--"]);
+        tests.args([
+            "test",
+            "--workspace",
+            "--features",
+            workspace::FEATURES,
+            "--no-fail-fast",
+            "--",
+        ]);
         tests.args(arguments).envs(services.variables());
         run_tests(tests, &skipped)
     });

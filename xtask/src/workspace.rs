@@ -33,10 +33,22 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// [`cargo`] for builds with all features: some of their crates run protoc. Where it is not installed they are given the
+/// What tests and the programs under test are built with: everything but TLS to Kafka, which needs OpenSSL's headers.
+pub(crate) const FEATURES: &str = "server/kafka,server/etcd,analysis/kafka,agent-std/etcd";
+
+/// [`cargo`] for builds with [`FEATURES`]: some of their crates run protoc. Where it is not installed they are given the
 /// one that a crate brings along.
+#[expect(
+    clippy::print_stderr,
+    reason = "said before cargo's own messages, which do not name the remedy"
+)]
 pub(crate) fn cargo_with_protoc() -> Command {
     let mut command = cargo();
+    if !Path::new("/usr/include/zlib.h").is_file() {
+        eprintln!(
+            "zlib.h is not in /usr/include: the client of Kafka needs it (Debian: zlib1g-dev)"
+        );
+    }
     let named = env::var_os("PROTOC").is_some_and(|protoc| !protoc.is_empty());
     if named || on_path("protoc").is_some() {
         return command;

@@ -24,6 +24,8 @@ pub(super) struct Reader {
     /// None when it broke, until there is a survey for a new one.
     feed: Option<Feed>,
     surveyor: Surveyor,
+    /// Nothing was delivered since a feed broke.
+    is_fruitless: bool,
     closed: watch::Receiver<bool>,
 }
 
@@ -44,7 +46,13 @@ impl Reader {
         let feed = Feed::new(&shared.options, &scope.topic_name, merge.positions());
         let feed = Some(feed.map_err(unavailable)?);
         let surveyor = Surveyor::new(Arc::clone(&shared), Arc::clone(&scope));
-        Ok(Self { taker: Taker { shared, scope, merge }, feed, surveyor, closed })
+        Ok(Self {
+            taker: Taker { shared, scope, merge },
+            feed,
+            surveyor,
+            is_fruitless: false,
+            closed,
+        })
     }
 
     /// Goes on with what the topic holds now; with the same feed where that is possible.
@@ -62,11 +70,17 @@ impl Reader {
         Ok(())
     }
 
-    fn handle_broken(&mut self, error: &KafkaError) {
-        // Most of the time it is that retention has removed what was to be read.
+    /// Reads anew from the same place: at once, for most of the time retention has removed what was to be read. When
+    /// that does not help, the caller learns why, and the brokers are spared.
+    fn handle_broken(&mut self, error: KafkaError) -> Result<(), BusError> {
         tracing::info!(topic = %self.taker.scope.topic, %error, "reading anew from the same place");
         self.feed = None;
+        if std::mem::replace(&mut self.is_fruitless, true) {
+            self.surveyor.wait_a_little();
+            return Err(unavailable(error));
+        }
         self.surveyor.hurry();
+        Ok(())
     }
 }
 
@@ -74,7 +88,7 @@ impl Reader {
 impl Subscription for Reader {
     async fn next(&mut self) -> Result<Delivery, BusError> {
         loop {
-            let Self { taker, feed, surveyor, closed } = self;
+            let Self { taker, feed, surveyor, closed, .. } = self;
             let Some(feed) = feed else {
                 if let Some(delivery) = taker.merge.poll_idle() {
                     return Ok(delivery);
@@ -97,8 +111,11 @@ impl Subscription for Reader {
             };
             drop(streams);
             match step {
-                Step::Taken(Ok(delivery)) => return Ok(delivery),
-                Step::Taken(Err(error)) => self.handle_broken(&error),
+                Step::Taken(Ok(delivery)) => {
+                    self.is_fruitless = false;
+                    return Ok(delivery);
+                }
+                Step::Taken(Err(error)) => self.handle_broken(error)?,
                 Step::Surveyed(Ok(extents)) => self.handle_survey(&extents)?,
                 // The feed goes on as it is, and the next survey may tell more.
                 Step::Surveyed(Err(_)) => {}

@@ -106,8 +106,9 @@ impl Surveyor {
         self.at = Instant::now();
     }
 
-    /// The next survey is due soon.
+    /// The next survey is due soon, and not before.
     pub(super) fn wait_a_little(&mut self) {
+        self.asked = None;
         self.at = Instant::now() + RETRY_AFTER;
     }
 }

@@ -246,7 +246,7 @@ async fn store_records(bus: Arc<dyn Bus>, mut records: mpsc::Receiver<Record>) {
             match bus.publish(vec![record.clone()]).await {
                 Ok(()) => break,
                 Err(PublishError::Closed) => return,
-                Err(error @ PublishError::TooLarge { .. }) => {
+                Err(error @ (PublishError::TooLarge { .. } | PublishError::Malformed { .. })) => {
                     warn!("what became of a command is not recorded: {error}");
                     break;
                 }

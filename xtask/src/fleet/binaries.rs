@@ -40,7 +40,7 @@ impl Binaries {
         }
         let directory = match profile {
             Profile::Debug => {
-                command.arg("--all-features");
+                command.args(["--features", workspace::FEATURES]);
                 "debug"
             }
             Profile::Release => {

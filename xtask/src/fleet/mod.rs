@@ -5,7 +5,7 @@
 mod binaries;
 mod process;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs;
 use std::io;
@@ -31,6 +31,7 @@ pub struct Site {
     binaries: Binaries,
     directory: PathBuf,
     group: Group,
+    server_arguments: Vec<OsString>,
 }
 
 impl Site {
@@ -42,7 +43,18 @@ impl Site {
     pub fn new(binaries: Binaries, directory: &Path, group: Group) -> anyhow::Result<Self> {
         fs::create_dir_all(directory.join("logs"))
             .with_context(|| format!("cannot create {}", directory.display()))?;
-        Ok(Self { binaries, directory: directory.to_path_buf(), group })
+        let directory = directory.to_path_buf();
+        Ok(Self { binaries, directory, group, server_arguments: Vec::new() })
+    }
+
+    /// The same, with servers that are given further `arguments`.
+    #[must_use]
+    pub fn with_server_arguments<A: Into<OsString>>(
+        mut self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        self.server_arguments.extend(arguments.into_iter().map(Into::into));
+        self
     }
 
     /// The binaries that run here.
@@ -87,22 +99,9 @@ impl Site {
     ///
     /// As [`Site::server`].
     pub fn server_at(&self, address: SocketAddr) -> anyhow::Result<Server> {
-        self.server_with::<&str>(address, [])
-    }
-
-    /// Starts a server at `address` with further `arguments`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Site::server`].
-    pub fn server_with<A: AsRef<OsStr>>(
-        &self,
-        address: SocketAddr,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> anyhow::Result<Server> {
         let mut command = Command::new(self.binaries.server());
         command.arg("--listen").arg(address.to_string()).arg("--data").arg(self.data());
-        command.args(arguments);
+        command.args(&self.server_arguments);
         let mut process = Process::start("server", command, &self.log_directory(), self.group)?;
         let Some(line) = process.first_line(LISTENING_WITHIN)? else {
             bail!(

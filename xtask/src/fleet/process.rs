@@ -72,6 +72,11 @@ impl Process {
         self.child.id()
     }
 
+    /// What it wrote to stdout.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
     /// What it wrote to stderr.
     pub fn log(&self) -> &Path {
         &self.log

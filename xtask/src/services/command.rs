@@ -127,7 +127,7 @@ pub(super) fn directory() -> anyhow::Result<PathBuf> {
 }
 
 /// Tells the user what takes time, apart from the results on stdout.
-pub(super) fn progress(line: &str) {
+pub(crate) fn progress(line: &str) {
     // A closed stderr is no reason to stop.
     writeln!(io::stderr(), "{line}").ok();
 }

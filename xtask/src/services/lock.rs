@@ -10,7 +10,7 @@ use crate::fleet::poll;
 
 /// A locked file, unlocked when this is dropped or the process ends.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(crate) struct Lock(File);
 
 impl Lock {
     /// Waits for the lock at `path` for at most `limit`, and says on stderr that it waits, for `whom`.
@@ -18,7 +18,7 @@ impl Lock {
     /// # Errors
     ///
     /// When it is not free in time or cannot be created.
-    pub(super) fn wait(path: &Path, limit: Duration, whom: &str) -> anyhow::Result<Self> {
+    pub(crate) fn wait(path: &Path, limit: Duration, whom: &str) -> anyhow::Result<Self> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)
                 .with_context(|| format!("cannot create {}", parent.display()))?;

@@ -4,19 +4,19 @@
 //! its own ([`Service::start`]); a test that only talks to one asks for its address ([`kafka`], [`etcd`]).
 //! Programs are downloaded once ([`Service::install`]). What the services store it does not know.
 
-mod command;
+pub(crate) mod command;
 mod etcd;
 mod health;
 mod identity;
 mod install;
 mod instance;
 mod kafka;
-mod lock;
+pub(crate) mod lock;
 mod port;
 mod session;
 mod site;
 mod state;
-mod wanted;
+pub(crate) mod wanted;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -41,7 +41,12 @@ pub(crate) fn is_required() -> bool {
 
 /// Says aloud that a test does nothing here, for want of `what`, and tells it to who runs the tests.
 pub(crate) fn skip(test: &str, what: &str) {
-    let line = format!("{test}: {what} is missing; {REMEDY}\n");
+    skip_because(test, &format!("{what} is missing; {REMEDY}"));
+}
+
+/// The same, with another reason, which is one line.
+pub(crate) fn skip_because(test: &str, reason: &str) {
+    let line = format!("{test}: {reason}\n");
     // The handle itself, past the capture of the test harness. A closed stderr is no reason to fail a test.
     io::stderr().write_all(format!("\nSKIPPED {line}").as_bytes()).ok();
     if let Some(path) = env::var_os(SKIPPED) {

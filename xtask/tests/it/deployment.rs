@@ -65,8 +65,14 @@ pub(crate) struct Deployment {
 
 impl Deployment {
     pub(crate) fn start() -> Self {
+        Self::start_with([])
+    }
+
+    /// With a server that is given `arguments`, also when it is started again.
+    pub(crate) fn start_with<const N: usize>(arguments: [&str; N]) -> Self {
         let directory = directory();
         let site = Site::new(binaries().clone(), directory.path(), Group::Shared).unwrap();
+        let site = site.with_server_arguments(arguments);
         let server = site.server().unwrap();
         Self { address: server.address(), server: Some(server), site, directory }
     }

@@ -18,5 +18,6 @@ mod gateway;
 mod identity;
 mod metrics;
 mod outage;
+mod python;
 mod savings;
 mod services;

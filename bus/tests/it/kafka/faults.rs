@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::kafka::KafkaBus;
-use bus::{Bus, Delivery, PublishError, Selection, Start, Topic};
+use bus::{Bus, BusError, Delivery, PublishError, Selection, Start, Subscription, Topic};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::mock::Mock;
-use crate::support::{live, metrics, next, read_all, sequence};
+use crate::support::{metrics, next, read_all, sequence};
 
 /// Publishes until it is acknowledged, as a server does.
 async fn publish_surely(bus: &KafkaBus, name: &str, sequences: std::ops::Range<u64>) {
@@ -178,7 +178,41 @@ async fn a_reader_outlives_errors_of_its_fetches() {
     ];
     mock.order(move |cluster| cluster.request_errors(RDKafkaApiKey::Fetch, &errors));
     publish_surely(&bus, "a", 100..200).await;
-    assert_eq!(live(&mut *reader, 100).await, (100..200).collect::<Vec<_>>());
+    assert_eq!(patiently(&mut *reader, 100).await.0, (100..200).collect::<Vec<_>>());
+}
+
+/// The next `count` sequences, and how often the reader could not go on in between.
+async fn patiently(reader: &mut dyn Subscription, count: usize) -> (Vec<u64>, u32) {
+    let (mut sequences, mut failures) = (Vec::new(), 0);
+    while sequences.len() < count {
+        let delivery = tokio::time::timeout(Duration::from_secs(120), reader.next());
+        match delivery.await.unwrap() {
+            Ok(Delivery::Entries(entries)) => sequences.extend(entries.iter().map(sequence)),
+            Ok(other) => panic!("{other:?} instead of entries"),
+            Err(BusError::Unavailable(_)) => failures += 1,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    (sequences, failures)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_may_not_read_says_so_and_spares_the_brokers() {
+    let mock = Mock::new();
+    let bus = mock.bus();
+    publish_surely(&bus, "a", 1..10).await;
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    mock.order(move |cluster| cluster.request_errors(RDKafkaApiKey::Fetch, &[error; 1000]));
+    let start = Start::Oldest;
+    let mut reader = bus.subscribe(Topic::MonitoringData, start, Selection::All).await.unwrap();
+    let begun_at = Instant::now();
+    for _ in 0..3 {
+        let said = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.unwrap();
+        assert!(matches!(said, Err(BusError::Unavailable(_))), "{said:?}");
+    }
+    assert!(Duration::from_secs(2) <= begun_at.elapsed(), "a second between the attempts");
+    mock.order(move |cluster| cluster.clear_request_errors(RDKafkaApiKey::Fetch));
+    assert_eq!(patiently(&mut *reader, 9).await.0, (1..10).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,5 +226,5 @@ async fn a_reader_ends_with_the_bus_also_while_brokers_are_away() {
     mock.all_brokers_down();
     let waiting = tokio::spawn(async move { reader.next().await });
     bus.close().await.unwrap();
-    assert!(matches!(waiting.await.unwrap(), Err(bus::BusError::Closed)));
+    assert!(matches!(waiting.await.unwrap(), Err(BusError::Closed)));
 }

@@ -39,7 +39,6 @@ struct Cluster {
 struct Node {
     site: Site,
     claim: Claim,
-    brokers: String,
     server: Option<Server>,
 }
 
@@ -67,9 +66,8 @@ impl Cluster {
             Site::new(binaries().clone(), &directory.path().join(name), Group::Shared).unwrap()
         };
         let node = |name| Node {
-            site: site(name),
+            site: site(name).with_server_arguments(["--kafka", &brokers]),
             claim: Claim::any().unwrap(),
-            brokers: brokers.clone(),
             server: None,
         };
         let (a, b, agents) = (node("a"), node("b"), site("agents"));
@@ -143,8 +141,7 @@ impl Node {
 
     fn start(&mut self) {
         assert!(self.server.is_none(), "it runs");
-        let arguments = ["--kafka", &self.brokers];
-        self.server = Some(self.site.server_with(self.address(), arguments).unwrap());
+        self.server = Some(self.site.server_at(self.address()).unwrap());
     }
 
     /// Ends it as a power cut would.
