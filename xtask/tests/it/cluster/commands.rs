@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{Cluster, answers_to};
-use crate::deployment::{STOP_LIMIT, now_ms, wait_for};
+use crate::deployment::{now_ms, wait_for};
 
 const COMMANDS: &str = "commands";
 const ANSWERS: &str = "command-responses";
@@ -22,21 +22,6 @@ fn fixed_form(agent: &str, kind: &str) -> Value {
 #[track_caller]
 fn boots(boot: &Value) -> u64 {
     boot.as_str().unwrap().split_once('-').unwrap().0.parse().unwrap()
-}
-
-/// An agent that both servers have seen, and that is away.
-#[track_caller]
-fn agent_that_has_left(cluster: &Cluster) -> String {
-    let id = cluster.id("away");
-    let mut agent = cluster.agent(&id, [&cluster.a, &cluster.b]);
-    cluster.wait_until_at(&id, &cluster.a);
-    assert!(agent.terminate(STOP_LIMIT).unwrap().success());
-    for node in cluster.nodes() {
-        wait_for("both servers know that the agent has left", || {
-            (node.console().agent_info(&id)["connected"] == false).then_some(())
-        });
-    }
-    id
 }
 
 #[test]
@@ -134,7 +119,7 @@ fn a_command_waits_for_its_agent_to_come_to_any_server() {
     let test = "cluster::commands::a_command_waits_for_its_agent_to_come_to_any_server";
     let Some(cluster) = Cluster::start(test) else { return };
     let mut commands = cluster.reader(COMMANDS);
-    let agent = agent_that_has_left(&cluster);
+    let agent = cluster.agent_that_has_left();
     let console = cluster.a.console();
     thread::scope(|scope| {
         let answer = scope.spawn(|| console.command(&agent, &["STATUS", "--timeout=55s"]));
@@ -152,7 +137,7 @@ fn the_server_that_took_a_command_says_at_its_time_that_it_expired() {
     let test = "cluster::commands::the_server_that_took_a_command_says_at_its_time_that_it_expired";
     let Some(cluster) = Cluster::start(test) else { return };
     let mut answers = cluster.reader(ANSWERS);
-    let agent = agent_that_has_left(&cluster);
+    let agent = cluster.agent_that_has_left();
     // The other server waits 5 s longer at least. A busy machine may need as long: then it is tried again.
     const TIME: Duration = Duration::from_secs(2);
     const GRACE: Duration = Duration::from_secs(5);
@@ -181,7 +166,7 @@ fn when_the_server_that_took_a_command_dies_another_says_that_it_expired() {
         "cluster::commands::when_the_server_that_took_a_command_dies_another_says_that_it_expired";
     let Some(mut cluster) = Cluster::start(test) else { return };
     let (mut commands, mut answers) = (cluster.reader(COMMANDS), cluster.reader(ANSWERS));
-    let agent = agent_that_has_left(&cluster);
+    let agent = cluster.agent_that_has_left();
     let console = cluster.a.console();
     thread::scope(|scope| {
         let lost = scope.spawn(|| console.command(&agent, &["STATUS", "--timeout=5s"]));

@@ -18,7 +18,7 @@ use xtask::fleet::{self, Group, Process, Server, Site};
 use xtask::services::{self, Claim, Instance, Service};
 
 use self::topic::Reader;
-use crate::deployment::{FAST, binaries, directory, now_ms, wait_for};
+use crate::deployment::{FAST, STOP_LIMIT, binaries, directory, now_ms, wait_for};
 use crate::picket::{Answer, Console, Picket};
 use crate::record::assert_books_balance;
 
@@ -101,6 +101,21 @@ impl Cluster {
     fn agent(&self, id: &str, servers: [&Node; 2]) -> Process {
         let [first, second] = servers.map(Node::address);
         self.agents.agent(id, format!("{first},{second}"), FAST).unwrap()
+    }
+
+    /// An agent that both servers have seen, and that is away.
+    #[track_caller]
+    fn agent_that_has_left(&self) -> String {
+        let id = self.id("away");
+        let mut agent = self.agent(&id, [&self.a, &self.b]);
+        self.wait_until_at(&id, &self.a);
+        assert!(agent.terminate(STOP_LIMIT).unwrap().success());
+        for node in self.nodes() {
+            wait_for("both servers know that the agent has left", || {
+                (node.console().agent_info(&id)["connected"] == false).then_some(())
+            });
+        }
+        id
     }
 
     /// One that reads `topic` from now on.

@@ -1,11 +1,14 @@
 //! Servers and Kafka die, stand still and come back: what was acknowledged is on the topic, and commands go on.
 
+use std::thread;
+
 use serde_json::Value;
 
 use super::{Cluster, answers_to, assert_all_arrived, wait_for_fresh_record};
 use crate::deployment::{now_ms, wait_for};
 
 const METRICS: &str = "monitoring-data";
+const COMMANDS: &str = "commands";
 const ANSWERS: &str = "command-responses";
 
 #[test]
@@ -113,6 +116,33 @@ fn a_server_that_stood_still_lets_go_of_agents_that_went_on() {
     assert_eq!(answers.len(), 1, "{answers:?}");
     wait_for_fresh_record(&mut metrics, &agent);
     assert_all_arrived(cluster.a.console(), &mut metrics, &agent);
+}
+
+#[test]
+fn a_server_that_stood_still_does_not_contradict_what_was_answered_meanwhile() {
+    let test = "cluster::outages::a_server_that_stood_still_does_not_contradict_what_was_answered_meanwhile";
+    let Some(mut cluster) = Cluster::start(test) else { return };
+    let (mut commands, mut answers) = (cluster.reader(COMMANDS), cluster.reader(ANSWERS));
+    let agent = cluster.agent_that_has_left();
+    let console = cluster.a.console();
+    thread::scope(|scope| {
+        let sent = scope.spawn(|| console.command(&agent, &["STATUS", "--timeout=30s"]));
+        commands.wait_for("the command", &agent, |_| true);
+        let over_ms = now_ms() + 30_000;
+        cluster.a.process().pause().unwrap();
+        let _agent = cluster.agent(&agent, [&cluster.b, &cluster.a]);
+        let answer = answers.wait_for("its answer", &agent, |_| true);
+        assert_eq!(answer["outcome"], "SUCCEEDED", "{answer}");
+        // The server finds a deadline that is long over when it goes on.
+        wait_for("the end of its time", || (over_ms + 2_000 < now_ms()).then_some(()));
+        cluster.a.process().resume().unwrap();
+        // Its caller may have given it up by now.
+        sent.join().unwrap();
+        // What it says of another command comes after what it may say of this one.
+        console.status(&agent);
+        let answers = answers_to(&mut answers, &agent, answer["command_id"].as_str().unwrap());
+        assert_eq!(answers.len(), 1, "{answers:?}");
+    });
 }
 
 #[test]
