@@ -9,7 +9,8 @@
 //!
 //! Servers that share a bus all hold every command, and the one that has the agent's stream delivers it. That one
 //! says what became of it when its time is over; so does the one that took the command from its caller when no
-//! server has the agent. The others wait [`Limits::grace`] longer, and speak only when nobody else has.
+//! server has the agent. The others wait [`Limits::grace`] longer, and speak only when nobody else has. So does one
+//! that stood still, and reads of a command or comes to its deadline when its time is over.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -25,6 +26,9 @@ use crate::registry::Dialect;
 
 /// How soon a command is offered again to a session that had no room for it.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A server that comes to a deadline so late has stood still: what others said meanwhile it has not read yet.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A command whose parts were checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,7 +216,11 @@ impl Pending {
         }
         let deadline = now.monotonic + left;
         let serial = self.insert(order, deadline, true, Delivery::Never);
-        self.deliver(serial);
+        if left.is_zero() && !self.limits.grace.is_zero() {
+            self.give_grace(now, serial);
+        } else {
+            self.deliver(serial);
+        }
     }
 
     /// A command was read from the bus that cannot be one, for this reason: whoever sent it is told, by one server if
@@ -339,7 +347,9 @@ impl Pending {
                 self.deadlines.pop_first();
                 continue;
             };
-            if !open.in_grace && !self.is_responsible(open, holder(&open.order.agent)) {
+            let stood_still = !self.limits.grace.is_zero() && deadline + LATE < now.monotonic;
+            let waits = !open.in_grace && !self.is_responsible(open, holder(&open.order.agent));
+            if stood_still || waits {
                 self.give_grace(now, serial);
                 continue;
             }
@@ -781,6 +791,21 @@ mod tests {
             pending.handle_refused(at(0), &order("2", "a"), Holder::Nobody, reason());
         }
         assert_eq!(outputs(&mut pending), ["publish REJECTED 2"]);
+    }
+
+    #[test]
+    fn a_server_that_stood_still_lets_others_speak_first() {
+        let mut pending = Pending::new(SHARED);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        publish(&mut pending, at(0), "1", "a");
+        assert_eq!(outputs(&mut pending), ["deliver 1"]);
+        pending.handle_delivered(at(0), &order("1", "a").id);
+        // The agent has gone on with another server meanwhile, which this one does not know yet.
+        pending.handle_published(at(60), order("2", "a"), Duration::ZERO, Holder::Nobody);
+        assert!(pass(&mut pending, 60).is_empty());
+        pending.handle_answer(response("1", "a"));
+        assert_eq!(outputs(&mut pending), ["SUCCEEDED 1"]);
+        assert_eq!(pass(&mut pending, 65), ["publish EXPIRED 2"], "nobody else said so");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The door for the operator's tools.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_core::id::AgentId;
-use bus::Topic;
 use bus::query::{Answer, Form, Metrics, Query, QueryError, Statuses, agent_ids};
+use bus::{BusError, Topic};
 use proto::operator_service_server::OperatorService;
 use proto::{
     ConfigVersion, DeleteConfigRequest, GetConfigHistoryRequest, GetConfigHistoryResponse,
@@ -207,18 +208,13 @@ impl OperatorService for Operator {
         _request: Request<GetServerStatusRequest>,
     ) -> Result<Response<ServerStatus>, Status> {
         let shared = &self.shared;
-        let mut topics = Vec::with_capacity(Topic::ALL.len());
-        for topic in Topic::ALL {
-            let extents = shared.bus.watermarks(topic).await;
-            let extents = extents.map_err(|error| unavailable(&error))?;
-            topics.extend(extents.into_iter().map(|extent| TopicStatus {
-                name: topic.name().to_owned(),
-                first_offset: extent.first.0,
-                next_offset: extent.next.0,
-                bytes: extent.bytes.unwrap_or(0),
-                partition: extent.partition.0,
-            }));
-        }
+        let (topics, unknown) = match tokio::time::timeout(EXTENTS_WAIT, topics(shared)).await {
+            Ok(Ok(topics)) => (topics, None),
+            Ok(Err(error @ BusError::Closed)) => return Err(unavailable(&error)),
+            Ok(Err(error)) => (Vec::new(), Some(error.to_string())),
+            Err(_) => (Vec::new(), Some(format!("no answer within {EXTENTS_WAIT:?}"))),
+        };
+        let unknown = unknown.map(|reason| format!("what the topics hold is not known: {reason}"));
         let (connected, known) = {
             let registry = shared.registry();
             (registry.connected_count(), registry.known_count())
@@ -233,10 +229,30 @@ impl OperatorService for Operator {
             counters: counters(shared),
             bus: shared.bus.kind().to_owned(),
             config_store: shared.config.kind().to_owned(),
-            degraded: degraded(shared),
+            degraded: degraded(shared).into_iter().chain(unknown).collect(),
             insecure: shared.insecure,
         }))
     }
+}
+
+/// How long the bus may take to say what its topics hold. Brokers that are away do not keep who asks how the server is
+/// from hearing that they are.
+const EXTENTS_WAIT: Duration = Duration::from_secs(3);
+
+/// What each partition of each topic holds.
+async fn topics(shared: &Shared) -> Result<Vec<TopicStatus>, BusError> {
+    let mut topics = Vec::with_capacity(Topic::ALL.len());
+    for topic in Topic::ALL {
+        let extents = shared.bus.watermarks(topic).await?;
+        topics.extend(extents.into_iter().map(|extent| TopicStatus {
+            name: topic.name().to_owned(),
+            first_offset: extent.first.0,
+            next_offset: extent.next.0,
+            bytes: extent.bytes.unwrap_or(0),
+            partition: extent.partition.0,
+        }));
+    }
+    Ok(topics)
 }
 
 /// What does not work, and which documents are not in force; those beyond a few are only counted.

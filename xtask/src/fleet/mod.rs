@@ -6,6 +6,7 @@ mod binaries;
 mod process;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -115,7 +116,8 @@ impl Site {
         Ok(Server { process, address })
     }
 
-    /// Starts an agent named `id` for the server at `address`. Its state is kept across starts.
+    /// Starts an agent named `id` for the server at an address, or for several with commas between. Its state is kept
+    /// across starts.
     ///
     /// # Errors
     ///
@@ -123,7 +125,7 @@ impl Site {
     pub fn agent<A: AsRef<OsStr>>(
         &self,
         id: &str,
-        address: SocketAddr,
+        servers: impl Display,
         arguments: impl IntoIterator<Item = A>,
     ) -> anyhow::Result<Process> {
         let mut command = Command::new(self.binaries.agent());
@@ -131,7 +133,7 @@ impl Site {
             .arg("--agent-id")
             .arg(id)
             .arg("--server")
-            .arg(address.to_string())
+            .arg(servers.to_string())
             .arg("--state-dir")
             .arg(self.state(id))
             .args(arguments);

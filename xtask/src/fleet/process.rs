@@ -151,6 +151,24 @@ impl Process {
         Ok(())
     }
 
+    /// Lets it stand still (SIGSTOP), as a host does that is suspended: its connections stay open and say nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system refuses.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Process::pause`].
+    ///
+    /// # Errors
+    ///
+    /// When the operating system refuses.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// Lets it run on for good, also after the end of this program if it is in a group of its own.
     pub fn detach(mut self) {
         self.end = End::LeftAlone;
@@ -272,6 +290,22 @@ mod tests {
         let id = process.id();
         drop(process);
         assert!(!Path::new(&format!("/proc/{id}")).exists());
+    }
+
+    #[test]
+    fn what_is_paused_stands_still_until_it_is_resumed() {
+        let directory = tempfile::tempdir().unwrap();
+        let process =
+            Process::start("a", shell("exec sleep 60"), directory.path(), Group::Own).unwrap();
+        let stat = || fs::read_to_string(format!("/proc/{}/stat", process.id()));
+        let stands = |expected| {
+            let probe = || Ok((stat()?.contains(") T ") == expected).then_some(()));
+            poll(SOON, probe).map_err(|error: io::Error| error).unwrap()
+        };
+        process.pause().unwrap();
+        assert_eq!(stands(true), Some(()));
+        process.resume().unwrap();
+        assert_eq!(stands(false), Some(()));
     }
 
     #[test]

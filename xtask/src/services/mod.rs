@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use command::{Form, down, status, up};
 pub use instance::Instance;
+pub use port::Claim;
 pub(crate) use session::Session;
 pub use site::Data;
 

@@ -17,7 +17,7 @@ const TRIES_MAX: u16 = 500;
 
 /// A port that nobody listened on when it was claimed, and that nobody else can claim until this is dropped.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub struct Claim {
     port: u16,
     /// A name that one process of the machine can have, and that its end frees.
     _name: UnixListener,
@@ -29,7 +29,7 @@ impl Claim {
     /// # Errors
     ///
     /// When none was free.
-    pub(super) fn any() -> anyhow::Result<Self> {
+    pub fn any() -> anyhow::Result<Self> {
         let ports = claimable(&fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range"));
         let count = ports.end - ports.start;
         let start = u16::try_from(RandomState::new().build_hasher().finish() % u64::from(count))
@@ -45,7 +45,7 @@ impl Claim {
     }
 
     /// This port; none if it is taken.
-    pub(super) fn of(port: u16) -> Option<Self> {
+    pub fn of(port: u16) -> Option<Self> {
         let name = LocalAddress::from_abstract_name(format!("picket-port-{port}")).ok()?;
         let name = UnixListener::bind_addr(&name).ok()?;
         // Closed at once: a listener that had no connection leaves nothing behind.
@@ -53,11 +53,13 @@ impl Claim {
         Some(Self { port, _name: name })
     }
 
-    pub(super) fn port(&self) -> u16 {
+    /// Its number.
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Where a service on it is to listen.
+    pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 }

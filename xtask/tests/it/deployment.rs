@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use xtask::fleet::{self, Binaries, Group, Process, Profile, Server, Site};
 
-use crate::picket::{Answer, Picket};
+use crate::picket::{Answer, Console, Picket};
 use crate::record::Record;
 
 /// How long anything may take that normally takes a second: the machine may be busy with other tests.
@@ -126,8 +126,12 @@ impl Deployment {
         self.server.as_mut().is_some_and(|server| server.process().ended().unwrap().is_none())
     }
 
+    fn console(&self) -> Console {
+        Console { server: self.address }
+    }
+
     pub(crate) fn picket<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Answer {
-        Picket::new(binaries(), self.address).run(arguments)
+        self.console().picket(arguments)
     }
 
     /// Stores `document` as the configuration of `layer`.
@@ -139,16 +143,13 @@ impl Deployment {
 
     /// Sends a command and gives its answer, as JSON, with the exit code.
     pub(crate) fn command(&self, agent: &str, command: &[&str]) -> Answer {
-        let prefix = ["send-command", "--output", "json", agent];
-        self.picket(prefix.iter().chain(command))
+        self.console().command(agent, command)
     }
 
     /// What the agent says of itself.
     #[track_caller]
     pub(crate) fn status(&self, agent: &str) -> Value {
-        let answer = self.command(agent, &["STATUS"]);
-        answer.assert_code(0);
-        answer.json()["status"].clone()
+        self.console().status(agent)
     }
 
     /// Everything that was stored for `agent`, in order.
@@ -194,12 +195,7 @@ impl Deployment {
 
     /// The entry of `picket agents` for `agent`; null when the server does not know it.
     pub(crate) fn agent_info(&self, agent: &str) -> Value {
-        let answer = self.picket(["agents", "--output", "json", agent]);
-        match answer.code {
-            0 => answer.json(),
-            6 => Value::Null,
-            _ => panic!("picket agents failed: {answer:?}"),
-        }
+        self.console().agent_info(agent)
     }
 
     #[track_caller]
@@ -219,9 +215,7 @@ impl Deployment {
 
     /// A counter of the server; 0 when it never counted.
     pub(crate) fn counter(&self, name: &str) -> u64 {
-        let answer = self.picket(["server-status", "--output", "json"]);
-        answer.assert_code(0);
-        answer.json()["counters"][name].as_u64().unwrap_or(0)
+        self.console().server_status()["counters"][name].as_u64().unwrap_or(0)
     }
 }
 

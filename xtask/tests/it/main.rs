@@ -9,6 +9,7 @@ mod record;
 
 mod alerts;
 mod bad_input;
+mod cluster;
 mod codegen;
 mod commands;
 mod compose;

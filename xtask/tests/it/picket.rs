@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use xtask::fleet::{self, Binaries};
 
-use crate::deployment::LIMIT;
+use crate::deployment::{LIMIT, binaries};
 
 /// How a program ended and what it said.
 #[derive(Debug)]
@@ -94,6 +94,51 @@ pub(crate) fn run_program<A: AsRef<OsStr>>(
     run(command, None)
 }
 
+/// The operator at one server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Console {
+    pub(crate) server: SocketAddr,
+}
+
+impl Console {
+    pub(crate) fn picket<A: AsRef<OsStr>>(self, arguments: impl IntoIterator<Item = A>) -> Answer {
+        Picket::new(binaries(), self.server).run(arguments)
+    }
+
+    /// Sends a command and gives its answer, as JSON, with the exit code.
+    pub(crate) fn command(self, agent: &str, command: &[&str]) -> Answer {
+        let prefix = ["send-command", "--output", "json", agent];
+        self.picket(prefix.iter().chain(command))
+    }
+
+    /// What the agent says of itself.
+    #[track_caller]
+    pub(crate) fn status(self, agent: &str) -> Value {
+        let answer = self.command(agent, &["STATUS"]);
+        answer.assert_code(0);
+        answer.json()["status"].clone()
+    }
+
+    /// The entry of `picket agents` for `agent`; null when the server does not know it.
+    #[track_caller]
+    pub(crate) fn agent_info(self, agent: &str) -> Value {
+        let answer = self.picket(["agents", "--output", "json", agent]);
+        match answer.code {
+            0 => answer.json(),
+            6 => Value::Null,
+            _ => panic!("picket agents failed: {answer:?}"),
+        }
+    }
+
+    /// What the server says of itself.
+    #[track_caller]
+    pub(crate) fn server_status(self) -> Value {
+        let answer = self.picket(["server-status", "--output", "json"]);
+        answer.assert_code(0);
+        answer.json()
+    }
+}
+
 /// The operator's tool, aimed at one server.
 #[derive(Debug)]
 pub(crate) struct Picket {
@@ -105,6 +150,13 @@ impl Picket {
     pub(crate) fn new(binaries: &Binaries, server: SocketAddr) -> Self {
         let mut command = Command::new(binaries.picket());
         command.arg("--server").arg(server.to_string());
+        Self { command, input: None }
+    }
+
+    /// The same without a server, on Kafka.
+    pub(crate) fn on_kafka(binaries: &Binaries, brokers: &str) -> Self {
+        let mut command = Command::new(binaries.picket());
+        command.arg("--kafka").arg(brokers);
         Self { command, input: None }
     }
 
