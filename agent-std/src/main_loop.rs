@@ -326,6 +326,8 @@ impl MainLoop {
                 }
             }
             Some(ServerBody::Ping(_)) => agent.handle(now, Input::Ping),
+            // Ends with this change's successor.
+            Some(ServerBody::Credit(_)) => {}
             // A later server may say more; what is not understood has no effect.
             None => tracing::debug!("the server sent a message that this version does not know"),
         }

@@ -422,6 +422,8 @@ impl Relay {
                 self.answers.retain(|answer| answer.command.as_str() != ack.command_id);
             }
             Some(ServerBody::Ping(_)) => self.link.hasten_heartbeat(now),
+            // Ends with this change's successor.
+            Some(ServerBody::Credit(_)) => {}
             // A later server may say more; what is not understood has no effect.
             None => {}
         }

@@ -76,6 +76,7 @@ pub(crate) fn records(
         records: if packed.is_some() { Vec::new() } else { records.iter().map(record).collect() },
         losses,
         packed: packed.unwrap_or_default(),
+        ..RecordBatch::default()
     }
 }
 
@@ -109,6 +110,7 @@ pub(crate) fn alerts(
         boot: Some(boot.into()),
         alerts: alerts.map(|(number, alert)| convert::alert_record(number, &alert)).collect(),
         losses,
+        ..AlertBatch::default()
     }
 }
 
@@ -180,6 +182,7 @@ pub(crate) fn status<O: OwnPlugins>(
         sessions: status.sessions,
         last_config: agent.config_report().map(|report| config_report(report, overridden)),
         boot: Some(agent.boot().into()),
+        spool: None,
     }
 }
 
@@ -207,7 +210,9 @@ pub(crate) fn ledger(ledger: &Ledger, own: &'static [&'static str]) -> proto::Le
             delivered: ledger.alerts.delivered,
             lost: lost(&ledger.alerts.lost),
             held: ledger.alerts.held,
+            spooled: 0,
         }),
+        spooled: 0,
     }
 }
 

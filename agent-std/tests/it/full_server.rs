@@ -37,7 +37,7 @@ pub(crate) async fn send(stream: &Stream, body: ServerBody) {
 }
 
 async fn acknowledge(stream: &Stream, boot: Boot, sequence: u64) {
-    send(stream, ServerBody::Ack(Ack { boot: Some(boot), sequence, alert_sequence: 0 })).await;
+    send(stream, ServerBody::Ack(Ack { boot: Some(boot), sequence, ..Ack::default() })).await;
 }
 
 pub(crate) async fn command(stream: &Stream, id: &str, kind: CommandType, params: &[(&str, &str)]) {

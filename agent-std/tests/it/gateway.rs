@@ -78,7 +78,7 @@ async fn receive(stream: &mut Stream, boot: BootId, last: u64) -> (Vec<Record>, 
         losses.extend(batch.losses);
         let Some(sequence) = batch.records.last().map(|record| record.sequence) else { continue };
         all.extend(batch.records);
-        let ack = Ack { boot: Some(boot.into()), sequence, alert_sequence: 0 };
+        let ack = Ack { boot: Some(boot.into()), sequence, ..Ack::default() };
         send(stream, ServerBody::Ack(ack)).await;
         if sequence == last {
             return (all, losses);
@@ -100,7 +100,7 @@ async fn read_alerts(stream: &mut Stream, last: u64) -> (Vec<AlertRecord>, Vec<L
 }
 
 async fn acknowledge_alerts(stream: &Stream, boot: BootId, alert_sequence: u64) {
-    let ack = Ack { boot: Some(boot.into()), sequence: 0, alert_sequence };
+    let ack = Ack { boot: Some(boot.into()), alert_sequence, ..Ack::default() };
     send(stream, ServerBody::Ack(ack)).await;
 }
 
@@ -400,7 +400,7 @@ async fn a_clean_stop_delivers_what_is_held() {
         message_where(&mut stream, |message| matches!(said(message), Some(Body::Records(_))));
     batch.await;
     site.agent.terminate();
-    let ack = Ack { boot: Some(BOOT.into()), sequence: 3, alert_sequence: 0 };
+    let ack = Ack { boot: Some(BOOT.into()), sequence: 3, ..Ack::default() };
     send(&stream, ServerBody::Ack(ack)).await;
     // On a machine that stalls, the stream may be cut before its last word was read.
     if let Some(Body::Status(status)) = stream.last_message().await.as_ref().and_then(said)

@@ -4,8 +4,8 @@ use agent_core::metric::Metric;
 use proto::convert::units_from_count;
 use proto::{
     AgentStatus, AlertLedger, AlertRecord, AlertSeverity, AlertTransition, ConfigOutcome,
-    ConfigReport, Hello, Ledger, Loss, LossReason, PluginCounters, RunState, StatusEvent,
-    StatusRecord,
+    ConfigReport, Hello, Ledger, Loss, LossReason, PluginCounters, RunState, SpoolStatus,
+    StatusEvent, StatusRecord,
 };
 use serde_json::{Map, Value};
 
@@ -94,6 +94,7 @@ pub fn agent_status(status: &AgentStatus) -> Value {
     object.put("config_revision", status.config_revision);
     object.put_some("last_config", status.last_config.as_ref().map(config_report));
     object.put_some("ledger", status.ledger.as_ref().map(ledger));
+    object.put_some("spool", status.spool.as_ref().map(spool));
     object.into_value()
 }
 
@@ -112,6 +113,18 @@ pub fn config_report(report: &ConfigReport) -> Value {
     object.into_value()
 }
 
+fn spool(spool: &SpoolStatus) -> Value {
+    let mut object = Object::new();
+    object.put("bytes", spool.bytes);
+    object.put("bytes_max", spool.bytes_max);
+    object.put("records", spool.records);
+    object.put("alerts", spool.alerts);
+    object.put("written_bytes", spool.written_bytes);
+    object.put_some("oldest_ms", nonzero(spool.oldest_ms));
+    object.put_some("problem", nonempty(&spool.problem));
+    object.into_value()
+}
+
 fn ledger(ledger: &Ledger) -> Value {
     let mut object = Object::new();
     object.put("produced", ledger.produced);
@@ -121,6 +134,7 @@ fn ledger(ledger: &Ledger) -> Value {
     object.put("delivered", ledger.delivered);
     object.put("lost", named_counts(&ledger.lost));
     object.put("held", ledger.held);
+    object.put_some("spooled", nonzero(ledger.spooled));
     let plugins: Map<String, Value> = ledger
         .plugins
         .iter()
@@ -146,6 +160,7 @@ fn alert_ledger(ledger: &AlertLedger) -> Value {
     object.put("delivered", ledger.delivered);
     object.put("lost", named_counts(&ledger.lost));
     object.put("held", ledger.held);
+    object.put_some("spooled", nonzero(ledger.spooled));
     object.into_value()
 }
 
@@ -215,6 +230,19 @@ pub(super) fn agent_status_from(status: Part<'_>) -> Result<AgentStatus, JsonErr
         sessions: status.whole("sessions")?,
         last_config: status.part("last_config")?.map(config_report_from).transpose()?,
         boot: status.boot()?,
+        spool: status.part("spool")?.map(spool_from).transpose()?,
+    })
+}
+
+fn spool_from(spool: Part<'_>) -> Result<SpoolStatus, JsonError> {
+    Ok(SpoolStatus {
+        bytes: spool.whole("bytes")?,
+        bytes_max: spool.whole("bytes_max")?,
+        records: spool.whole("records")?,
+        alerts: spool.whole("alerts")?,
+        written_bytes: spool.whole("written_bytes")?,
+        oldest_ms: spool.whole("oldest_ms")?,
+        problem: spool.text("problem")?,
     })
 }
 
@@ -228,6 +256,7 @@ fn ledger_from(ledger: Part<'_>) -> Result<Ledger, JsonError> {
         delivered: ledger.whole("delivered")?,
         lost: ledger.named_counts("lost")?,
         held: ledger.whole("held")?,
+        spooled: ledger.whole("spooled")?,
         plugins: plugins.map(plugin_counters_from).collect::<Result<_, _>>()?,
         alerts: ledger.part("alerts")?.map(alert_ledger_from).transpose()?,
     })
@@ -249,6 +278,7 @@ fn alert_ledger_from(ledger: Part<'_>) -> Result<AlertLedger, JsonError> {
         delivered: ledger.whole("delivered")?,
         lost: ledger.named_counts("lost")?,
         held: ledger.whole("held")?,
+        spooled: ledger.whole("spooled")?,
     })
 }
 

@@ -36,6 +36,8 @@ pub fn metrics(record: &MetricsRecord) -> Result<Value, CountsError> {
     object.put("metadata", texts(&record.metadata));
     object.put_some("boot", record.boot.map(boot));
     object.put_some("sequence", nonzero(body.sequence));
+    object.put_some("session", nonzero(record.session));
+    object.put_some("replayed", record.replayed.then_some(true));
     object.put_some("uptime_ms", nonzero(body.uptime_ms));
     let alerts: Vec<Value> =
         body.alerts.iter().filter_map(|raised| alert(raised, &values)).collect();
@@ -84,6 +86,12 @@ pub fn metrics_from(value: &Value) -> Result<MetricsRecord, JsonError> {
         boot: boot.map(Boot::from),
         record: Some(record),
         metadata,
+        session: whole(&value["session"], "session")?,
+        replayed: match &value["replayed"] {
+            Value::Null => false,
+            Value::Bool(replayed) => *replayed,
+            _ => return Err(expected("replayed", "a boolean")),
+        },
     })
 }
 

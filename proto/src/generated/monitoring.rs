@@ -190,6 +190,12 @@ pub struct MetricsRecord {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// the stream of its boot that brought it; 0: of a plain client
+    #[prost(uint64, tag = "5")]
+    pub session: u64,
+    /// it comes late, from the agent's spool: others of its boot are before it
+    #[prost(bool, tag = "6")]
+    pub replayed: bool,
 }
 /// The request header `picket-hello-bin` of StreamMetrics: who the agent is.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -246,11 +252,17 @@ pub struct Welcome {
     /// version of RecordBatch.packed that the server reads; 0: none
     #[prost(uint32, tag = "7")]
     pub packed: u32,
+    /// as Credit.bytes; 0: no limit
+    #[prost(uint64, tag = "8")]
+    pub credit_bytes: u64,
+    /// the server takes batches with a `replay`
+    #[prost(bool, tag = "9")]
+    pub replay: bool,
 }
 /// Agent to server, after a Welcome.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Body", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "agent_message::Body", tags = "1, 2, 3, 4, 5, 6")]
     pub body: ::core::option::Option<agent_message::Body>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -268,7 +280,15 @@ pub mod agent_message {
         Config(super::ConfigReport),
         #[prost(message, tag = "5")]
         Alerts(super::AlertBatch),
+        #[prost(message, tag = "6")]
+        Progress(super::CommandProgress),
     }
+}
+/// The agent has begun a command that takes a while. Not acknowledged.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandProgress {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
 }
 /// Records in rising sequence order. A jump between two sequences is always explained by a Loss.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -285,6 +305,23 @@ pub struct RecordBatch {
     /// most 64 of them. Only after a Welcome with a `packed` of at least 1; the server unpacks it.
     #[prost(bytes = "vec", tag = "4")]
     pub packed: ::prost::alloc::vec::Vec<u8>,
+    /// 0: a live batch. Else the batch is of an earlier time: of the agent's spool, or what became of an earlier boot. Its
+    /// number among those of the stream, from 1, rising by one. It stands for itself: it may have any boot of the agent up
+    /// to that of the stream and any sequences, and says nothing of those beside it. Acknowledged by Ack.replayed. Only
+    /// after a Welcome with `replay`.
+    #[prost(uint64, tag = "5")]
+    pub replay: u64,
+    /// In a live batch: records before its own that the spool will bring. A jump over them needs no loss.
+    #[prost(message, repeated, tag = "6")]
+    pub deferred: ::prost::alloc::vec::Vec<Range>,
+}
+/// Sequences, both ends inclusive.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Range {
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
 }
 /// Alerts in rising sequence order, as RecordBatch.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -297,6 +334,12 @@ pub struct AlertBatch {
     /// of alerts, in their own sequences
     #[prost(message, repeated, tag = "3")]
     pub losses: ::prost::alloc::vec::Vec<Loss>,
+    /// as RecordBatch; one numbering for both
+    #[prost(uint64, tag = "4")]
+    pub replay: u64,
+    /// as RecordBatch, in their own sequences
+    #[prost(message, repeated, tag = "5")]
+    pub deferred: ::prost::alloc::vec::Vec<Range>,
 }
 /// Records that will never come.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -348,9 +391,36 @@ pub struct AgentStatus {
     pub last_config: ::core::option::Option<ConfigReport>,
     #[prost(message, optional, tag = "11")]
     pub boot: ::core::option::Option<Boot>,
+    /// absent without a spool
+    #[prost(message, optional, tag = "12")]
+    pub spool: ::core::option::Option<SpoolStatus>,
+}
+/// The agent's records on its disk, of all boots.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SpoolStatus {
+    /// on the disk now
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes_max: u64,
+    /// that wait there to be sent
+    #[prost(uint64, tag = "3")]
+    pub records: u64,
+    /// likewise
+    #[prost(uint64, tag = "4")]
+    pub alerts: u64,
+    /// written to the disk in this boot, for what that wears
+    #[prost(uint64, tag = "5")]
+    pub written_bytes: u64,
+    /// Unix, of the oldest record there; 0: none
+    #[prost(uint64, tag = "6")]
+    pub oldest_ms: u64,
+    /// why it cannot be written; empty: it can
+    #[prost(string, tag = "7")]
+    pub problem: ::prost::alloc::string::String,
 }
 /// The books of one boot, in snapshots. Always: produced = sum(suppressed) + in_plugins + recorded, and
-/// recorded = delivered + sum(lost) + held.
+/// recorded = delivered + sum(lost) + held + spooled.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Ledger {
     /// snapshots collected
@@ -379,6 +449,9 @@ pub struct Ledger {
     pub plugins: ::prost::alloc::vec::Vec<PluginCounters>,
     #[prost(message, optional, tag = "9")]
     pub alerts: ::core::option::Option<AlertLedger>,
+    /// in the spool, of this boot
+    #[prost(uint64, tag = "10")]
+    pub spooled: u64,
 }
 /// What one plugin did in this boot. Always: received = forwarded + merged + sum(dropped) + what it holds.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -396,7 +469,7 @@ pub struct PluginCounters {
     #[prost(message, repeated, tag = "5")]
     pub dropped: ::prost::alloc::vec::Vec<NamedCount>,
 }
-/// The books of the alerts of one boot. Always: recorded = delivered + sum(lost) + held.
+/// The books of the alerts of one boot. Always: recorded = delivered + sum(lost) + held + spooled.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AlertLedger {
     #[prost(uint64, tag = "1")]
@@ -408,6 +481,8 @@ pub struct AlertLedger {
     pub lost: ::prost::alloc::vec::Vec<NamedCount>,
     #[prost(uint64, tag = "4")]
     pub held: u64,
+    #[prost(uint64, tag = "5")]
+    pub spooled: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NamedCount {
@@ -436,7 +511,7 @@ pub struct ConfigReport {
 /// Server to agent, in Command.message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServerMessage {
-    #[prost(oneof = "server_message::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "server_message::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<server_message::Body>,
 }
 /// Nested message and enum types in `ServerMessage`.
@@ -451,7 +526,16 @@ pub mod server_message {
         ResponseAck(super::ResponseAck),
         #[prost(message, tag = "4")]
         Ping(super::Ping),
+        #[prost(message, tag = "5")]
+        Credit(super::Credit),
     }
+}
+/// How many encoded bytes of batches without an acknowledgement the agent may have on the stream from now on. One batch may
+/// always be, so that nothing stands still for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Credit {
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
 }
 /// Everything of this boot up to and including `sequence` is durable, or its loss is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -464,6 +548,9 @@ pub struct Ack {
     /// of alerts; 0: says nothing of them
     #[prost(uint64, tag = "3")]
     pub alert_sequence: u64,
+    /// of this stream, every batch with a `replay` up to this one; 0: says nothing of them
+    #[prost(uint64, tag = "4")]
+    pub replayed: u64,
 }
 /// The configuration that holds for this agent, layers already merged. Answered with a ConfigReport.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -683,6 +770,9 @@ pub struct AgentInfo {
     /// that holds its stream, or held the latest
     #[prost(string, tag = "15")]
     pub server_id: ::prost::alloc::string::String,
+    /// for people: what is wrong with its identity; empty: nothing
+    #[prost(string, repeated, tag = "16")]
+    pub troubles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// How far a reader has come in a topic: what a batch says, for another request to begin there. In a partition that
 /// is not named that one begins at the oldest record.
@@ -1041,6 +1131,16 @@ pub enum LossReason {
     Shutdown = 2,
     /// missing on the one-way link between a device and its gateway
     Link = 3,
+    /// The process ended without a word. An upper bound: up to `last` sequences were reserved, not all need have been used.
+    Crash = 4,
+    /// the agent's spool had no room, and the oldest gave way
+    SpoolFull = 5,
+    /// older than the spool keeps records
+    SpoolExpired = 6,
+    /// the spool could not read them back
+    SpoolDamaged = 7,
+    /// were durable on the server's bus, and could not be read back
+    StoreDamaged = 8,
 }
 impl LossReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1053,6 +1153,11 @@ impl LossReason {
             Self::Overwritten => "LOSS_REASON_OVERWRITTEN",
             Self::Shutdown => "LOSS_REASON_SHUTDOWN",
             Self::Link => "LOSS_REASON_LINK",
+            Self::Crash => "LOSS_REASON_CRASH",
+            Self::SpoolFull => "LOSS_REASON_SPOOL_FULL",
+            Self::SpoolExpired => "LOSS_REASON_SPOOL_EXPIRED",
+            Self::SpoolDamaged => "LOSS_REASON_SPOOL_DAMAGED",
+            Self::StoreDamaged => "LOSS_REASON_STORE_DAMAGED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1062,6 +1167,11 @@ impl LossReason {
             "LOSS_REASON_OVERWRITTEN" => Some(Self::Overwritten),
             "LOSS_REASON_SHUTDOWN" => Some(Self::Shutdown),
             "LOSS_REASON_LINK" => Some(Self::Link),
+            "LOSS_REASON_CRASH" => Some(Self::Crash),
+            "LOSS_REASON_SPOOL_FULL" => Some(Self::SpoolFull),
+            "LOSS_REASON_SPOOL_EXPIRED" => Some(Self::SpoolExpired),
+            "LOSS_REASON_SPOOL_DAMAGED" => Some(Self::SpoolDamaged),
+            "LOSS_REASON_STORE_DAMAGED" => Some(Self::StoreDamaged),
             _ => None,
         }
     }
@@ -1195,6 +1305,10 @@ pub enum StatusEvent {
     ConfigRolledBack = 10,
     /// this server has put the command on the agent's stream
     CommandDelivered = 11,
+    /// the agent has begun it
+    CommandRunning = 12,
+    /// The agent's boot counter does not rise as one host's does: its disk was copied, or brought back to an earlier state.
+    CloneSuspected = 13,
 }
 impl StatusEvent {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1215,6 +1329,8 @@ impl StatusEvent {
             Self::AlertLoss => "STATUS_EVENT_ALERT_LOSS",
             Self::ConfigRolledBack => "STATUS_EVENT_CONFIG_ROLLED_BACK",
             Self::CommandDelivered => "STATUS_EVENT_COMMAND_DELIVERED",
+            Self::CommandRunning => "STATUS_EVENT_COMMAND_RUNNING",
+            Self::CloneSuspected => "STATUS_EVENT_CLONE_SUSPECTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1232,6 +1348,8 @@ impl StatusEvent {
             "STATUS_EVENT_ALERT_LOSS" => Some(Self::AlertLoss),
             "STATUS_EVENT_CONFIG_ROLLED_BACK" => Some(Self::ConfigRolledBack),
             "STATUS_EVENT_COMMAND_DELIVERED" => Some(Self::CommandDelivered),
+            "STATUS_EVENT_COMMAND_RUNNING" => Some(Self::CommandRunning),
+            "STATUS_EVENT_CLONE_SUSPECTED" => Some(Self::CloneSuspected),
             _ => None,
         }
     }
