@@ -792,11 +792,15 @@ mod tests {
         }
 
         fn acknowledge(&mut self, boot: BootId, sequence: u64) {
-            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence, alert_sequence: 0 }));
+            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence, ..Ack::default() }));
         }
 
         fn acknowledge_alerts(&mut self, boot: BootId, alert_sequence: u64) {
-            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence: 0, alert_sequence }));
+            self.say(ServerBody::Ack(Ack {
+                boot: Some(boot.into()),
+                alert_sequence,
+                ..Ack::default()
+            }));
         }
 
         fn command(&mut self, id: &str, kind: i32) {
