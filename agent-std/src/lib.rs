@@ -16,6 +16,7 @@ mod identity;
 mod main_loop;
 mod net;
 mod replay;
+pub mod spool;
 mod state_file;
 mod tool;
 mod trace;
