@@ -13,9 +13,11 @@ mod event;
 mod file;
 mod gateway;
 mod identity;
+mod journal;
 mod main_loop;
 mod net;
 mod replay;
+mod sealed;
 mod state_file;
 mod tool;
 mod trace;
@@ -41,6 +43,7 @@ use crate::config::{Configuration, Keeper, Layers};
 use crate::event::{EVENTS_MAX, Event};
 use crate::file::File;
 use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
+use crate::journal::Journal;
 use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
 use crate::net::{ConfigStore, Network, Servers};
@@ -222,6 +225,11 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     };
     // It stays where it is made: moving it would touch all the memory of its ring.
     let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
+    let unix_seconds = collector::unix_ms().div_euclid(1000);
+    let (journal, inputs) = Journal::open(state_dir.as_deref(), id.clone(), unix_seconds);
+    for input in inputs {
+        agent.handle(clock.now(), input);
+    }
     let keeper = state_dir.map(|directory| Keeper::new(&directory, id.clone()));
     let (configuration, inputs) = Configuration::open(layers, keeper, config_confirm, clock.now());
     for input in inputs {
@@ -239,6 +247,10 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         gateway_settings,
         gateway: None,
         configuration,
+        journal,
+        host: identity::host(),
+        update: None,
+        tells_progress: false,
         authority,
         was_open: false,
         packing: Packing::default(),

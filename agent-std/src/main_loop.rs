@@ -25,6 +25,7 @@ use crate::config::{Candidate, Configuration, LayersError, Offer, Source, Step, 
 use crate::event::Event;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::identity;
+use crate::journal::Journal;
 use crate::net::message::{self, Packing};
 use crate::net::{LinkEvent, Network, Request, Servers, StoreEvent, Uplink};
 
@@ -47,6 +48,14 @@ pub(crate) struct MainLoop {
     /// None also while it is stopped for a restart.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) configuration: Configuration,
+    /// What outlives the process of commands.
+    pub(crate) journal: Journal,
+    /// What tells this host from others.
+    pub(crate) host: String,
+    /// What an UPDATE_CONFIG makes of the layers, until it has begun.
+    pub(crate) update: Option<Candidate>,
+    /// Whether the server of the stream in hand understands that a command has begun.
+    pub(crate) tells_progress: bool,
     /// Who decides what the remote configuration is.
     pub(crate) authority: Authority,
     /// Whether the stream in hand was open, so that a failed attempt is logged differently from a loss.
@@ -118,6 +127,14 @@ impl MainLoop {
                 }
                 Output::Dial => self.dial(agent, now),
                 Output::Transmit(transmit) => self.transmit(agent, now, transmit),
+                Output::Remember => {
+                    let outcome = self.journal.remember(agent, now).map_err(|error| {
+                        tracing::error!(%error, "cannot write down which command begins");
+                        Reason::from(error.to_string().as_str())
+                    });
+                    agent.handle(now, Input::Remembered(outcome));
+                    self.settle_update(agent);
+                }
                 Output::Restart => {
                     let reason = self.restart(agent);
                     tracing::error!(reason = reason.as_str(), "cannot restart; the agent goes on");
@@ -155,6 +172,7 @@ impl MainLoop {
             acknowledged: records.map_or(0, Sequence::number),
             alerts_acknowledged: alerts.map_or(0, Sequence::number),
             own_config: self.authority != Authority::Server,
+            host: self.host.clone(),
         };
         self.was_open = false;
         tracing::debug!(session = status.sessions, "dialling");
@@ -186,6 +204,10 @@ impl MainLoop {
                 let overridden = self.configuration.overridden();
                 message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)
             }
+            Transmit::Begun(slot) => agent
+                .begun(slot)
+                .filter(|_| self.tells_progress)
+                .map(|id| Body::Progress(proto::CommandProgress { command_id: id.to_string() })),
             Transmit::ConfigReport => agent
                 .config_report()
                 .map(|report| message::config_report(report, &self.configuration.overridden()))
@@ -200,7 +222,7 @@ impl MainLoop {
                 let message = message::envelope(&self.id, body);
                 self.request(Request::Send(Box::new(message), transmit));
             }
-            // Forgotten between the output and here: the slot it took is free again.
+            // Forgotten between the output and here, or not for this server: the slot it took is free again.
             None => agent.handle(now, Input::Transmitted(transmit)),
         }
     }
@@ -403,29 +425,32 @@ impl MainLoop {
         now: Instant,
         command: proto::Command,
     ) {
-        if !command.agent_id.is_empty() && command.agent_id != self.id.as_str() {
-            tracing::warn!(id = command.command_id, "a command for another agent is ignored");
-            return;
-        }
         let id = command.command_id.parse().ok();
         let time_to_live = message::time_to_live(command.ttl_ms);
-        let mut candidate = None;
+        self.tells_progress = command.wants_progress;
+        self.update = None;
+        let is_misdirected = !command.agent_id.is_empty() && command.agent_id != self.id.as_str();
         let action = match CommandType::try_from(command.r#type) {
+            _ if is_misdirected => Action::Misdirected,
             Ok(CommandType::Status) => Action::Status,
+            Ok(_) if self.journal.is_doubtful(command.timestamp) => Action::Unremembered,
             Ok(CommandType::Stop) => Action::Stop,
             Ok(CommandType::Start) => Action::Start,
             Ok(CommandType::Restart) => Action::Restart,
             Ok(CommandType::UpdateConfig) => {
                 let (layers, config) = split(self.configuration.update(&command.params));
-                candidate = layers;
+                self.update = layers;
                 Action::UpdateConfig(config)
             }
             Err(_) => Action::Unknown,
         };
         tracing::info!(id = command.command_id, action = action.name(), "command");
         agent.handle(now, Input::Command(Command { id, action, time_to_live }));
-        // The core may have refused to run it; then the layers stay as they are.
-        if let Some(candidate) = candidate
+    }
+
+    /// An UPDATE_CONFIG may have begun. The core may have refused to run it; then the layers stay as they are.
+    fn settle_update(&mut self, agent: &HostAgent<impl OwnPlugins>) {
+        if let Some(candidate) = self.update.take()
             && *agent.config() == candidate.config
         {
             self.configuration.adopt_update(candidate);

@@ -49,7 +49,11 @@ fn run(bencher: &mut Bencher<'_, ProcessorTime>, rows: &[Sample], agent: &mut Ag
             match agent.poll(now) {
                 Output::Wait(_) => return,
                 Output::Transmit(transmit) => transmit_and_acknowledge(agent, now, transmit),
-                Output::Collect(_) | Output::Dial | Output::Restart | Output::Exit => {}
+                Output::Collect(_)
+                | Output::Dial
+                | Output::Remember
+                | Output::Restart
+                | Output::Exit => {}
             }
         }
     });
@@ -67,7 +71,11 @@ fn transmit_and_acknowledge(agent: &mut Agent, now: Instant, transmit: Transmit)
                 black_box(alert);
             }
         }
-        Transmit::Plain(_) | Transmit::Answer(_) | Transmit::ConfigReport | Transmit::Status => {}
+        Transmit::Plain(_)
+        | Transmit::Answer(_)
+        | Transmit::Begun(_)
+        | Transmit::ConfigReport
+        | Transmit::Status => {}
     }
     agent.handle(now, Input::Transmitted(transmit));
     let through = |end: Sequence| Sequence::new(end.number() - 1);
@@ -82,6 +90,10 @@ fn transmit_and_acknowledge(agent: &mut Agent, now: Instant, transmit: Transmit)
                 agent.handle(now, Input::AlertsAcknowledged { boot: BOOT, through });
             }
         }
-        Transmit::Plain(_) | Transmit::Answer(_) | Transmit::ConfigReport | Transmit::Status => {}
+        Transmit::Plain(_)
+        | Transmit::Answer(_)
+        | Transmit::Begun(_)
+        | Transmit::ConfigReport
+        | Transmit::Status => {}
     }
 }

@@ -70,7 +70,11 @@ pub(crate) fn through(trace: &[Sample], plugins: &[PluginKind]) -> Vec<Sample> {
                     }
                     agent.handle(now, Input::Transmitted(transmit));
                 }
-                Output::Collect(_) | Output::Dial | Output::Restart | Output::Exit => {}
+                Output::Collect(_)
+                | Output::Dial
+                | Output::Remember
+                | Output::Restart
+                | Output::Exit => {}
             }
         }
     };
