@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use agent_core::agent::{Agent, Input, Output, Transmit};
+use agent_core::agent::{Agent, Credit, Input, Output, Transmit};
 use agent_core::id::{BootId, Sequence};
 use agent_core::record::Sample;
 use agent_core::time::Instant;
@@ -26,7 +26,11 @@ pub(crate) fn benchmark(criterion: &mut Criterion<ProcessorTime>) {
             };
             group.bench_function(format!("{name}, connected"), |bencher| {
                 let mut agent = new();
-                let welcome = Input::LinkWelcomed { acknowledged: None, heartbeat: None };
+                let welcome = Input::LinkWelcomed {
+                    acknowledged: None,
+                    heartbeat: None,
+                    credit: Credit::Unlimited,
+                };
                 agent.handle(Instant::default(), welcome);
                 run(bencher, &rows, &mut agent);
             });
@@ -53,6 +57,7 @@ fn run(bencher: &mut Bencher<'_, ProcessorTime>, rows: &[Sample], agent: &mut Ag
                 | Output::Dial
                 | Output::Remember
                 | Output::Restart
+                | Output::Spool
                 | Output::Exit => {}
             }
         }
@@ -72,6 +77,7 @@ fn transmit_and_acknowledge(agent: &mut Agent, now: Instant, transmit: Transmit)
             }
         }
         Transmit::Plain(_)
+        | Transmit::Replay
         | Transmit::Answer(_)
         | Transmit::Begun(_)
         | Transmit::ConfigReport
@@ -91,6 +97,7 @@ fn transmit_and_acknowledge(agent: &mut Agent, now: Instant, transmit: Transmit)
             }
         }
         Transmit::Plain(_)
+        | Transmit::Replay
         | Transmit::Answer(_)
         | Transmit::Begun(_)
         | Transmit::ConfigReport

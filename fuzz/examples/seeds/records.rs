@@ -74,6 +74,7 @@ pub(crate) fn through(trace: &[Sample], plugins: &[PluginKind]) -> Vec<Sample> {
                 | Output::Dial
                 | Output::Remember
                 | Output::Restart
+                | Output::Spool
                 | Output::Exit => {}
             }
         }

@@ -8,7 +8,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::agent::{Agent, Input, LinkState, Output, RunState, Transmit};
+use crate::agent::{Agent, Credit, Input, LinkState, Output, RunState, Transmit};
 
 /// It remembers fewer commands than there are.
 type SmallAgent = Agent<2048, 6>;
@@ -157,7 +157,11 @@ impl World {
                 Output::Wait(_) => return,
                 Output::Dial => {
                     self.agent.handle(self.now(), Input::LinkOpened);
-                    let welcomed = Input::LinkWelcomed { acknowledged: None, heartbeat: None };
+                    let welcomed = Input::LinkWelcomed {
+                        acknowledged: None,
+                        heartbeat: None,
+                        credit: Credit::Unlimited,
+                    };
                     self.agent.handle(self.now(), welcomed);
                 }
                 Output::Transmit(transmit) => {
@@ -173,6 +177,7 @@ impl World {
                 Output::Remember => self.remember(),
                 Output::Restart => self.begin_next_boot(),
                 Output::Collect(_) => self.agent.handle(self.now(), Input::SnapshotFailed),
+                Output::Spool => panic!("there is no spool"),
                 Output::Exit => panic!("nobody asked the agent to exit"),
             }
         }

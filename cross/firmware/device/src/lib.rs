@@ -156,6 +156,7 @@ impl<W: Wire> Device<'_, W> {
                     Transmit::Alerts(batch) => self.send_alerts(&batch)?,
                     // A link that leads one way asks for nothing else.
                     Transmit::Batch(_)
+                    | Transmit::Replay
                     | Transmit::Answer(_)
                     | Transmit::Begun(_)
                     | Transmit::ConfigReport
@@ -167,7 +168,7 @@ impl<W: Wire> Device<'_, W> {
             // Nothing outlives this device, and nobody commands it.
             Output::Remember => self.agent.handle(self.now, Input::Remembered(Ok(()))),
             Output::Wait(Some(at)) => self.now = self.now.max(at),
-            Output::Wait(None) | Output::Restart | Output::Exit => return Ok(Step::Ended),
+            Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => return Ok(Step::Ended),
         }
         Ok(Step::Going)
     }
