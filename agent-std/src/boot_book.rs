@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use agent_core::agent::Lane;
-use agent_core::id::{BootId, Sequence};
+use agent_core::id::{AgentId, BootId, Sequence};
 use agent_core::ledger::LossReason;
 use serde::{Deserialize, Serialize};
 
@@ -72,10 +72,17 @@ impl Progress {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct Form {
+    agent: String,
+    boots: Vec<Entry>,
+}
+
 /// The file, and the entry of this boot.
 #[derive(Debug)]
 pub(crate) struct BootBook {
     directory: PathBuf,
+    agent: AgentId,
     own: Entry,
     // Boots whose end could not be declared, the oldest first.
     undeclared: Vec<Entry>,
@@ -83,11 +90,11 @@ pub(crate) struct BootBook {
 
 impl BootBook {
     /// Reads what the boots before left. Nothing is written before [`BootBook::begin`].
-    pub(crate) fn open(directory: &Path, boot: BootId) -> Self {
+    pub(crate) fn open(directory: &Path, agent: AgentId, boot: BootId) -> Self {
         let path = directory.join(FILE_NAME);
-        let undeclared = read(&path).unwrap_or_else(|error| {
-            let file = path.display();
-            tracing::warn!(%file, %error, "cannot read how the boot before ended");
+        let undeclared = read(&path, &agent).unwrap_or_else(|error| {
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot read how the boot before ended");
             Vec::new()
         });
         let own = Entry {
@@ -96,12 +103,15 @@ impl BootBook {
             records: Span::default(),
             alerts: Span::default(),
         };
-        Self { directory: directory.to_owned(), own, undeclared }
+        Self { directory: directory.to_owned(), agent, own, undeclared }
     }
 
     /// What boots that did not end in good order may have lost. `last_kept` knows what of a boot is in the spool, and is
     /// not lost.
-    pub(crate) fn crashed(&self, last_kept: impl Fn(BootId, Lane) -> Option<Sequence>) -> Vec<Loss> {
+    pub(crate) fn crashed(
+        &self,
+        last_kept: impl Fn(BootId, Lane) -> Option<Sequence>,
+    ) -> Vec<Loss> {
         let mut losses = Vec::new();
         for Entry { counter, nonce, records, alerts } in &self.undeclared {
             let boot = BootId { counter: *counter, nonce: *nonce };
@@ -115,7 +125,15 @@ impl BootBook {
                     let reason = LossReason::Crash;
                     // Nobody knows which of them were used, and sent.
                     let (never_sent, unacknowledged) = (0, 0);
-                    losses.push(Loss { lane, boot, first, last, reason, never_sent, unacknowledged });
+                    losses.push(Loss {
+                        lane,
+                        boot,
+                        first,
+                        last,
+                        reason,
+                        never_sent,
+                        unacknowledged,
+                    });
                 }
             }
         }
@@ -143,8 +161,8 @@ impl BootBook {
     fn write(&mut self, own: Entry) -> io::Result<()> {
         let keep = self.undeclared.len().min(ENTRIES_MAX - 1);
         self.undeclared.drain(..self.undeclared.len() - keep);
-        let entries = self.undeclared.iter().chain([&own]).collect::<Vec<_>>();
-        let body = serde_json::to_string(&entries)?;
+        let boots = self.undeclared.iter().chain([&own]).copied().collect();
+        let body = serde_json::to_string(&Form { agent: self.agent.to_string(), boots })?;
         state_file::replace(&self.directory, FILE_NAME, &sealed::seal(FILE_NAME, FORMAT, &body))?;
         self.own = own;
         Ok(())
@@ -152,20 +170,27 @@ impl BootBook {
 
     /// The boot ends in good order: what it has lost is declared, and nothing of it is left to be told.
     pub(crate) fn close(&mut self) -> io::Result<()> {
+        let ended = Entry { records: Span::default(), alerts: Span::default(), ..self.own };
         if self.undeclared.is_empty() {
             return match fs::remove_file(self.directory.join(FILE_NAME)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
+                _ => {
+                    // Should the process go on after all, it reserves again.
+                    self.own = ended;
+                    Ok(())
+                }
             };
         }
-        let ended = Entry { records: Span::default(), alerts: Span::default(), ..self.own };
         self.write(ended)
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<Entry>> {
+/// The boots of `agent` that did not end in good order. Those of another agent are not for this one to declare.
+fn read(path: &Path, agent: &AgentId) -> anyhow::Result<Vec<Entry>> {
     let Some(bytes) = sealed::read(path, FILE_BYTES_MAX)? else { return Ok(Vec::new()) };
-    Ok(serde_json::from_str(sealed::unseal(&bytes, FILE_NAME, FORMAT)?)?)
+    let found = serde_json::from_str::<Form>(sealed::unseal(&bytes, FILE_NAME, FORMAT)?)?;
+    anyhow::ensure!(found.agent == agent.as_str(), "it is of the agent {:.63}", found.agent);
+    Ok(found.boots)
 }
 
 #[cfg(test)]
@@ -182,14 +207,18 @@ mod tests {
         losses.iter().map(|l| (l.lane, l.first.number(), l.last.number())).collect()
     }
 
+    fn open(directory: &Path, boot: BootId) -> BootBook {
+        BootBook::open(directory, "edge-01".parse().unwrap(), boot)
+    }
+
     fn next(directory: &Path) -> BootBook {
-        BootBook::open(directory, BootId { counter: 4, nonce: 8 })
+        open(directory, BootId { counter: 4, nonce: 8 })
     }
 
     #[test]
     fn what_a_crashed_boot_can_have_lost_is_what_it_had_reserved_and_no_server_had() {
         let directory = tempfile::tempdir().unwrap();
-        let mut book = BootBook::open(directory.path(), BOOT);
+        let mut book = open(directory.path(), BOOT);
         assert!(book.crashed(|_, _| None).is_empty());
         book.reserve(progress(0, 0), progress(0, 0)).unwrap();
         book.reserve(progress(9, 100), progress(2, 3)).unwrap();
@@ -216,7 +245,7 @@ mod tests {
     #[test]
     fn a_boot_that_ended_in_good_order_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let mut book = BootBook::open(directory.path(), BOOT);
+        let mut book = open(directory.path(), BOOT);
         book.reserve(progress(0, 0), progress(0, 0)).unwrap();
         book.close().unwrap();
         assert!(next(directory.path()).crashed(|_, _| None).is_empty());
@@ -227,7 +256,7 @@ mod tests {
     fn an_end_that_could_not_be_declared_is_remembered() {
         let directory = tempfile::tempdir().unwrap();
         for counter in 1..=20 {
-            let mut book = BootBook::open(directory.path(), BootId { counter, nonce: 7 });
+            let mut book = open(directory.path(), BootId { counter, nonce: 7 });
             book.reserve(progress(0, 0), progress(0, 0)).unwrap();
         }
         let mut book = next(directory.path());
@@ -243,7 +272,7 @@ mod tests {
     fn a_damaged_book_is_no_reason_not_to_start() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(FILE_NAME), b"\xff").unwrap();
-        let mut book = BootBook::open(directory.path(), BOOT);
+        let mut book = open(directory.path(), BOOT);
         assert!(book.crashed(|_, _| None).is_empty());
         book.reserve(progress(0, 0), progress(0, 0)).unwrap();
         assert_eq!(next(directory.path()).crashed(|_, _| None).len(), 2);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::agent::{Input, Lane, LinkState};
-use agent_core::id::{BootId, Sequence};
+use agent_core::id::{AgentId, BootId};
 use agent_core::ledger::LossReason;
 use agent_core::limits::RING_BYTES;
 use agent_core::plugin::own::OwnPlugins;
@@ -17,8 +17,11 @@ use proto::agent_message::Body;
 use proto::{AlertBatch, RecordBatch, SpoolStatus, convert};
 
 use crate::HostAgent;
+use crate::boot_book::{BootBook, Progress};
 use crate::net::message::{self, Packing};
-use crate::spool::{Content, Item, Loss, Moment, Options, Spool, SpoolError, StdDisk, Token};
+use crate::spool::{
+    Content, Item, Loss, Moment, Options, Order, Spool, SpoolError, StdDisk, Token,
+};
 
 /// At most so much time passes in an outage until what came since the group before goes to the disk.
 const GROUP_AGE_MAX: Duration = Duration::from_secs(300);
@@ -47,10 +50,32 @@ struct Out {
     brings: Option<(Lane, u64)>,
 }
 
+/// What an operator decides of the spool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Bytes on the disk; 0: no records, only what became of earlier boots.
+    pub(crate) bytes_max: u64,
+    /// How long a record is kept.
+    pub(crate) age_max: Duration,
+    /// How long no server must take records before they go to the disk.
+    pub(crate) after: Duration,
+    /// What is sent first.
+    pub(crate) order: Order,
+}
+
+/// Room for losses where there is to be none for records.
+const LOSSES_BYTES: u64 = 64 * 1024;
+
+/// Bytes of one file: small beside a small spool, whose oldest file gives way as a whole.
+fn segment_bytes(bytes_max: u64) -> u64 {
+    (bytes_max / 16).clamp(16 * 1024, 1 << 20)
+}
+
 /// The spool of a running agent.
 #[derive(Debug)]
 pub(crate) struct Spooling {
     spool: Spool<StdDisk>,
+    book: BootBook,
     boot: BootId,
     // Whether records may be put in; without room for them there are losses in it alone.
     takes_records: bool,
@@ -70,20 +95,25 @@ pub(crate) struct Spooling {
 }
 
 impl Spooling {
-    /// Opens the spool in `directory`. What is wrong with its content is logged and declared, never an error.
+    /// Opens the spool in `state_dir`, and declares what earlier boots have lost. What is wrong with its content is logged
+    /// and declared, never an error.
     ///
     /// # Errors
     ///
     /// When the directory cannot be used, or another process uses it.
     pub(crate) fn open(
-        directory: &Path,
-        options: Options,
-        after: Duration,
+        state_dir: &Path,
+        settings: Settings,
+        agent: AgentId,
         boot: BootId,
         now: Instant,
     ) -> std::io::Result<Self> {
-        let disk = StdDisk::open(directory)?;
-        let takes_records = options.bytes_max > 0;
+        let Settings { bytes_max, age_max, after, order } = settings;
+        let takes_records = bytes_max > 0;
+        let bytes_max = if takes_records { bytes_max } else { LOSSES_BYTES };
+        let segment_bytes = segment_bytes(bytes_max);
+        let options = Options { bytes_max, age_max: Some(age_max), segment_bytes, order };
+        let disk = StdDisk::open(&state_dir.join("spool"))?;
         let (spool, report) = Spool::open(disk, options, moment(now));
         for trouble in &report.troubles {
             tracing::warn!(trouble, "the spool is damaged; what is gone is declared lost");
@@ -93,8 +123,9 @@ impl Spooling {
             let (records, alerts) = (counts.records, counts.alerts);
             tracing::info!(records, alerts, "the spool has records of earlier boots");
         }
-        Ok(Self {
+        let mut this = Self {
             spool,
+            book: BootBook::open(state_dir, agent, boot),
             boot,
             takes_records,
             after,
@@ -107,22 +138,45 @@ impl Spooling {
             retry_at: None,
             expire_at: now,
             told: None,
-        })
+        };
+        this.declare_crashes();
+        let nothing = Progress { acknowledged: None, recorded: 0 };
+        this.reserve(nothing, nothing);
+        Ok(this)
     }
 
-    /// The last sequence of `boot` that waits in the spool.
-    pub(crate) fn last_of(&self, boot: BootId, lane: Lane) -> Option<Sequence> {
-        let waiting = self.spool.waiting().into_iter();
-        waiting.filter(|range| range.boot == boot && range.lane == lane).map(|range| range.last).max()
+    /// Declares what boots that ended without a word may have lost, but for what the spool has of them.
+    fn declare_crashes(&mut self) {
+        let waiting = self.spool.waiting();
+        let losses = self.book.crashed(|boot, lane| {
+            let of_boot = waiting.iter().filter(|range| range.boot == boot && range.lane == lane);
+            of_boot.map(|range| range.last).max()
+        });
+        if losses.is_empty() {
+            return self.book.handle_declared();
+        }
+        match self.spool.declare(&losses) {
+            Ok(()) => {
+                for Loss { boot, first, last, lane, .. } in &losses {
+                    let (first, last) = (first.number(), last.number());
+                    tracing::warn!(
+                        %boot, first, last, ?lane,
+                        "a boot ended without a word; what it may have lost is declared"
+                    );
+                }
+                self.book.handle_declared();
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!("what an earlier boot lost cannot be declared now: {error:#}");
+            }
+        }
     }
 
-    /// Keeps `losses` until a server has them.
-    ///
-    /// # Errors
-    ///
-    /// When the disk refuses.
-    pub(crate) fn declare(&mut self, losses: &[Loss]) -> Result<(), SpoolError> {
-        if losses.is_empty() { Ok(()) } else { self.spool.declare(losses) }
+    fn reserve(&mut self, records: Progress, alerts: Progress) {
+        if let Err(error) = self.book.reserve(records, alerts) {
+            tracing::error!(%error, "cannot reserve sequences; if the agent is killed, less is declared lost than is");
+        }
     }
 
     /// A server has welcomed the agent; `is_wanted` says whether it takes what is replayed.
@@ -168,13 +222,16 @@ impl Spooling {
         Some(body(item, self.sent, packing))
     }
 
-    /// Puts on the disk what has to go there at `now`, and tells the agent what the spool can do. To be called again at the
-    /// time that it answers, and after each input of the agent.
-    pub(crate) fn poll(
-        &mut self,
-        now: Instant,
-        agent: &mut HostAgent<impl OwnPlugins>,
-    ) -> Option<Instant> {
+    /// Puts on the disk what has to go there at `now`, and tells the agent what the spool can do. To be called after each
+    /// input of the agent, until it answers [`Spooled::Wait`].
+    pub(crate) fn poll(&mut self, now: Instant, agent: &mut HostAgent<impl OwnPlugins>) -> Spooled {
+        let mut changed = false;
+        let ledger = agent.ledger();
+        let (records, alerts) = agent.accounted();
+        self.reserve(
+            Progress { acknowledged: records, recorded: ledger.recorded },
+            Progress { acknowledged: alerts, recorded: ledger.alerts.recorded },
+        );
         let is_away = !matches!(agent.link(), LinkState::Full { .. } | LinkState::Plain);
         match (is_away, self.away_since) {
             (true, None) => self.away_since = Some(now),
@@ -184,9 +241,10 @@ impl Spooling {
         if self.expire_at <= now {
             self.expire_at = now + EXPIRE_INTERVAL;
             if let Err(error) = self.spool.expire(moment(now)) {
-                self.refused(now, &error);
+                self.refused(now, error);
             }
             self.reconcile(now, agent);
+            changed = true;
         }
         let due = self.due(agent);
         if let Some(due) = due
@@ -194,12 +252,15 @@ impl Spooling {
         {
             let share = if is_away { Share::All } else { Share::Half };
             self.store(now, agent, share);
+            changed = true;
         }
-        self.tell(now, agent);
+        if self.tell(now, agent) || changed {
+            return Spooled::Changed;
+        }
         let counts = self.spool.counts();
         let holds_any = counts.records + counts.alerts > 0;
         let expire_at = holds_any.then_some(self.expire_at);
-        self.due(agent).filter(|due| now < *due).into_iter().chain(expire_at).min()
+        Spooled::Wait(self.due(agent).into_iter().chain(expire_at).min())
     }
 
     /// When what is held has to go to the disk; none while that is not foreseen.
@@ -233,16 +294,17 @@ impl Spooling {
         };
         self.retry_at = None;
         if let Err(error) = self.store_alerts(now, agent) {
-            return self.refused(now, &error);
+            return self.refused(now, error);
         }
         while left > 0 {
-            let most = usize::try_from(left).map_or(GROUP_RECORDS_MAX, |l| l.min(GROUP_RECORDS_MAX));
+            let most =
+                usize::try_from(left).map_or(GROUP_RECORDS_MAX, |l| l.min(GROUP_RECORDS_MAX));
             let rows = agent.held_records().take(most).collect::<Vec<_>>();
             let (Some((first, _)), Some((last, _))) = (rows.first(), rows.last()) else { break };
             let (first, last) = (*first, *last);
-            let samples = rows.iter().map(|(_, sample)| *sample).collect::<Vec<_>>();
+            let samples = rows.into_iter().map(|(_, sample)| sample).collect::<Vec<_>>();
             if let Err(error) = self.spool.append_records(self.boot, first, &samples, moment(now)) {
-                return self.refused(now, &error);
+                return self.refused(now, error);
             }
             agent.handle(now, Input::Deferred { records: Some(last), alerts: None });
             left = left.saturating_sub(u64::try_from(samples.len()).unwrap_or(u64::MAX));
@@ -261,16 +323,16 @@ impl Spooling {
             return Ok(());
         };
         let (first, last) = (*first, *last);
-        let alerts = rows.iter().map(|(_, alert)| *alert).collect::<Vec<_>>();
+        let alerts = rows.into_iter().map(|(_, alert)| alert).collect::<Vec<_>>();
         self.spool.append_alerts(self.boot, first, &alerts, moment(now))?;
         agent.handle(now, Input::Deferred { records: None, alerts: Some(last) });
         Ok(())
     }
 
-    fn refused(&mut self, now: Instant, error: &SpoolError) {
+    fn refused(&mut self, now: Instant, error: SpoolError) {
         let retry_s = RETRY.as_secs();
-        let error = anyhow::format_err!("{error}");
-        tracing::warn!(%error, retry_s, "the spool takes nothing; records stay in memory");
+        let error = anyhow::Error::from(error);
+        tracing::warn!(retry_s, "the spool takes nothing, records stay in memory: {error:#}");
         self.retry_at = Some(now + RETRY);
     }
 
@@ -282,7 +344,8 @@ impl Spooling {
         {
             let waiting = self.spool.waiting().into_iter();
             let waiting = waiting.filter(|range| range.boot == self.boot && range.lane == lane);
-            let waiting: u64 = waiting.map(|range| range.first.count_until(range.last.next())).sum();
+            let waiting: u64 =
+                waiting.map(|range| range.first.count_until(range.last.next())).sum();
             let count = spooled.saturating_sub(waiting);
             if count > 0 {
                 let losses = self.spool.losses();
@@ -293,15 +356,18 @@ impl Spooling {
         }
     }
 
-    fn tell(&mut self, now: Instant, agent: &mut HostAgent<impl OwnPlugins>) {
+    /// Answers whether there was news.
+    fn tell(&mut self, now: Instant, agent: &mut HostAgent<impl OwnPlugins>) -> bool {
         if self.is_wanted && self.next.is_none() {
             self.next = self.spool.next();
         }
         let is_writable = self.takes_records && self.retry_at.is_none() && agent.can_defer();
         let has_batch = self.is_wanted && self.next.is_some();
-        if self.told.replace((is_writable, has_batch)) != Some((is_writable, has_batch)) {
+        let is_news = self.told.replace((is_writable, has_batch)) != Some((is_writable, has_batch));
+        if is_news {
             agent.handle(now, Input::SpoolChanged { is_writable, has_batch });
         }
+        is_news
     }
 
     /// Its figures, for the agent's status.
@@ -318,10 +384,42 @@ impl Spooling {
         }
     }
 
-    /// Writes what was put off: the process is about to end.
-    pub(crate) fn close(&mut self) {
+    /// The process is about to end: what it has lost and no server has confirmed to know of is declared to the next boot.
+    pub(crate) fn close(&mut self, agent: &HostAgent<impl OwnPlugins>) {
+        let records = agent.unsettled_records().map(|loss| self.of_lane(Lane::Records, loss));
+        let alerts = agent.unsettled_alerts().map(|loss| self.of_lane(Lane::Alerts, loss));
+        let losses = records.chain(alerts).collect::<Vec<_>>();
+        let declared = if losses.is_empty() { Ok(()) } else { self.spool.declare(&losses) };
+        match declared {
+            // Without the entry in the book the next boot has nothing to tell of this one.
+            Ok(()) => {
+                if let Err(error) = self.book.close() {
+                    tracing::warn!(%error, "the next boot takes this end for a crash");
+                }
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!(
+                    "what was lost cannot be declared; the next boot takes this end for a crash: {error:#}"
+                );
+            }
+        }
         self.spool.close();
     }
+
+    fn of_lane(&self, lane: Lane, loss: agent_core::agent::Loss) -> Loss {
+        let agent_core::agent::Loss { first, last, reason, never_sent, unacknowledged } = loss;
+        Loss { lane, boot: self.boot, first, last, reason, never_sent, unacknowledged }
+    }
+}
+
+/// What [`Spooling::poll`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spooled {
+    /// The agent was told something.
+    Changed,
+    /// Nothing is to be done before the next input of the agent or this time.
+    Wait(Option<Instant>),
 }
 
 /// How much of what is held goes to the disk.

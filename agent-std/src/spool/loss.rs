@@ -2,62 +2,7 @@
 
 use agent_core::id::{BootId, Sequence};
 
-use super::Lane;
-
-/// Why records of a lane will never come. The numbers are those of the wire, and of the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LossReason {
-    /// The ring was full, and the oldest gave way.
-    Overwritten = 1,
-    /// Still held when the drain time of a shutdown was over.
-    Shutdown = 2,
-    /// Missing on the link between a device and its gateway.
-    Link = 3,
-    /// The process ended without a word; an upper bound.
-    Crash = 4,
-    /// The spool had no room, and its oldest segment gave way.
-    SpoolFull = 5,
-    /// Older than the spool keeps records.
-    SpoolExpired = 6,
-    /// The spool could not read them back.
-    SpoolDamaged = 7,
-}
-
-impl LossReason {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Overwritten,
-        Self::Shutdown,
-        Self::Link,
-        Self::Crash,
-        Self::SpoolFull,
-        Self::SpoolExpired,
-        Self::SpoolDamaged,
-    ];
-
-    /// Its number on the wire and in the files.
-    pub const fn code(self) -> u8 {
-        self as u8
-    }
-
-    /// The reason with this number.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.code() == code)
-    }
-
-    /// The name in counters and in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Overwritten => "overwritten",
-            Self::Shutdown => "shutdown",
-            Self::Link => "link",
-            Self::Crash => "crash",
-            Self::SpoolFull => "spool_full",
-            Self::SpoolExpired => "spool_expired",
-            Self::SpoolDamaged => "spool_damaged",
-        }
-    }
-}
+use super::{Lane, LossReason};
 
 /// Records of one boot and lane that will never come. Some within the range may have come all the same: what is lost is
 /// what was declared without what was delivered.

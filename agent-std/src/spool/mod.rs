@@ -9,17 +9,10 @@ use agent_core::id::{BootId, Sequence};
 use agent_core::record::{Alert, Sample};
 use agent_core::time::Instant;
 
+pub use agent_core::agent::Lane;
+pub use agent_core::ledger::LossReason;
 pub use disk::{Disk, StdDisk};
-pub use loss::{Loss, LossReason};
-
-/// Which of the two kinds of records; each has its own sequences, segments and room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lane {
-    /// Samples.
-    Records,
-    /// Alerts.
-    Alerts,
-}
+pub use loss::Loss;
 
 /// Which of the records that wait are sent first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -222,7 +215,10 @@ impl<D: Disk> Spool<D> {
     }
 
     /// The next item to send: alerts, then losses, then records. None: nothing waits, or enough is out.
-    #[expect(clippy::should_implement_trait, reason = "it is none: what it answers depends on the other calls")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it is none: what it answers depends on the other calls"
+    )]
     pub fn next(&mut self) -> Option<Item> {
         todo!()
     }

@@ -142,7 +142,7 @@ async fn answer_to(id: &str, answers: &mut dyn Subscription) -> Result<CommandRe
             if let Payload::Response(response) = entry.payload
                 && response.command_id == id
             {
-                return Ok(response);
+                return Ok(*response);
             }
         }
     }

@@ -226,7 +226,7 @@ impl Router {
 
     fn publish(&self, response: &CommandResponse, id: &CommandId) {
         if let Ok(key) = response.agent_id.parse() {
-            self.store(key, Payload::Response(response.clone()), id);
+            self.store(key, Payload::Response(Box::new(response.clone())), id);
         }
     }
 

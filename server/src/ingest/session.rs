@@ -587,7 +587,7 @@ impl Session {
             // The answer to STATUS is newer than the last heartbeat.
             self.facts.push_back(Fact::Status(Box::new(status.clone())));
         }
-        let record = self.record(Payload::Response(response));
+        let record = self.record(Payload::Response(Box::new(response)));
         let command_id = command_id.to_string();
         self.storing = Storing::Ready(vec![record], Completion::Answer { command_id });
         Ok(())
