@@ -94,6 +94,10 @@ impl Loss {
         Self { lane, boot, first, last, reason, never_sent, unacknowledged }
     }
 
+    fn is_like(&self, other: &Self) -> bool {
+        self.run().is_of_same_boot(&other.run()) && self.reason == other.reason
+    }
+
     /// Takes what `other` says into this.
     fn absorb(&mut self, other: &Self) {
         self.first = self.first.min(other.first);
@@ -144,19 +148,13 @@ impl Losses {
     ///
     /// [`LossesFull`]; nothing has changed then.
     pub(super) fn add(&mut self, mut loss: Loss) -> Result<(), LossesFull> {
-        let of_one_kind = |known: &Loss, loss: &Loss| {
-            known.run().is_of_same_boot(&loss.run()) && known.reason == loss.reason
-        };
         let is_known = |known: &Loss| {
-            of_one_kind(known, &loss) && known.first <= loss.first && loss.last <= known.last
+            known.is_like(&loss) && known.first <= loss.first && loss.last <= known.last
         };
         if self.iter().any(is_known) {
             return Ok(());
         }
-        while let Some(index) = {
-            let touches = |known: &Loss| known.run().touches(&loss.run());
-            self.iter().position(|known| of_one_kind(known, &loss) && touches(known))
-        } {
+        while let Some(index) = self.touching(&loss) {
             loss.absorb(&self.entries.swap_remove(index).loss);
         }
         if self.max <= self.entries.len() && !self.join_two() {
@@ -170,6 +168,11 @@ impl Losses {
         self.entries.push(Entry { loss, id: self.next_id, is_out: false });
         self.next_id += 1;
         Ok(())
+    }
+
+    /// One that makes a single range with `loss`.
+    fn touching(&self, loss: &Loss) -> Option<usize> {
+        self.iter().position(|known| known.is_like(loss) && known.run().touches(&loss.run()))
     }
 
     /// Makes one of the two nearest of one boot and lane.

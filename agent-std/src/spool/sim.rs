@@ -55,7 +55,7 @@ impl Fault {
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inner {
     files: Vec<Content>,
     /// File by name, as programs see it.
@@ -194,13 +194,17 @@ impl SimDisk {
         inner.all_writes_fail = None;
     }
 
-    /// Another disk with the same content, all of it durable, and without faults.
-    pub fn copy(&self) -> Self {
-        let copy = Self::new();
-        for (name, bytes) in self.files() {
-            copy.put(&name, bytes);
-        }
-        copy
+    /// Another disk that is as this one is now, with what is not synced and the faults that are to come.
+    pub fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.inner().clone())))
+    }
+
+    /// The power is back without having been gone: what was written is there, synced or not. So it is for a process that
+    /// follows one that was killed.
+    pub fn revive(&self) {
+        let mut inner = self.inner();
+        inner.is_down = false;
+        inner.crash_at = None;
     }
 
     /// All files, durable or not.
