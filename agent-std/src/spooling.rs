@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use agent_core::agent::{Input, Lane, LinkState};
 use agent_core::id::{AgentId, BootId};
@@ -20,7 +20,7 @@ use crate::HostAgent;
 use crate::boot_book::{BootBook, Progress};
 use crate::net::message::{self, Packing};
 use crate::spool::{
-    Content, Item, Loss, Moment, Options, Order, Spool, SpoolError, StdDisk, Token,
+    Content, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, StdDiskError, Token,
 };
 
 /// At most so much time passes in an outage until what came since the group before goes to the disk.
@@ -107,14 +107,14 @@ impl Spooling {
         agent: AgentId,
         boot: BootId,
         now: Instant,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, StdDiskError> {
         let Settings { bytes_max, age_max, after, order } = settings;
         let takes_records = bytes_max > 0;
         let bytes_max = if takes_records { bytes_max } else { LOSSES_BYTES };
         let segment_bytes = segment_bytes(bytes_max);
         let options = Options { bytes_max, age_max: Some(age_max), segment_bytes, order };
         let disk = StdDisk::open(&state_dir.join("spool"))?;
-        let (spool, report) = Spool::open(disk, options, moment(now));
+        let (spool, report) = Spool::open(disk, options, now);
         for trouble in &report.troubles {
             tracing::warn!(trouble, "the spool is damaged; what is gone is declared lost");
         }
@@ -147,7 +147,7 @@ impl Spooling {
 
     /// Declares what boots that ended without a word may have lost, but for what the spool has of them.
     fn declare_crashes(&mut self) {
-        let waiting = self.spool.waiting();
+        let waiting = self.spool.waiting().collect::<Vec<_>>();
         let losses = self.book.crashed(|boot, lane| {
             let of_boot = waiting.iter().filter(|range| range.boot == boot && range.lane == lane);
             of_boot.map(|range| range.last).max()
@@ -240,7 +240,7 @@ impl Spooling {
         }
         if self.expire_at <= now {
             self.expire_at = now + EXPIRE_INTERVAL;
-            if let Err(error) = self.spool.expire(moment(now)) {
+            if let Err(error) = self.spool.expire(now) {
                 self.refused(now, error);
             }
             self.reconcile(now, agent);
@@ -303,7 +303,7 @@ impl Spooling {
             let (Some((first, _)), Some((last, _))) = (rows.first(), rows.last()) else { break };
             let (first, last) = (*first, *last);
             let samples = rows.into_iter().map(|(_, sample)| sample).collect::<Vec<_>>();
-            if let Err(error) = self.spool.append_records(self.boot, first, &samples, moment(now)) {
+            if let Err(error) = self.spool.append_records(self.boot, first, &samples, now) {
                 return self.refused(now, error);
             }
             agent.handle(now, Input::Deferred { records: Some(last), alerts: None });
@@ -324,7 +324,7 @@ impl Spooling {
         };
         let (first, last) = (*first, *last);
         let alerts = rows.into_iter().map(|(_, alert)| alert).collect::<Vec<_>>();
-        self.spool.append_alerts(self.boot, first, &alerts, moment(now))?;
+        self.spool.append_alerts(self.boot, first, &alerts, now)?;
         agent.handle(now, Input::Deferred { records: None, alerts: Some(last) });
         Ok(())
     }
@@ -342,15 +342,15 @@ impl Spooling {
         for (lane, spooled) in
             [(Lane::Records, ledger.spooled), (Lane::Alerts, ledger.alerts.spooled)]
         {
-            let waiting = self.spool.waiting().into_iter();
-            let waiting = waiting.filter(|range| range.boot == self.boot && range.lane == lane);
+            let waiting =
+                self.spool.waiting().filter(|range| range.boot == self.boot && range.lane == lane);
             let waiting: u64 =
                 waiting.map(|range| range.first.count_until(range.last.next())).sum();
             let count = spooled.saturating_sub(waiting);
             if count > 0 {
-                let losses = self.spool.losses();
-                let of_boot = losses.iter().rev().find(|l| l.boot == self.boot && l.lane == lane);
-                let reason = of_boot.map_or(LossReason::SpoolFull, |loss| loss.reason);
+                let of_boot = |loss: &Loss| loss.boot == self.boot && loss.lane == lane;
+                let newest = self.spool.losses().filter(of_boot).last();
+                let reason = newest.map_or(LossReason::SpoolFull, |loss| loss.reason);
                 agent.handle(now, Input::SpoolLost { lane, reason, count });
             }
         }
@@ -428,11 +428,6 @@ enum Share {
     All,
     /// The older half of the records, and all alerts.
     Half,
-}
-
-fn moment(now: Instant) -> Moment {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Moment { uptime: now, wall_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX) }
 }
 
 /// `item` as the batch of an earlier time with the number `replay`.

@@ -1,14 +1,12 @@
-//! The few operations that the spool asks of a disk, and the real one.
+//! The few operations that the spool asks of a disk.
 
-use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
 
 /// One directory of files, used by one owner.
 ///
-/// What is written is there for reading at once, and after a loss of power only when [`sync`](Self::sync) of the file
-/// came back without error since, and, for a file that is new, [`sync_directory`](Self::sync_directory) too. Without them any
-/// part of it may be there. An error says nothing of what was done.
+/// What is written can be read at once. After a loss of power it is there when a [`sync`](Self::sync) of the file came back
+/// without error since, and, for a file that was new, a [`sync_directory`](Self::sync_directory); of the rest any part may be
+/// there. An error says nothing of how much was done.
 pub trait Disk {
     /// The names and lengths of all files.
     ///
@@ -60,47 +58,28 @@ pub trait Disk {
     fn remove(&mut self, name: &str) -> io::Result<()>;
 }
 
-/// A directory of the system's own, locked for one process.
-#[derive(Debug)]
-pub struct StdDisk {
-    directory: PathBuf,
-    _lock: File,
-}
-
-impl StdDisk {
-    /// Opens the directory, and makes it if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// When another process uses it, or it is not a directory of one's own.
-    pub fn open(directory: &Path) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
-        let lock = File::create(directory.join("lock"))?;
-        Ok(Self { directory: directory.to_owned(), _lock: lock })
+/// Reads the file from `offset` on, at most `max` bytes of it.
+///
+/// # Errors
+///
+/// Those of [`Disk::read`].
+pub(super) fn read_from<D: Disk>(
+    disk: &mut D,
+    name: &str,
+    offset: u64,
+    max: usize,
+) -> io::Result<Vec<u8>> {
+    const STEP_BYTES: usize = 256 * 1024;
+    let mut bytes = Vec::new();
+    while bytes.len() < max {
+        let before = bytes.len();
+        bytes.resize(max.min(before + STEP_BYTES), 0);
+        let at = offset + u64::try_from(before).unwrap_or(u64::MAX);
+        let count = disk.read(name, at, &mut bytes[before..])?;
+        bytes.truncate(before + count);
+        if count == 0 {
+            break;
+        }
     }
-}
-
-impl Disk for StdDisk {
-    fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
-        let _ = &self.directory;
-        todo!()
-    }
-    fn read(&mut self, _: &str, _: u64, _: &mut [u8]) -> io::Result<usize> {
-        todo!()
-    }
-    fn create(&mut self, _: &str) -> io::Result<()> {
-        todo!()
-    }
-    fn write_at(&mut self, _: &str, _: u64, _: &[u8]) -> io::Result<()> {
-        todo!()
-    }
-    fn sync(&mut self, _: &str) -> io::Result<()> {
-        todo!()
-    }
-    fn sync_directory(&mut self) -> io::Result<()> {
-        todo!()
-    }
-    fn remove(&mut self, _: &str) -> io::Result<()> {
-        todo!()
-    }
+    Ok(bytes)
 }

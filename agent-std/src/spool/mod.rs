@@ -1,59 +1,101 @@
-//! The spool: records on the agent's disk for outages that are longer than its ring.
+//! The spool: records on the agent's disk, for outages that are longer than its ring.
+//!
+//! It knows records, alerts, what was lost of them, and a [`Disk`]; no clock, no network, no agent. Its owner appends what the
+//! ring cannot hold, and sends what [`Spool::next`] hands out when the link is up.
+//!
+//! **Files.** Each lane has segments, files of frames (see `frame`) that only grow; a frame is up to 64 records of one
+//! boot. Two copies of a state (see `state`) say which segments there are, how far each was delivered, and what was lost.
+//! Segments whose number the state has not reached yet are as good as those it lists, so an append touches one file only.
+//!
+//! **Promises.** What was appended with `Ok` is handed out until it is delivered, or is a declared loss, whatever happens to
+//! power, disk and files; with one reservation. Frames that were appended after the state was last written (at the
+//! start of each segment, as deliveries go on, on [`Spool::close`]) and are then cut off from the file at its end by
+//! something other than a loss of power look like a write that was never finished, and are not declared.
+//!
+//! **Order of things.** A loss is durable before the segment it is of is unlinked, and so is the cursor that has passed
+//! it. A file that refused a write or a sync gets no other: sync is never tried again in the hope of success.
+//!
+//! **Room.** `bytes_max` holds for all files together. An eighth is for alerts alone, up to an eighth (at most 128 KiB) for
+//! the state, the rest for records, so that neither lane can push the other out. When a lane is full, its oldest segment
+//! gives way.
+//!
+//! **Age** is counted on a clock of the spool's own, which goes on only while a process has it open. The wall clock has no
+//! part in it, so a step of it deletes nothing, and neither does a host that was switched off for a year.
 
+mod directory;
 mod disk;
+mod frame;
 mod loss;
+mod replay;
+mod runs;
+mod segment;
+pub mod sim;
+mod state;
+mod store;
+mod survey;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use agent_core::id::{BootId, Sequence};
 use agent_core::record::{Alert, Sample};
-use agent_core::time::Instant;
 
 pub use agent_core::agent::Lane;
 pub use agent_core::ledger::LossReason;
-pub use disk::{Disk, StdDisk};
+pub use directory::{StdDisk, StdDiskError};
+pub use disk::Disk;
 pub use loss::Loss;
+pub use runs::Run;
+pub use store::Spool;
 
-/// Which of the records that wait are sent first.
+/// Which of the records that wait are sent first. Alerts before records in either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// As they were taken.
+    /// As they were appended.
     #[default]
     OldestFirst,
     /// The newest segment first, and in it the oldest record first.
     NewestFirst,
 }
 
+/// The least and the most that [`Options::bytes_max`] can be; others are taken as the nearest of them.
+pub const BYTES_MAX_RANGE: std::ops::RangeInclusive<u64> = 64 * 1024..=512 * 1024 * 1024;
+
 /// What an operator decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes on the disk at most, all files counted.
+    /// Bytes on the disk at most, all files counted; within [`BYTES_MAX_RANGE`].
     pub bytes_max: u64,
-    /// How long a record is kept; none: until there is no room.
+    /// How long a record is kept, counted while the spool is open; none: until there is no room.
     pub age_max: Option<Duration>,
-    /// Bytes of one file, about.
+    /// Bytes of one segment, about. Taken as the nearest that makes at least 4 of a lane and not too many to list.
     pub segment_bytes: u64,
     /// What is sent first.
     pub order: Order,
 }
 
-/// Now, on both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// On the monotonic clock of this process.
-    pub uptime: Instant,
-    /// Unix milliseconds.
-    pub wall_ms: i64,
+impl Default for Options {
+    /// 64 MiB, which is some weeks of standard metrics every 5 s; a week; 1 MiB; oldest first.
+    fn default() -> Self {
+        Self {
+            bytes_max: 64 * 1024 * 1024,
+            age_max: Some(Duration::from_secs(7 * 86_400)),
+            segment_bytes: 1024 * 1024,
+            order: Order::OldestFirst,
+        }
+    }
 }
 
-/// What was handed out, for [`Spool::delivered`]. Rises.
+/// The name of an item that was handed out. Tokens rise over the life of a [`Spool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(u64);
 
 /// Something to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// Its name.
+    /// What [`Spool::delivered`] takes.
     pub token: Token,
     /// Whose it is.
     pub boot: BootId,
@@ -80,32 +122,19 @@ pub enum Content {
         /// Them.
         rows: Vec<Alert>,
     },
-    /// What will never come, all of one lane.
+    /// What will never come.
     Losses {
         /// Of what.
         lane: Lane,
-        /// 1 to 64 ranges.
+        /// 1 to 64, all of this boot and lane.
         ranges: Vec<Loss>,
     },
-}
-
-/// Sequences of one boot that wait, both ends inclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// Records or alerts.
-    pub lane: Lane,
-    /// Whose.
-    pub boot: BootId,
-    /// The first.
-    pub first: Sequence,
-    /// The last.
-    pub last: Sequence,
 }
 
 /// What was found when the spool was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Declared as SPOOL_DAMAGED because of what was found now.
+    /// What is declared as SPOOL_DAMAGED because of what was found now.
     pub damaged: Vec<Loss>,
     /// For people: what was not as it must be.
     pub troubles: Vec<String>,
@@ -114,21 +143,22 @@ pub struct Report {
 /// Figures of now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// On the disk.
+    /// On the disk, all files.
     pub bytes: u64,
-    /// What was allowed.
+    /// How many these may become.
     pub bytes_max: u64,
     /// Records that wait.
     pub records: u64,
     /// Alerts that wait.
     pub alerts: u64,
-    /// Losses that wait to be told.
+    /// Ranges of losses that wait to be told.
     pub losses: u64,
-    /// Written by this process, all files.
+    /// Written since this was opened, all files, failed writes included.
     pub written_bytes: u64,
-    /// Unix milliseconds of the oldest record or alert that waits.
+    /// Unix milliseconds of the oldest record or alert that waits, as its own clock had them; none: nothing waits. It may
+    /// lag behind by one frame.
     pub oldest_ms: Option<i64>,
-    /// Why nothing can be written; none: it can.
+    /// Why the disk could not be used the last time; none: it could.
     pub problem: Option<String>,
 }
 
@@ -138,118 +168,21 @@ pub enum SpoolError {
     /// The disk refused.
     #[error("cannot write the spool")]
     Io(#[from] std::io::Error),
+    /// The spool could not be read when it was opened, so nothing is written over it.
+    #[error("the spool is out of service: {0}")]
+    OutOfService(String),
     /// One call brings more than a lane takes at once.
     #[error("{bytes} bytes at once, at most {max} are allowed")]
     TooLarge {
         /// What was asked for.
         bytes: u64,
-        /// What is allowed.
+        /// What is allowed: half of the lane's room.
         max: u64,
     },
-    /// There is no room, and none can be made.
+    /// There is no room, and none can be made now.
     #[error("the spool is full")]
     Full,
-    /// The table of losses has no room for another.
+    /// The table of losses has no room for another, so neither can a segment give way.
     #[error("the spool holds as many losses as it can")]
     LossesFull,
-}
-
-/// The store.
-#[derive(Debug)]
-pub struct Spool<D> {
-    _disk: D,
-}
-
-impl<D: Disk> Spool<D> {
-    /// Opens the spool on `disk`. It always opens.
-    pub fn open(_disk: D, _options: Options, _now: Moment) -> (Self, Report) {
-        todo!()
-    }
-
-    /// Stores `rows`, consecutive from `first` on: at most 256 of them. After `Ok` they survive a loss of power.
-    ///
-    /// # Errors
-    ///
-    /// [`SpoolError`]; nothing of `rows` counts as stored then.
-    pub fn append_records(
-        &mut self,
-        _boot: BootId,
-        _first: Sequence,
-        _rows: &[Sample],
-        _now: Moment,
-    ) -> Result<(), SpoolError> {
-        todo!()
-    }
-
-    /// As [`Self::append_records`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn append_alerts(
-        &mut self,
-        _boot: BootId,
-        _first: Sequence,
-        _rows: &[Alert],
-        _now: Moment,
-    ) -> Result<(), SpoolError> {
-        todo!()
-    }
-
-    /// Keeps `losses` until the server has them.
-    ///
-    /// # Errors
-    ///
-    /// [`SpoolError`]; none of them is kept then.
-    pub fn declare(&mut self, _losses: &[Loss]) -> Result<(), SpoolError> {
-        todo!()
-    }
-
-    /// Gives up what is too old.
-    ///
-    /// # Errors
-    ///
-    /// [`SpoolError`]; nothing is given up then.
-    pub fn expire(&mut self, _now: Moment) -> Result<(), SpoolError> {
-        todo!()
-    }
-
-    /// The next item to send: alerts, then losses, then records. None: nothing waits, or enough is out.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "it is none: what it answers depends on the other calls"
-    )]
-    pub fn next(&mut self) -> Option<Item> {
-        todo!()
-    }
-
-    /// Everything handed out up to and including `token` is durable at the server.
-    pub fn delivered(&mut self, _token: Token) {
-        todo!()
-    }
-
-    /// A new stream: everything that was not delivered comes again.
-    pub fn rewind(&mut self) {
-        todo!()
-    }
-
-    /// Writes what was put off. A spool that is dropped without this loses nothing, but repeats more.
-    pub fn close(&mut self) {
-        todo!()
-    }
-
-    /// Figures of now.
-    pub fn counts(&self) -> Counts {
-        todo!()
-    }
-
-    /// What waits, exactly: ranges in no particular order.
-    pub fn waiting(&self) -> Vec<Waiting> {
-        todo!()
-    }
-
-    /// Losses that were declared and are not delivered.
-    pub fn losses(&self) -> Vec<Loss> {
-        todo!()
-    }
 }

@@ -83,7 +83,8 @@ async fn what_is_held_when_the_agent_ends_comes_with_its_next_boot() {
     // Nothing is acknowledged.
     let mut last = 0;
     while last < 5 {
-        let message = message_where(&mut stream, |m| matches!(body(m), Some(Body::Records(_)))).await;
+        let message =
+            message_where(&mut stream, |m| matches!(body(m), Some(Body::Records(_)))).await;
         let Some(Body::Records(batch)) = body(&message) else { panic!("records") };
         last = batch.records.last().map_or(last, |record| record.sequence);
     }
