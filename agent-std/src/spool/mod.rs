@@ -25,6 +25,7 @@
 mod directory;
 mod disk;
 mod frame;
+pub(crate) mod inspect;
 mod loss;
 mod replay;
 mod runs;
@@ -47,6 +48,9 @@ pub use disk::Disk;
 pub use loss::{Loss, LossReason};
 pub use runs::Run;
 pub use store::Spool;
+
+/// The directory of the spool within the agent's state directory.
+pub const DIRECTORY_NAME: &str = "spool";
 
 /// Which of the two kinds of records; each has its own sequences, segments and room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -16,3 +16,4 @@ mod process;
 #[expect(dead_code, reason = "these tests need a part of it")]
 mod real_etcd;
 mod scripted;
+mod spool;
