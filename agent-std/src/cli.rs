@@ -35,6 +35,46 @@ pub(crate) enum Tool {
     Record(Record),
     /// Show what plugins and the packed form make of a recorded file.
     Replay(Replay),
+    /// Look into the records that wait on this host's disk
+    #[command(subcommand)]
+    Spool(SpoolTool),
+}
+
+/// What can be seen of the spool. It is left as it is, and no agent may be using it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpoolTool {
+    /// Say what is in it, and whether all of it is sound: the exit code is 1 when something is damaged.
+    Check {
+        #[command(flatten)]
+        place: SpoolPlace,
+
+        /// One JSON object in place of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the records and alerts that wait, oldest first, as one JSON object per line.
+    Dump {
+        #[command(flatten)]
+        place: SpoolPlace,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SpoolPlace {
+    /// The agent's directory that survives restarts [default: $STATE_DIRECTORY]
+    #[arg(long, env = "PICKET_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    #[arg(long, env = "STATE_DIRECTORY", hide = true)]
+    systemd_state_directory: Option<PathBuf>,
+}
+
+impl SpoolPlace {
+    /// The state directory that was asked for.
+    pub(crate) fn state_dir(self) -> anyhow::Result<PathBuf> {
+        let state_dir = self.state_dir.or(self.systemd_state_directory);
+        state_dir.context("name the agent's state directory with --state-dir")
+    }
 }
 
 #[derive(Args, Debug)]

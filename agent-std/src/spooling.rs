@@ -20,7 +20,7 @@ use crate::HostAgent;
 use crate::boot_book::{BootBook, Progress};
 use crate::net::message::{self, Packing};
 use crate::spool::{
-    Content, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, StdDiskError, Token,
+    self, Content, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, StdDiskError, Token,
 };
 
 /// At most so much time passes in an outage until what came since the group before goes to the disk.
@@ -113,7 +113,7 @@ impl Spooling {
         let bytes_max = if takes_records { bytes_max } else { LOSSES_BYTES };
         let segment_bytes = segment_bytes(bytes_max);
         let options = Options { bytes_max, age_max: Some(age_max), segment_bytes, order };
-        let disk = StdDisk::open(&state_dir.join("spool"))?;
+        let disk = StdDisk::open(&state_dir.join(spool::DIRECTORY_NAME))?;
         let (spool, report) = Spool::open(disk, options, now);
         for trouble in &report.troubles {
             tracing::warn!(trouble, "the spool is damaged; what is gone is declared lost");

@@ -25,6 +25,7 @@
 mod directory;
 mod disk;
 mod frame;
+pub(crate) mod inspect;
 mod loss;
 mod replay;
 mod runs;
@@ -49,6 +50,9 @@ pub use disk::Disk;
 pub use loss::Loss;
 pub use runs::Run;
 pub use store::Spool;
+
+/// The directory of the spool within the agent's state directory.
+pub const DIRECTORY_NAME: &str = "spool";
 
 /// Which of the records that wait are sent first. Alerts before records in either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use agent_core::metric::Values;
 use agent_core::record::{Sample, Snapshot};
 use agent_core::time::Instant;
 
-use super::disk::{Disk, read_from};
+use super::disk::{Disk, read_from, salvage};
 use super::frame::{self, HEADER_BYTES, Header, Part};
 use super::runs::{Run, Runs};
 use super::segment::Segment;
@@ -167,7 +167,7 @@ impl<D: Disk> Spool<D> {
         let (name, at) = (segment.name(), segment.read_to);
         let rest = usize::try_from(segment.end - at).unwrap_or(SEGMENT_READ_MAX);
         // What cannot be read is as good as not there.
-        let bytes = read_from(&mut self.disk, &name, at, rest).unwrap_or_default();
+        let bytes = salvage(&mut self.disk, &name, at, rest).unwrap_or_default();
         let parts = frame::scan(&bytes);
         let frames = parts.iter().filter_map(|part| match part {
             Part::Frame { offset, header } => Some((to_u64(*offset), header.run)),

@@ -151,6 +151,11 @@ impl SimDisk {
         self.inner().crash_at = Some(change);
     }
 
+    /// Whether the power is gone.
+    pub fn is_down(&self) -> bool {
+        self.inner().is_down
+    }
+
     /// The operation with this number, see [`operations`](Self::operations), from 0, fails.
     pub fn fail_at(&self, operation: u64, fault: Fault) {
         self.inner().fail_at = Some((operation, fault));

@@ -15,7 +15,7 @@
 use std::io;
 
 use super::Lane;
-use super::disk::{Disk, read_from};
+use super::disk::{Disk, is_device_error, read_from};
 use super::frame::{CRC, Fields, lane_code};
 use super::loss::{self, Loss};
 use super::runs::{Run, Runs};
@@ -182,13 +182,14 @@ fn decode_loss(fields: &mut Fields<'_>) -> Option<Loss> {
 pub(super) struct Copies {
     /// The state with the higher generation, and which copy it is; none: there is no sound one.
     pub(super) newest: Option<(usize, State)>,
-    /// Copies that are there and cannot be read.
-    pub(super) unreadable: Vec<&'static str>,
+    /// Neither is sound. One alone may be a write that a loss of power cut short, which is no damage.
+    pub(super) are_damaged: bool,
 }
 
 impl Copies {
     pub(super) fn read<D: Disk>(disk: &mut D) -> io::Result<Self> {
         let mut copies = Self::default();
+        let mut unreadable_count = 0;
         for (index, name) in STATE_NAMES.into_iter().enumerate() {
             let bytes = match read_from(disk, name, 0, STATE_BYTES_MAX) {
                 Ok(bytes) => bytes,
@@ -197,7 +198,7 @@ impl Copies {
                 Err(error) => return Err(error),
             };
             let Some(state) = State::decode(&bytes) else {
-                copies.unreadable.push(name);
+                unreadable_count += 1;
                 continue;
             };
             let newest = copies.newest.as_ref().map(|(_, state)| state.generation);
@@ -205,15 +206,14 @@ impl Copies {
                 copies.newest = Some((index, state));
             }
         }
+        copies.are_damaged = unreadable_count == STATE_NAMES.len();
         Ok(copies)
     }
 }
 
 /// Whether `error` says that the bytes are gone, not that they cannot be read just now.
 pub(super) fn is_damage(error: &io::Error) -> bool {
-    /// EIO, on all systems.
-    const DEVICE_ERROR: i32 = 5;
-    error.raw_os_error() == Some(DEVICE_ERROR) || error.kind() == io::ErrorKind::NotFound
+    is_device_error(error) || error.kind() == io::ErrorKind::NotFound
 }
 
 #[cfg(test)]

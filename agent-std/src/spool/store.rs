@@ -208,8 +208,8 @@ impl<D: Disk> Spool<D> {
                 self.is_stale = true;
             }
         }
-        for name in &listing.copies.unreadable {
-            report.troubles.push(format!("{name} is damaged; the other copy is used"));
+        if listing.copies.are_damaged {
+            report.troubles.push("both copies of the state are damaged".to_owned());
         }
         let numbers = listing.segments.iter().chain(&listing.finished).map(|file| file.number);
         self.next_number = numbers.max().map_or(1, |number| number.saturating_add(1));

@@ -6,7 +6,7 @@ use std::ops::Range;
 use agent_core::id::Sequence;
 
 use super::Lane;
-use super::disk::{Disk, read_from};
+use super::disk::{Disk, salvage};
 use super::frame::{Header, Hole, Part, scan};
 use super::runs::{Run, Runs};
 use super::state::{Copies, Known, STATE_NAMES, State};
@@ -129,7 +129,8 @@ impl Survey {
         known: Option<&Known>,
         expected: &Runs,
     ) -> io::Result<Self> {
-        Ok(Self::of(&read_from(disk, &file.name(), 0, SEGMENT_READ_MAX)?, known, expected))
+        let length = usize::try_from(file.bytes).unwrap_or(usize::MAX).min(SEGMENT_READ_MAX);
+        Ok(Self::of(&salvage(disk, &file.name(), 0, length)?, known, expected))
     }
 
     /// Takes the content of a segment apart, of which the state says `known`. `expected` is what it says of all of them:

@@ -15,5 +15,6 @@ mod process;
 #[path = "../../../etcd/tests/it/real.rs"]
 #[expect(dead_code, reason = "these tests need a part of it")]
 mod real_etcd;
+mod replay;
 mod scripted;
 mod spool;

@@ -1,139 +1,111 @@
-//! What an agent keeps on its disk while no server takes it, and what it says of boots before it.
+//! Looking into a spool with the real program.
 
+use std::fs;
 use std::path::Path;
+use std::process::Output;
 
-use proto::agent_message::Body;
-use proto::server_message::Body as ServerBody;
-use proto::{Ack, AlertBatch, Boot, Loss, LossReason, RecordBatch, Welcome};
+use agent_core::id::{BootId, Sequence};
+use agent_core::metric::{Metric, Values};
+use agent_core::record::{Alert, Direction, Sample, Severity, Snapshot, Transition};
+use agent_core::time::Instant;
+use agent_std::spool::{DIRECTORY_NAME, Options, Spool, StdDisk};
+use serde_json::Value;
 
-use crate::full_server::{body, send};
-use crate::process::Agent;
-use crate::scripted::{Headers, ScriptedServer, Stream, message_where, welcome};
+use crate::process::output;
 
-fn replaying() -> Headers {
-    Headers::Welcome(Welcome { replay: true, ..welcome() })
+const BOOT: BootId = BootId { counter: 3, nonce: 0xab };
+
+fn sample(number: u64) -> Sample {
+    Sample::from(Snapshot {
+        taken_at: Instant::from_ms(number * 1000),
+        wall_ms: 1_700_000_000_000,
+        values: Values::from_iter([(Metric::CpuPercent, 1250)]),
+    })
 }
 
-fn agent(server: &str, state: &Path, more: &[&str]) -> Agent {
-    let state = state.to_str().unwrap();
-    let mut arguments =
-        vec!["--agent-id", "full-1", "--server", server, "--state-dir", state, "--interval", "0.1"];
-    arguments.extend(more);
-    Agent::start(&arguments)
+fn open(state_dir: &Path) -> Spool<StdDisk> {
+    let disk = StdDisk::open(&state_dir.join(DIRECTORY_NAME)).unwrap();
+    Spool::open(disk, Options::default(), Instant::from_ms(0)).0
 }
 
-/// What the stream brings of an earlier time.
-#[derive(Debug)]
-enum Replayed {
-    Records(RecordBatch),
-    Alerts(AlertBatch),
-}
-
-impl Replayed {
-    fn number(&self) -> u64 {
-        match self {
-            Self::Records(batch) => batch.replay,
-            Self::Alerts(batch) => batch.replay,
-        }
-    }
-
-    fn boot(&self) -> Option<Boot> {
-        match self {
-            Self::Records(batch) => batch.boot,
-            Self::Alerts(batch) => batch.boot,
-        }
-    }
-
-    fn losses(&self) -> &[Loss] {
-        match self {
-            Self::Records(batch) => &batch.losses,
-            Self::Alerts(batch) => &batch.losses,
-        }
-    }
-}
-
-/// The next batch of an earlier time, acknowledged.
-async fn replayed(stream: &mut Stream) -> Replayed {
-    let is_replayed = |message: &_| match body(message) {
-        Some(Body::Records(batch)) => batch.replay > 0,
-        Some(Body::Alerts(batch)) => batch.replay > 0,
-        _ => false,
+/// Two records and an alert.
+fn fill(state_dir: &Path) {
+    let mut spool = open(state_dir);
+    let now = Instant::from_ms(0);
+    spool.append_records(BOOT, Sequence::FIRST, &[sample(1), sample(2)], now).unwrap();
+    let alert = Alert {
+        metric: Metric::CpuPercent,
+        transition: Transition::Raised,
+        severity: Severity::Warning,
+        direction: Direction::Above,
+        limit: 1000,
+        value: 1250,
+        taken_at: Instant::from_ms(2000),
+        wall_ms: 1_700_000_000_000,
+        lasted: std::time::Duration::from_secs(3),
     };
-    let message = message_where(stream, is_replayed).await;
-    let replayed = match message.message.unwrap().body.unwrap() {
-        Body::Records(batch) => Replayed::Records(batch),
-        Body::Alerts(batch) => Replayed::Alerts(batch),
-        other => panic!("{other:?}"),
-    };
-    let boot = stream.hello.clone().unwrap().boot;
-    let ack = Ack { boot, replayed: replayed.number(), ..Ack::default() };
-    send(stream, ServerBody::Ack(ack)).await;
-    replayed
+    spool.append_alerts(BOOT, Sequence::FIRST, &[alert], Instant::from_ms(5)).unwrap();
+    spool.close();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_held_when_the_agent_ends_comes_with_its_next_boot() {
-    let state = tempfile::tempdir().unwrap();
-    let mut server = ScriptedServer::start(replaying()).await;
-    let address = server.address();
-    let with_spool = ["--spool-max-bytes", "1M"];
-    let mut first = agent(&address, state.path(), &with_spool);
-    let mut stream = server.stream().await;
-    let boot = stream.hello.clone().unwrap().boot.unwrap();
-    // Nothing is acknowledged.
-    let mut last = 0;
-    while last < 5 {
-        let message =
-            message_where(&mut stream, |m| matches!(body(m), Some(Body::Records(_)))).await;
-        let Some(Body::Records(batch)) = body(&message) else { panic!("records") };
-        last = batch.records.last().map_or(last, |record| record.sequence);
-    }
-    first.terminate();
-    assert_eq!(first.wait(), Some(0));
-
-    let _second = agent(&address, state.path(), &with_spool);
-    let mut stream = server.stream().await;
-    let mut next = 1;
-    while next <= last {
-        // A busy host has alerts as well, which go first.
-        let Replayed::Records(batch) = replayed(&mut stream).await else { continue };
-        assert_eq!((batch.boot, batch.losses.len()), (Some(boot), 0));
-        for record in batch.records {
-            assert_eq!(record.sequence, next);
-            next += 1;
-        }
-    }
+fn spool(tool: &str, state_dir: &Path) -> Output {
+    output(&["spool", tool, "--state-dir", state_dir.to_str().unwrap()])
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_boot_may_have_lost_is_declared_by_the_next() {
-    let state = tempfile::tempdir().unwrap();
-    let mut server = ScriptedServer::start(replaying()).await;
-    let address = server.address();
-    let first = agent(&address, state.path(), &[]);
-    let stream = server.stream().await;
-    let boot = stream.hello.clone().unwrap().boot;
-    first.kill();
-
-    let second = agent(&address, state.path(), &[]);
-    let mut stream = server.stream().await;
-    let mut lanes = Vec::new();
-    for _ in 0..2 {
-        let replayed = replayed(&mut stream).await;
-        assert_eq!(replayed.boot(), boot);
-        let [loss] = replayed.losses() else { panic!("{replayed:?}") };
-        assert_eq!((loss.first, loss.reason()), (1, LossReason::Crash));
-        assert!(4096 <= loss.last, "{loss:?}");
-        lanes.push(matches!(replayed, Replayed::Alerts(_)));
-    }
-    lanes.sort_unstable();
-    assert_eq!(lanes, [false, true]);
-    second.terminate_at_once();
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_spool_needs_a_state_directory() {
-    let (code, text) = crate::process::run(&["--spool-max-bytes", "1M"]);
-    assert_eq!(code, Some(2));
-    assert!(text.contains("--state-dir"), "{text}");
+#[test]
+fn what_waits_is_listed_and_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(directory.path());
+    let check = spool("check", directory.path());
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check));
+    let text = String::from_utf8(check.stdout).unwrap();
+    assert!(text.contains("waiting: records of boot 3-00000000000000ab, 1 to 2"), "{text}");
+
+    let dump = spool("dump", directory.path());
+    assert_eq!(dump.status.code(), Some(0), "{}", said(&dump));
+    let lines = String::from_utf8(dump.stdout).unwrap();
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = lines.collect::<Vec<_>>();
+    assert_eq!(lines.len(), 3);
+    assert_eq!((&lines[1]["lane"], &lines[1]["sequence"]), (&"records".into(), &2.into()));
+    assert_eq!(lines[1]["metrics"]["cpu_percent"], 12.5);
+    assert_eq!((&lines[2]["lane"], &lines[2]["severity"]), (&"alerts".into(), &"warning".into()));
+}
+
+#[test]
+fn damage_is_named_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(directory.path());
+    let spool_dir = directory.path().join(DIRECTORY_NAME);
+    let entries = fs::read_dir(&spool_dir).unwrap().map(|entry| entry.unwrap().path());
+    let segment = entries.into_iter().find(|path| path.to_str().unwrap().contains("records-"));
+    let segment = segment.unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[70] ^= 1;
+    fs::write(&segment, &bytes).unwrap();
+    let arguments = ["spool", "check", "--json", "--state-dir", directory.path().to_str().unwrap()];
+    let check = output(&arguments);
+    assert_eq!(check.status.code(), Some(1));
+    assert!(said(&check).contains("the spool is damaged"), "{}", said(&check));
+    let report = serde_json::from_slice::<Value>(&check.stdout).unwrap();
+    assert_eq!(report["damaged"][0]["last"], 2);
+    assert_eq!(fs::read(&segment).unwrap(), bytes);
+}
+
+#[test]
+fn a_spool_in_use_or_not_there_is_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = spool("check", directory.path());
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(!directory.path().join(DIRECTORY_NAME).exists());
+    let _agent = open(directory.path());
+    for tool in ["check", "dump"] {
+        let refused = spool(tool, directory.path());
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(said(&refused).contains("in use by another process"), "{}", said(&refused));
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use agent_core::id::{BootId, Sequence};
-use agent_core::metric::{Metric, Values};
+use agent_core::metric::Metric;
 use agent_core::random::SplitMix64;
 use agent_core::record::{Alert, Direction, Sample, Severity, Snapshot, Transition};
 use agent_core::time::Instant;
@@ -31,11 +31,11 @@ pub(super) fn boot(counter: u64) -> BootId {
 /// The record with this name, whose values are next to impossible to compress.
 pub(super) fn sample(boot: u64, sequence: u64) -> Sample {
     let mut random = SplitMix64::new(boot << 32 | sequence);
-    let values = Metric::ALL.into_iter().take(6);
+    let values = Metric::ALL.into_iter().take(8);
     Sample::from(Snapshot {
         taken_at: Instant::from_ms(sequence * 1000),
         wall_ms: 1_700_000_000_000 + i64::try_from(sequence).unwrap(),
-        values: values.map(|metric| (metric, random.next_u64().cast_signed() >> 20)).collect(),
+        values: values.map(|metric| (metric, random.next_u64().cast_signed())).collect(),
     })
 }
 
@@ -64,10 +64,7 @@ pub(super) fn rows(item: &Item) -> Vec<Name> {
     assert_eq!(item.boot, boot(counter));
     let from = |first: Sequence| (first.number()..).map(move |sequence| (counter, sequence));
     match &item.content {
-        Content::Records { first, rows, block } => {
-            let mut again = vec![sample(0, 0); 64];
-            let unpacked = agent_core::codec::unpack(block, &mut again).unwrap();
-            assert_eq!(unpacked, (*first, rows.len()));
+        Content::Records { first, rows, .. } => {
             let names = rows.iter().zip(from(*first)).map(|(row, (boot, sequence))| {
                 assert_eq!(*row, sample(boot, sequence));
                 (Lane::Records, boot, sequence)
@@ -125,6 +122,14 @@ impl World {
         let (spool, report) = Spool::open(disk.clone(), options, Instant::from_ms(0));
         let (book, out) = (Book::default(), Vec::new());
         Self { disk, spool, book, report, options, boot: 1, next: [1; 2], out, now_ms: 0 }
+    }
+
+    /// Another world that is as this one, with a process of its own that has just opened the spool.
+    pub(super) fn fork(&self) -> Self {
+        let mut world = Self::new(self.disk.fork(), self.options);
+        world.book = self.book.clone();
+        world.boot = self.boot + 1;
+        world
     }
 
     /// The process is gone, and another opens the spool.
@@ -299,6 +304,3 @@ impl World {
         }
     }
 }
-
-/// Unused values of a sample, to make others.
-pub(super) const NO_VALUES: Values = Values::EMPTY;
