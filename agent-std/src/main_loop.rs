@@ -135,6 +135,7 @@ impl MainLoop {
                     agent.handle(now, Input::Remembered(outcome));
                     self.settle_update(agent);
                 }
+                Output::Spool => {}
                 Output::Restart => {
                     let reason = self.restart(agent);
                     tracing::error!(reason = reason.as_str(), "cannot restart; the agent goes on");
@@ -200,6 +201,7 @@ impl MainLoop {
                 let record = message::plain(&self.id, agent.boot(), sequence, &sample);
                 return self.request(Request::Send(Box::new(record), transmit));
             }
+            Transmit::Replay => None,
             Transmit::Answer(slot) => {
                 let overridden = self.configuration.overridden();
                 message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)
