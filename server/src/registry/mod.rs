@@ -3,6 +3,7 @@
 //! [`Registry`] knows facts, not streams: it is told what happened and answers questions. It knows no clock and no
 //! bus. [`News`] reads the topic agent-status for it.
 
+mod identity;
 mod news;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use proto::{
     AgentInfo, AgentStatus, ConfigOutcome, ConfigReport, Hello, StatusEvent, StatusRecord,
 };
 
+use identity::Identity;
+pub(crate) use identity::{Finding, Life, Trouble};
 pub(crate) use news::News;
 
 use crate::command::Holder;
@@ -75,6 +78,7 @@ struct Agent {
     /// What it said last of a configuration.
     config_reported: Option<ConfigReport>,
     status: Option<Box<AgentStatus>>,
+    identity: Identity,
     /// Highest sequence of `boot` that is durable; 0 for none.
     acknowledged: u64,
     /// Highest sequence of `boot` that an earlier run of the server recorded as lost; 0 for none.
@@ -116,7 +120,7 @@ impl Registry {
         let server_id = record.server_id.clone();
         let since_ms = record.timestamp_ms;
         let event = StatusEvent::try_from(record.event).unwrap_or_default();
-        if event == StatusEvent::CommandDelivered {
+        if matches!(event, StatusEvent::CommandDelivered | StatusEvent::CommandRunning) {
             return;
         }
         self.fold(id, record);
@@ -132,6 +136,52 @@ impl Registry {
                 (_, None) => {}
             }
         });
+    }
+
+    /// Takes in what a record of the topic agent-status says of who uses the id; the bus took it at `stored_ms`. For every
+    /// record of the topic, of this server too, in the order of the bus. Answers what is wrong, if that is news.
+    pub(crate) fn identify(
+        &mut self,
+        id: &AgentId,
+        record: &StatusRecord,
+        stored_ms: i64,
+    ) -> Option<Finding> {
+        let trouble = match record.event() {
+            StatusEvent::Connected => {
+                let life = Life::of(record)?;
+                return self.entry(id).ok()?.identity.introduce(life, stored_ms);
+            }
+            StatusEvent::DuplicateId => Trouble::Duplicate,
+            StatusEvent::CloneSuspected => Trouble::Clone,
+            StatusEvent::Unspecified
+            | StatusEvent::Disconnected
+            | StatusEvent::Heartbeat
+            | StatusEvent::ConfigApplied
+            | StatusEvent::ConfigRejected
+            | StatusEvent::ConfigRolledBack
+            | StatusEvent::Loss
+            | StatusEvent::Alert
+            | StatusEvent::AlertLoss
+            | StatusEvent::CommandDelivered
+            | StatusEvent::CommandRunning => return None,
+        };
+        self.entry(id).ok()?.identity.note(trouble, stored_ms, record.detail.clone());
+        None
+    }
+
+    /// What would be wrong if `life` had the id now.
+    pub(crate) fn judge(&self, id: &AgentId, life: &Life) -> Option<Finding> {
+        self.agents.get(id)?.identity.judge(life)
+    }
+
+    /// Whose stream began last, as far as the bus was read.
+    pub(crate) fn latest_life(&self, id: &AgentId) -> Option<&Life> {
+        self.agents.get(id)?.identity.latest()
+    }
+
+    /// Why commands to `id` must be forced at `now_ms`, Unix milliseconds; none when they need not be.
+    pub(crate) fn doubt(&self, id: &AgentId, now_ms: i64) -> Option<&str> {
+        self.agents.get(id)?.identity.doubt(now_ms)
     }
 
     /// Takes in a record of the topic agent-status. It does not say who is connected now.
@@ -389,7 +439,7 @@ impl Agent {
             status: self.status.as_deref().cloned(),
             dialect: self.dialect.name().to_owned(),
             server_id: self.server_id.clone(),
-            troubles: Vec::new(),
+            troubles: self.identity.troubles(now_ms),
         }
     }
 }

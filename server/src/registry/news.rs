@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::feed::{self, Feed};
-use crate::ingest::{Claimant, Directive};
+use crate::ingest::{Claimant, Directive, rivals};
 use crate::limits::STATUS_HISTORY_MAX;
+use crate::registry::Life;
 use crate::shared::Shared;
 
 /// Keeps the registry true to what the bus says.
@@ -53,6 +54,10 @@ impl News {
         while let feed::News::Entries(entries) = self.feed.next().await? {
             let mut registry = self.shared.registry();
             for entry in entries {
+                if let Payload::Status(record) = &entry.payload {
+                    // Whoever saw it has told of it.
+                    registry.identify(&entry.key, record, entry.stored_ms);
+                }
                 match entry.payload {
                     // What was said a moment ago may hold still.
                     Payload::Status(record) if is_shared => {
@@ -74,15 +79,35 @@ impl News {
     }
 }
 
-/// Takes in what another server has just said.
-async fn hear(shared: &Shared, entry: Entry) {
+/// Takes in what a server has just said.
+async fn hear(shared: &Arc<Shared>, entry: Entry) {
     let Payload::Status(record) = entry.payload else {
         return;
     };
-    if record.server_id == shared.server_id {
+    let event = record.event();
+    let is_ours = record.server_id == shared.server_id;
+    let incumbent = shared.registry().latest_life(&entry.key).cloned();
+    let found = shared.registry().identify(&entry.key, &record, entry.stored_ms);
+    if is_ours {
+        if let Some(finding) = found {
+            let boot = record.boot.map(BootId::from);
+            rivals::tell(shared, &entry.key, boot, &record.peer, finding).await;
+        }
         return;
     }
-    let event = record.event();
+    match (event, record.boot) {
+        (StatusEvent::Connected, Some(boot)) => {
+            let was_here =
+                |life: Life| life.server_id == shared.server_id && life.boot != BootId::from(boot);
+            if incumbent.is_some_and(was_here) {
+                rivals::contest(shared, &entry.key, &record);
+            }
+        }
+        (StatusEvent::DuplicateId, Some(boot)) => {
+            rivals::give_way(shared, &entry.key, boot.into(), &record.detail);
+        }
+        _ => {}
+    }
     if event == StatusEvent::CommandDelivered {
         if let Ok(id) = record.command_id.parse() {
             shared.commands.noticed(id).await;
