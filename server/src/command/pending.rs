@@ -68,7 +68,7 @@ pub(crate) enum Submission {
 pub(crate) enum Output {
     /// Give it to the agent's session; answer with [`Pending::handle_delivered`] or
     /// [`Pending::handle_undelivered`].
-    Deliver(Order),
+    Deliver(Box<Order>),
     /// Tell whoever waits. With `publish`, the bus does not have it yet.
     Answered { response: Box<CommandResponse>, publish: bool },
 }
@@ -451,7 +451,7 @@ impl Pending {
         };
         let reachable = self.connected.contains_key(&open.order.agent);
         if open.published && !open.in_grace && reachable && open.delivery != Delivery::Now {
-            self.outputs.push_back(Output::Deliver(open.order.clone()));
+            self.outputs.push_back(Output::Deliver(Box::new(open.order.clone())));
         }
     }
 

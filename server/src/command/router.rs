@@ -178,7 +178,7 @@ impl Router {
     fn act(&mut self) {
         while let Some(output) = self.pending.poll_output() {
             match output {
-                Output::Deliver(order) => self.deliver(order),
+                Output::Deliver(order) => self.deliver(*order),
                 Output::Answered { response, publish } => self.answer(*response, publish),
             }
         }

@@ -117,7 +117,8 @@ impl Identity {
             return self.judge_host(life, latest);
         }
         // The latest and not the highest: a host whose state was emptied counts on from there, and is in order.
-        if old.counter < new.counter {
+        // And two that begin to count are two hosts with one name, but no copies of each other.
+        if old.counter < new.counter || (old.counter == 1 && new.counter == 1) {
             return None;
         }
         let what = if old.counter == new.counter {
@@ -235,6 +236,11 @@ mod tests {
         // The original has gone on, and the copy after it.
         let original = life(6, 9, "h");
         check(&[five, original, life(6, 8, "h")], Some((Trouble::Clone, "boot 6-")));
+    }
+
+    #[test]
+    fn two_new_hosts_are_no_copies_of_each_other() {
+        check(&[life(1, 7, "h"), life(1, 8, "other")], None);
     }
 
     #[test]
