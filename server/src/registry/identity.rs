@@ -150,11 +150,6 @@ impl Identity {
         })
     }
 
-    /// The one that came last.
-    pub(super) fn latest(&self) -> Option<&Life> {
-        self.lives.last()
-    }
-
     /// A server has said that something is wrong.
     pub(super) fn note(&mut self, trouble: Trouble, at_ms: i64, detail: String) {
         let place = match trouble {

@@ -91,6 +91,8 @@ struct Agent {
 struct Live {
     key: SessionKey,
     since_ms: i64,
+    /// The bus has shown that it began: what comes there later is later.
+    is_told: bool,
 }
 
 /// A stream to another server, as that one says.
@@ -174,9 +176,19 @@ impl Registry {
         self.agents.get(id)?.identity.judge(life)
     }
 
-    /// Whose stream began last, as far as the bus was read.
-    pub(crate) fn latest_life(&self, id: &AgentId) -> Option<&Life> {
-        self.agents.get(id)?.identity.latest()
+    /// The bus has shown that the stream of `id` to this server began.
+    pub(crate) fn told(&mut self, id: &AgentId) {
+        self.with(id, |agent| {
+            if let Some(live) = &mut agent.live {
+                live.is_told = true;
+            }
+        });
+    }
+
+    /// Whether `id` has a stream to this server that began before what the bus shows now.
+    pub(crate) fn was_here_before(&self, id: &AgentId) -> bool {
+        let live = self.agents.get(id).and_then(|agent| agent.live);
+        live.is_some_and(|live| live.is_told)
     }
 
     /// Why commands to `id` must be forced at `now_ms`, Unix milliseconds; none when they need not be.
@@ -225,7 +237,7 @@ impl Registry {
         connection: Connection<'_>,
     ) -> Result<(), RegistryFull> {
         let agent = self.entry(id)?;
-        agent.live = Some(Live { key: connection.key, since_ms: connection.at_ms });
+        agent.live = Some(Live { key: connection.key, since_ms: connection.at_ms, is_told: false });
         agent.elsewhere = None;
         connection.server_id.clone_into(&mut agent.server_id);
         agent.last_seen_ms = connection.at_ms;
@@ -625,5 +637,46 @@ mod tests {
         assert_eq!(registry.holder(&id("a"), 1000), Holder::Nobody);
         let info = &registry.list(&[], 1000)[0];
         assert_eq!((info.server_id.as_str(), info.connected_since_ms), ("here", 1000));
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_identity_is_shown_with_the_agent() {
+        let mut registry = Registry::new(10);
+        let connected = |boot| StatusRecord {
+            hello: Some(hello(boot)),
+            server_id: "s1".into(),
+            ..record(StatusEvent::Connected, 0)
+        };
+        assert_eq!(registry.identify(&id("a"), &connected(BOOT), 0), None);
+        let next = BootId { counter: 2, nonce: 8 };
+        assert_eq!(registry.identify(&id("a"), &connected(next), 0), None);
+        let copy = BootId { counter: 2, nonce: 9 };
+        let finding = registry.identify(&id("a"), &connected(copy), 1000).unwrap();
+        assert_eq!(finding.trouble, Trouble::Clone);
+        assert_eq!(registry.doubt(&id("a"), 1000), Some(finding.detail.as_str()));
+        assert_eq!(registry.doubt(&id("b"), 1000), None);
+        let told =
+            StatusRecord { detail: "two of them".into(), ..record(StatusEvent::DuplicateId, 0) };
+        assert_eq!(registry.identify(&id("a"), &told, 2000), None);
+        let troubles = &registry.list(&[id("a")], 2000)[0].troubles;
+        let expected = format!("clone suspected: {}", finding.detail);
+        assert_eq!(*troubles, ["duplicate id: two of them".to_owned(), expected]);
+    }
+
+    #[test]
+    fn a_stream_was_here_before_once_the_bus_shows_it() {
+        let mut registry = Registry::new(10);
+        registry.told(&id("a"));
+        assert!(!registry.was_here_before(&id("a")));
+        let hello = hello(BOOT);
+        registry.connect(&id("a"), connection(1, Some(&hello))).unwrap();
+        assert!(!registry.was_here_before(&id("a")));
+        registry.told(&id("a"));
+        assert!(registry.was_here_before(&id("a")));
+        registry.connect(&id("a"), connection(2, Some(&hello))).unwrap();
+        assert!(!registry.was_here_before(&id("a")), "that is another stream");
+        registry.disconnect(&id("a"), SessionKey(2));
+        registry.told(&id("a"));
+        assert!(!registry.was_here_before(&id("a")));
     }
 }

@@ -11,7 +11,6 @@ use tracing::info;
 use crate::feed::{self, Feed};
 use crate::ingest::{Claimant, Directive, rivals};
 use crate::limits::STATUS_HISTORY_MAX;
-use crate::registry::Life;
 use crate::shared::Shared;
 
 /// Keeps the registry true to what the bus says.
@@ -86,25 +85,29 @@ async fn hear(shared: &Arc<Shared>, entry: Entry) {
     };
     let event = record.event();
     let is_ours = record.server_id == shared.server_id;
-    let incumbent = shared.registry().latest_life(&entry.key).cloned();
     let found = shared.registry().identify(&entry.key, &record, entry.stored_ms);
+    let ours = match shared.claims().claimant(&entry.key) {
+        Some(Claimant::Full { boot, .. }) => Some(boot),
+        Some(Claimant::Plain) | None => None,
+    };
+    let theirs = record.boot.map(BootId::from);
     if is_ours {
+        if event == StatusEvent::Connected && theirs.is_some() && ours == theirs {
+            shared.registry().told(&entry.key);
+        }
         if let Some(finding) = found {
-            let boot = record.boot.map(BootId::from);
-            rivals::tell(shared, &entry.key, boot, &record.peer, finding).await;
+            rivals::tell(shared, &entry.key, theirs, &record.peer, finding).await;
         }
         return;
     }
-    match (event, record.boot) {
-        (StatusEvent::Connected, Some(boot)) => {
-            let was_here =
-                |life: Life| life.server_id == shared.server_id && life.boot != BootId::from(boot);
-            if incumbent.is_some_and(was_here) {
+    match (event, ours, theirs) {
+        (StatusEvent::Connected, Some(ours), Some(theirs)) if ours != theirs => {
+            if shared.registry().was_here_before(&entry.key) {
                 rivals::contest(shared, &entry.key, &record);
             }
         }
-        (StatusEvent::DuplicateId, Some(boot)) => {
-            rivals::give_way(shared, &entry.key, boot.into(), &record.detail);
+        (StatusEvent::DuplicateId, Some(_), Some(refused)) => {
+            rivals::give_way(shared, &entry.key, refused, &record.detail);
         }
         _ => {}
     }
