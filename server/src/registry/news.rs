@@ -101,10 +101,10 @@ async fn hear(shared: &Arc<Shared>, entry: Entry) {
         return;
     }
     match (event, ours, theirs) {
-        (StatusEvent::Connected, Some(ours), Some(theirs)) if ours != theirs => {
-            if shared.registry().was_here_before(&entry.key) {
-                rivals::contest(shared, &entry.key, &record);
-            }
+        (StatusEvent::Connected, Some(ours), Some(theirs))
+            if ours != theirs && shared.registry().was_here_before(&entry.key) =>
+        {
+            rivals::contest(shared, &entry.key, &record);
         }
         (StatusEvent::DuplicateId, Some(_), Some(refused)) => {
             rivals::give_way(shared, &entry.key, refused, &record.detail);
