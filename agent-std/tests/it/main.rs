@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper may fail loudly")]
 
 mod arguments;
+mod begun;
 mod device;
 mod full_server;
 mod gateway;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use agent_core::id::AgentId;
 use bus::kafka::{KafkaBus, OpenError, Options};
-use bus::query::Answer;
+use bus::query::{Answer, CommandQuery, commands};
 use bus::{
     Bus, BusError, Delivery, Payload, PublishError, Record, Selection, Start, Subscription, Topic,
 };
-use proto::{Command, CommandOutcome, CommandResponse};
+use proto::{Command, CommandOutcome, CommandResponse, ListCommandsRequest, ListCommandsResponse};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -107,6 +107,16 @@ impl Brokers {
                 ..CommandResponse::default()
             }),
         }
+    }
+
+    /// What became of commands.
+    pub(crate) async fn commands(
+        &self,
+        request: ListCommandsRequest,
+    ) -> Result<ListCommandsResponse, Error> {
+        let query = CommandQuery::try_from(request)
+            .map_err(|error| Error::Rejected { message: error.to_string() })?;
+        commands(&*self.bus, query).await.map_err(|error| self.error(&error))
     }
 
     fn error(&self, error: &BusError) -> Error {

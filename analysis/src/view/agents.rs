@@ -46,6 +46,10 @@ fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
     if shows_server {
         columns.push(("server", Align::Left));
     }
+    let shows_troubles = agents.iter().any(|agent| !agent.troubles.is_empty());
+    if shows_troubles {
+        columns.push(("troubles", Align::Left));
+    }
     let mut grid = Grid::new(&columns);
     for agent in agents {
         let since = if agent.connected {
@@ -71,6 +75,9 @@ fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
         if shows_server {
             row.push(dash(nonempty(&agent.server_id)));
         }
+        if shows_troubles {
+            row.push(dash(nonempty(&agent.troubles.join("; "))));
+        }
         grid.push(row);
     }
     grid
@@ -92,6 +99,7 @@ fn csv(agents: &[AgentInfo]) -> Grid {
         ("lost", Align::Right),
         ("held", Align::Right),
         ("server_id", Align::Left),
+        ("troubles", Align::Left),
     ]);
     for agent in agents {
         let time = |unix_ms| match unix_ms {
@@ -115,6 +123,7 @@ fn csv(agents: &[AgentInfo]) -> Grid {
             lost,
             held,
             agent.server_id.clone(),
+            agent.troubles.join("; "),
         ]);
     }
     grid
@@ -146,6 +155,7 @@ fn object(agent: &AgentInfo) -> Value {
     put("config_applied", agent.config_applied.into());
     put("config_error", text(&agent.config_error));
     put("server_id", text(&agent.server_id));
+    put("troubles", (!agent.troubles.is_empty()).then(|| agent.troubles.clone()).into());
     put("status", agent.status.as_ref().map(bus::json::agent_status).into());
     Value::Object(object)
 }
@@ -262,9 +272,9 @@ py     away     -                    1h ago  -        -                   -     
         check(
             Output::Csv,
             "\
-agent_id,connected,connected_since,last_seen,version,boot,host_name,config_wanted,config_applied,dialect,delivered,lost,held,server_id
-web-1,true,2023-11-14T22:12:20.000Z,2023-11-14T22:13:18.000Z,0.1.0,1-0000000000000002,web\\u{1b},5,4,full,90,3,7,
-py,false,,2023-11-14T21:13:20.000Z,,,,0,0,plain,,,,
+agent_id,connected,connected_since,last_seen,version,boot,host_name,config_wanted,config_applied,dialect,delivered,lost,held,server_id,troubles
+web-1,true,2023-11-14T22:12:20.000Z,2023-11-14T22:13:18.000Z,0.1.0,1-0000000000000002,web\\u{1b},5,4,full,90,3,7,,
+py,false,,2023-11-14T21:13:20.000Z,,,,0,0,plain,,,,,
 ",
         );
     }

@@ -70,7 +70,7 @@ impl Feeds {
             for entry in entries {
                 if let Payload::Response(response) = entry.payload {
                     open.remove(&response.command_id);
-                    self.inbox.send(Event::Answer(*response)).await.ok()?;
+                    self.inbox.send(Event::Answer(response)).await.ok()?;
                 }
             }
         }
@@ -104,7 +104,7 @@ impl Feeds {
 
 fn answers(entries: Vec<Entry>) -> Vec<Event> {
     let answer = |entry: Entry| match entry.payload {
-        Payload::Response(response) => Some(Event::Answer(*response)),
+        Payload::Response(response) => Some(Event::Answer(response)),
         Payload::Metrics(_) | Payload::Command(_) | Payload::Status(_) => None,
     };
     entries.into_iter().filter_map(answer).collect()
@@ -215,7 +215,7 @@ impl Intake {
 }
 
 fn id_of_place(partition: Partition, offset: Offset) -> CommandId {
-    format!("commands-{partition}-{offset}")
+    bus::query::id_of_place(partition, offset)
         .parse()
         .expect("a word and two numbers are a command id")
 }

@@ -9,6 +9,7 @@
 //! counter 0 and is told apart by its host alone: when it goes back to a host that it had left, both are alive.
 
 use agent_core::id::BootId;
+use proto::StatusRecord;
 
 /// Boots of one agent that are remembered, the newest last: as many as may come back.
 const LIVES_MAX: usize = 4;
@@ -19,15 +20,38 @@ pub(super) const STANDS_MS: i64 = 24 * 60 * 60 * 1000;
 /// How long it stands that two agents were alive at once: both keep trying, and that is told once a minute.
 pub(super) const DUPLICATE_STANDS_MS: i64 = 10 * 60 * 1000;
 
-/// A server that says something so long after it happened stood still: the agent may have gone on elsewhere meanwhile.
-const LATE_MS: i64 = 10_000;
+/// How far the clocks of servers may be apart, and how long one may take to say what it saw: within it the order in which
+/// two servers say something proves nothing.
+const APART_MS: i64 = 2_000;
 
-/// A process lifetime of an agent, as it introduced itself.
+/// A process lifetime of an agent, as it introduced itself to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Life {
     pub(crate) boot: BootId,
     /// What tells hosts apart; empty: not known.
     pub(crate) host: String,
+    /// The server that has its stream.
+    pub(crate) server_id: String,
+    /// When that began, by the server's clock: Unix milliseconds.
+    pub(crate) began_ms: i64,
+}
+
+impl Life {
+    /// The one that a record tells of; none when it tells of none, or of a plain client.
+    pub(crate) fn of(record: &StatusRecord) -> Option<Self> {
+        let hello = record.hello.as_ref()?;
+        Some(Self {
+            boot: hello.boot?.into(),
+            host: hello.host.clone(),
+            server_id: record.server_id.clone(),
+            began_ms: record.timestamp_ms,
+        })
+    }
+
+    /// Whether it is certain that its stream began after that of `other`: what one server says is in order.
+    fn is_after(&self, other: &Self) -> bool {
+        self.server_id == other.server_id || other.began_ms + APART_MS <= self.began_ms
+    }
 }
 
 /// What is wrong with an identity.
@@ -63,14 +87,9 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// A stream of `life` began at `began_ms`, which the bus took at `stored_ms`. Answers what is wrong with that.
-    pub(super) fn introduce(
-        &mut self,
-        life: Life,
-        began_ms: i64,
-        stored_ms: i64,
-    ) -> Option<Finding> {
-        let finding = self.judge(&life).filter(|_| stored_ms - began_ms <= LATE_MS);
+    /// A stream of `life` began, which the bus took at `stored_ms`. Answers what is wrong with that.
+    pub(super) fn introduce(&mut self, life: Life, stored_ms: i64) -> Option<Finding> {
+        let finding = self.judge(&life);
         if let Some(finding) = &finding {
             self.note(finding.trouble, stored_ms, finding.detail.clone());
         }
@@ -87,7 +106,7 @@ impl Identity {
     pub(super) fn judge(&self, life: &Life) -> Option<Finding> {
         let latest = self.lives.last()?;
         let (new, old) = (life.boot, latest.boot);
-        if new == old {
+        if new == old || !life.is_after(latest) {
             return None;
         }
         if self.lives.iter().any(|known| known.boot == new) {
@@ -97,15 +116,15 @@ impl Identity {
         if new.counter == 0 || old.counter == 0 {
             return self.judge_host(life, latest);
         }
-        // Not the latest: after a copy has shown itself, each of the two goes on from its own counter.
-        let highest = self.lives.iter().map(|known| known.boot).max_by_key(|boot| boot.counter)?;
-        if highest.counter < new.counter {
+        // The latest and not the highest: a host whose state was emptied counts on from there, and is in order.
+        // And two that begin to count are two hosts with one name, but no copies of each other.
+        if old.counter < new.counter || (old.counter == 1 && new.counter == 1) {
             return None;
         }
-        let what = if highest.counter == new.counter {
-            format!("boot {new} has the counter of boot {highest}")
+        let what = if old.counter == new.counter {
+            format!("boot {new} has the counter of boot {old}")
         } else {
-            format!("boot {new} comes after boot {highest}")
+            format!("boot {new} comes after boot {old}")
         };
         let whence = match (latest.host.as_str(), life.host.as_str()) {
             ("", _) | (_, "") => "its state was copied, or brought back to an earlier one",
@@ -165,7 +184,8 @@ mod tests {
     use super::*;
 
     fn life(counter: u64, nonce: u64, host: &str) -> Life {
-        Life { boot: BootId { counter, nonce }, host: host.into() }
+        let (server_id, began_ms) = ("s1".to_owned(), 0);
+        Life { boot: BootId { counter, nonce }, host: host.into(), server_id, began_ms }
     }
 
     /// What is found of the last of these lives, the others having come before it.
@@ -173,7 +193,7 @@ mod tests {
         let mut identity = Identity::default();
         let mut found = None;
         for life in lives {
-            found = identity.introduce(life.clone(), 0, 0);
+            found = identity.introduce(life.clone(), 0);
         }
         let told = found.as_ref().map(|finding| (finding.trouble, finding.detail.as_str()));
         match (told, expected) {
@@ -201,7 +221,10 @@ mod tests {
     #[test]
     fn a_counter_that_does_not_rise_is_a_copy_or_an_earlier_state() {
         let five = life(5, 7, "h");
-        check(&[five.clone(), life(5, 8, "h")], Some((Trouble::Clone, "has the counter of boot 5-")));
+        check(
+            &[five.clone(), life(5, 8, "h")],
+            Some((Trouble::Clone, "has the counter of boot 5-")),
+        );
         check(&[five.clone(), life(5, 8, "other")], Some((Trouble::Clone, "on another host")));
         check(&[five.clone(), life(3, 8, "h")], Some((Trouble::Clone, "looks like the same host")));
         check(&[five.clone(), life(3, 8, "")], Some((Trouble::Clone, "comes after boot 5-")));
@@ -211,9 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn two_new_hosts_are_no_copies_of_each_other() {
+        check(&[life(1, 7, "h"), life(1, 8, "other")], None);
+    }
+
+    #[test]
     fn a_boot_that_is_back_was_never_gone() {
         let (one, two) = (life(1, 7, "h"), life(2, 8, "h"));
-        check(&[one.clone(), two.clone(), one.clone()], Some((Trouble::Duplicate, "is back after")));
+        check(
+            &[one.clone(), two.clone(), one.clone()],
+            Some((Trouble::Duplicate, "is back after")),
+        );
         check(&[one.clone(), two.clone(), one, two], Some((Trouble::Duplicate, "is back after")));
     }
 
@@ -228,10 +259,22 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_late_proves_nothing() {
-        let mut identity = Identity::default();
-        identity.introduce(life(2, 8, "h"), 0, 0);
-        assert_eq!(identity.introduce(life(1, 7, "h"), 0, LATE_MS + 1), None);
+    fn what_two_servers_say_at_about_the_same_time_is_in_no_order() {
+        let elsewhere = |counter, began_ms| Life {
+            server_id: "s2".into(),
+            began_ms,
+            ..life(counter, counter, "h")
+        };
+        check(&[life(2, 8, "h"), elsewhere(1, APART_MS - 1)], None);
+        check(&[life(2, 8, "h"), elsewhere(1, -60_000)], None);
+        check(&[life(2, 8, "h"), elsewhere(1, APART_MS)], Some((Trouble::Clone, "comes after")));
+    }
+
+    #[test]
+    fn a_host_whose_state_was_emptied_is_in_order_from_its_next_boot_on() {
+        let lives = [life(7, 7, "h"), life(1, 8, "h")];
+        check(&lives, Some((Trouble::Clone, "emptied")));
+        check(&[&lives[..], &[life(2, 9, "h")]].concat(), None);
     }
 
     #[test]
