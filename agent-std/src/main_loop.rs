@@ -283,7 +283,8 @@ impl MainLoop {
         self.packing = Packing::from(welcome);
         let heartbeat = message::heartbeat(welcome);
         let acknowledged = Sequence::new(welcome.acknowledged);
-        agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat });
+        let credit = message::credit(welcome.credit_bytes);
+        agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat, credit });
     }
 
     fn on_message(
@@ -326,8 +327,9 @@ impl MainLoop {
                 }
             }
             Some(ServerBody::Ping(_)) => agent.handle(now, Input::Ping),
-            // Ends with this change's successor.
-            Some(ServerBody::Credit(_)) => {}
+            Some(ServerBody::Credit(credit)) => {
+                agent.handle(now, Input::Credit(message::credit(credit.bytes)));
+            }
             // A later server may say more; what is not understood has no effect.
             None => tracing::debug!("the server sent a message that this version does not know"),
         }

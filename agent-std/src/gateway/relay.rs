@@ -422,7 +422,7 @@ impl Relay {
                 self.answers.retain(|answer| answer.command.as_str() != ack.command_id);
             }
             Some(ServerBody::Ping(_)) => self.link.hasten_heartbeat(now),
-            // Ends with this change's successor.
+            // What a relay has under way is bounded by its backlog, which is smaller than any credit.
             Some(ServerBody::Credit(_)) => {}
             // A later server may say more; what is not understood has no effect.
             None => {}
