@@ -19,10 +19,11 @@ pub(crate) enum Exit {
     Rejected = 4,
     TimedOut = 5,
     NotFound = 6,
+    Missing = 10,
 }
 
 impl Exit {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -30,6 +31,7 @@ impl Exit {
         Self::Rejected,
         Self::TimedOut,
         Self::NotFound,
+        Self::Missing,
     ];
 
     const fn meaning(self) -> &'static str {
@@ -41,6 +43,7 @@ impl Exit {
             Self::Rejected => "rejected: by the agent, or by the server as invalid",
             Self::TimedOut => "no answer in time: the command expired, or its fate is unknown",
             Self::NotFound => "nothing found: no such agent or document, no records, no alert",
+            Self::Missing => "audit: records are missing, or an agent's books do not balance",
         }
     }
 
@@ -96,7 +99,7 @@ pub(crate) fn conclude(result: Result<Exit, Error>) -> Exit {
 
 /// The table of exit codes for the help.
 pub(crate) fn table() -> String {
-    let lines = Exit::ALL.map(|exit| format!("  {}  {}\n", exit as u8, exit.meaning()));
+    let lines = Exit::ALL.map(|exit| format!("  {:<2} {}\n", exit as u8, exit.meaning()));
     format!("Exit codes:\n{}", lines.concat())
 }
 
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn codes_are_what_scripts_rely_on() {
         let codes = Exit::ALL.map(|exit| exit as u8);
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 10]);
     }
 
     #[test]
@@ -121,7 +124,7 @@ mod tests {
     fn the_table_names_every_code() {
         let table = table();
         for exit in Exit::ALL {
-            assert!(table.contains(&format!("\n  {}  ", exit as u8)), "{table}");
+            assert!(table.contains(&format!("\n  {:<2} ", exit as u8)), "{table}");
         }
     }
 }

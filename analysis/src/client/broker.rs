@@ -11,6 +11,7 @@ use bus::kafka::{KafkaBus, OpenError, Options};
 use bus::query::Answer;
 use bus::{
     Bus, BusError, Delivery, Payload, PublishError, Record, Selection, Start, Subscription, Topic,
+    Watermarks,
 };
 use proto::{Command, CommandOutcome, CommandResponse};
 use tokio::sync::mpsc;
@@ -74,6 +75,10 @@ impl Brokers {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let reader = Reader { brokers: self.clone(), request, events };
         Ok(Feed::new(receiver, tokio::spawn(reader.run(answer))))
+    }
+
+    pub(super) async fn watermarks(&self, topic: Topic) -> Result<Vec<Watermarks>, Error> {
+        self.bus.watermarks(topic).await.map_err(|error| self.error(&error))
     }
 
     async fn answer<R: Subscribe>(&self, request: &R) -> Result<Answer<R::Form>, Error> {
