@@ -217,7 +217,8 @@ Examples:
 Lists the agents that the server has seen: state, version, boot, configuration and books.
 
 CONFIG is the revision applied, and the one wanted where it is another. DELIVERED, LOST and HELD are
-records of the current boot, as the agent last reported them.
+records of the current boot, as the agent last reported them; SPOOLED are records of all its boots on its disk, where an
+agent has a spool; TROUBLE is what is wrong with its identity, where something is.
 
 Examples:
   picket agents
@@ -359,7 +360,7 @@ pub(crate) struct Events {
     #[arg(long)]
     pub(crate) follow: bool,
 
-    /// Only this kind of event; may be repeated [default: all but heartbeat and command-delivered]
+    /// Only this kind of event; may be repeated [default: all but heartbeat, command-delivered and command-running]
     #[arg(
         long = "event",
         value_name = "EVENT",
@@ -381,8 +382,10 @@ pub(crate) enum EventKind {
     ConfigRejected,
     ConfigRolledBack,
     CommandDelivered,
+    CommandRunning,
     Loss,
     DuplicateId,
+    CloneSuspected,
     Alert,
     AlertLoss,
     All,
@@ -391,7 +394,7 @@ pub(crate) enum EventKind {
 impl EventKind {
     /// Whether it is shown only when it is asked for by name.
     pub(crate) const fn is_frequent(self) -> bool {
-        matches!(self, Self::Heartbeat | Self::CommandDelivered | Self::All)
+        matches!(self, Self::Heartbeat | Self::CommandDelivered | Self::CommandRunning | Self::All)
     }
 
     /// The one on the wire; none stands for all of them.
@@ -406,6 +409,8 @@ impl EventKind {
             Self::CommandDelivered => StatusEvent::CommandDelivered,
             Self::Loss => StatusEvent::Loss,
             Self::DuplicateId => StatusEvent::DuplicateId,
+            Self::CommandRunning => StatusEvent::CommandRunning,
+            Self::CloneSuspected => StatusEvent::CloneSuspected,
             Self::Alert => StatusEvent::Alert,
             Self::AlertLoss => StatusEvent::AlertLoss,
             Self::All => return None,

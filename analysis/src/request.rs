@@ -349,7 +349,7 @@ mod tests {
         check("picket events --event all", &[]);
         check("picket events --event loss,all", &[]);
         let by_default = status_asked("picket events").events;
-        assert_eq!(by_default.len(), 9);
+        assert_eq!(by_default.len(), 10);
         assert!(!by_default.contains(&E::Heartbeat.into()));
     }
 
