@@ -33,6 +33,7 @@ Examples:
   picket monitor --duration 30s                a live view, and a summary after 30 seconds
   picket alerts --active                       which alerts stand
   picket events --since 1day                   connects, losses and the like of the last day
+  picket audit                                 whether every record is there, or declared lost
   picket agents                                who is there
   picket send-command web-1 STATUS             ask an agent for its state and its books
   picket commands list --state unknown         which commands nobody knows the end of
@@ -81,7 +82,7 @@ pub(crate) enum Output {
     Table,
     /// One JSON object a line; field names are stable, what is absent is left out
     Json,
-    /// Comma-separated values with a header; for metrics, monitor, alerts, events, commands and agents
+    /// Comma-separated values with a header; for metrics, monitor, alerts, events, commands, audit and agents
     Csv,
 }
 
@@ -94,6 +95,7 @@ impl Command {
             | Self::Alerts(_)
             | Self::Events(_)
             | Self::Commands(_)
+            | Self::Audit(_)
             | Self::SendCommand(_) => true,
             Self::Agents(_) | Self::Config(_) | Self::ServerStatus | Self::Completions { .. } => {
                 false
@@ -172,6 +174,25 @@ Examples:
   picket events --event all -o json")]
     Events(Events),
 
+    /// Checks that every record is there or declared lost, against the books of the agents
+    #[command(long_about = "\
+Checks that every record is there or declared lost, against the books of the agents.
+
+It reads all records and all that happened, and finds for each boot of each agent which sequences were stored, which
+were declared lost and why, which are still to come, and which are missing: neither stored, nor declared lost, nor held
+by the agent as it last said. Alerts are checked likewise, and whether the agent's own books balance. The exit code is 0
+when nothing is missing, and 10 when something is; what is missing is named below the table.
+
+LOST is an upper bound where it says \"at most\": a process that ended without a word had reserved so many sequences, and
+need not have used all. What the store no longer keeps is told as before the history, and not judged.
+
+Examples:
+  picket audit
+  picket audit web-1 --boots
+  picket audit --since 1day -o json | jq 'select(.difference > 0)'
+  picket audit --wait 60s                      until nothing is held any more")]
+    Audit(Audit),
+
     /// Sends a command to an agent and waits for its answer
     #[command(long_about = "\
 Sends a command to an agent, waits for its answer and prints it. The exit code says the outcome.
@@ -220,7 +241,8 @@ Lists the agents that the server has seen: state, version, boot, configuration a
 
 TROUBLES says what is wrong with an identity: two live agents with one id, or a boot counter that does not
 rise as one host's does. CONFIG is the revision applied, and the one wanted where it is another. DELIVERED, LOST and HELD are
-records of the current boot, as the agent last reported them.
+records of the current boot, as the agent last reported them; SPOOLED are
+records of all its boots on its disk, where an agent has a spool.
 
 Examples:
   picket agents
@@ -362,7 +384,7 @@ pub(crate) struct Events {
     #[arg(long)]
     pub(crate) follow: bool,
 
-    /// Only this kind of event; may be repeated [default: all but heartbeat, command_delivered and command_running]
+    /// Only this kind of event; may be repeated [default: all but heartbeat, command-delivered and command-running]
     #[arg(
         long = "event",
         value_name = "EVENT",
@@ -418,6 +440,26 @@ impl EventKind {
             Self::All => return None,
         })
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Only these agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+
+    /// Judge only what was stored since: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z")
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+
+    /// A row for each boot in place of each agent
+    #[arg(long)]
+    pub(crate) boots: bool,
+
+    /// Check again and again until nothing is missing and nothing is still to come, at most so long: "90" (seconds),
+    /// "2m"
+    #[arg(long, value_name = "TIME", value_parser = patience)]
+    pub(crate) wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -652,6 +694,11 @@ fn timeout(text: &str) -> Result<Duration, String> {
     Ok(timeout)
 }
 
+/// A duration; a number alone is in seconds.
+fn patience(text: &str) -> Result<Duration, humantime::DurationError> {
+    text.parse().map(Duration::from_secs).or_else(|_| humantime::parse_duration(text))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -685,6 +732,9 @@ mod tests {
         check("picket events --event connected,config_applied --event LOSS", true);
         check("picket events --event gone", false);
         check("picket events --since yesterday", false);
+        check("picket audit web-1 db.2 --since 1day --boots --wait 90", true);
+        check("picket audit --wait 2m -o csv", true);
+        check("picket audit --wait soon", false);
         check("picket send-command web-1 status", true);
         check("picket send-command web-1 UPDATE_CONFIG --param a=b", true);
         check("picket send-command web-1 update-config", true);

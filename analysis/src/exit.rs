@@ -20,6 +20,7 @@ pub(crate) enum Exit {
     TimedOut = 5,
     NotFound = 6,
     Unknown = 7,
+    Missing = 10,
 }
 
 impl Exit {
@@ -32,6 +33,7 @@ impl Exit {
         Self::TimedOut,
         Self::NotFound,
         Self::Unknown,
+        Self::Missing,
     ];
 
     const fn meaning(self) -> &'static str {
@@ -46,6 +48,7 @@ impl Exit {
             }
             Self::NotFound => "nothing found: no such agent or document, no records, no alert",
             Self::Unknown => "the fate of a command is unknown: it may have started",
+            Self::Missing => "audit: records are missing, or an agent's books do not balance",
         }
     }
 
@@ -101,7 +104,7 @@ pub(crate) fn conclude(result: Result<Exit, Error>) -> Exit {
 
 /// The table of exit codes for the help.
 pub(crate) fn table() -> String {
-    let lines = Exit::ALL.map(|exit| format!("  {}  {}\n", exit as u8, exit.meaning()));
+    let lines = Exit::ALL.map(|exit| format!("  {:<2} {}\n", exit as u8, exit.meaning()));
     format!("Exit codes:\n{}", lines.concat())
 }
 
@@ -112,7 +115,7 @@ mod tests {
     #[test]
     fn codes_are_what_scripts_rely_on() {
         let codes = Exit::ALL.map(|exit| exit as u8);
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 10]);
     }
 
     #[test]
@@ -126,7 +129,7 @@ mod tests {
     fn the_table_names_every_code() {
         let table = table();
         for exit in Exit::ALL {
-            assert!(table.contains(&format!("\n  {}  ", exit as u8)), "{table}");
+            assert!(table.contains(&format!("\n  {:<2} ", exit as u8)), "{table}");
         }
     }
 }

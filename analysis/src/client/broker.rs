@@ -11,8 +11,12 @@ use bus::kafka::{KafkaBus, OpenError, Options};
 use bus::query::{Answer, CommandQuery, commands};
 use bus::{
     Bus, BusError, Delivery, Payload, PublishError, Record, Selection, Start, Subscription, Topic,
+    Watermarks,
 };
-use proto::{Command, CommandOutcome, CommandResponse, ListCommandsRequest, ListCommandsResponse};
+use proto::{
+    AgentStatus, Command, CommandOutcome, CommandResponse, ListCommandsRequest,
+    ListCommandsResponse,
+};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -74,6 +78,42 @@ impl Brokers {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let reader = Reader { brokers: self.clone(), request, events };
         Ok(Feed::new(receiver, tokio::spawn(reader.run(answer))))
+    }
+
+    /// Hands over what agents have said of themselves in the answers to STATUS that were stored since, oldest first.
+    pub(crate) async fn said(
+        &self,
+        agents: &[AgentId],
+        since_ms: i64,
+        mut take: impl FnMut(&CommandResponse, &AgentStatus),
+    ) -> Result<(), Error> {
+        let selection = if agents.is_empty() {
+            Selection::All
+        } else {
+            Selection::Keys(agents.iter().cloned().collect())
+        };
+        let start = Start::Time(since_ms);
+        let answers = self.bus.subscribe(Topic::CommandResponses, start, selection).await;
+        let mut answers = answers.map_err(|error| self.error(&error))?;
+        loop {
+            match answers.next().await.map_err(|error| self.error(&error))? {
+                Delivery::Entries(entries) => {
+                    for entry in entries {
+                        if let Payload::Response(response) = &entry.payload
+                            && let Some(status) = &response.status
+                        {
+                            take(response, status);
+                        }
+                    }
+                }
+                Delivery::Skipped { .. } => {}
+                Delivery::CaughtUp => return Ok(()),
+            }
+        }
+    }
+
+    pub(super) async fn watermarks(&self, topic: Topic) -> Result<Vec<Watermarks>, Error> {
+        self.bus.watermarks(topic).await.map_err(|error| self.error(&error))
     }
 
     async fn answer<R: Subscribe>(&self, request: &R) -> Result<Answer<R::Form>, Error> {

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "kafka")]
 mod broker;
+mod extent;
 mod feed;
 mod source;
 mod subscribe;
@@ -24,6 +25,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 #[cfg(feature = "kafka")]
 pub(crate) use self::broker::Brokers;
+pub(crate) use self::extent::extents;
 pub(crate) use self::feed::{Event, Feed, Resumption};
 pub(crate) use self::source::Source;
 pub(crate) use self::subscribe::Subscribe;
@@ -235,7 +237,7 @@ pub(crate) enum Error {
 
 impl Error {
     /// Whether the same request may succeed on a new connection.
-    const fn is_transient(&self) -> bool {
+    pub(crate) const fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. }
             | Self::Lost { .. }
