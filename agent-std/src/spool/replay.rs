@@ -80,6 +80,8 @@ impl<D: Disk> Spool<D> {
         self.next_frame(Lane::Alerts)
             .or_else(|| self.next_losses())
             .or_else(|| self.next_frame(Lane::Records))
+            // Damage may have been found on the way.
+            .or_else(|| self.next_losses())
     }
 
     fn next_losses(&mut self) -> Option<Item> {

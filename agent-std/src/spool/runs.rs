@@ -1,5 +1,7 @@
 //! Sets of sequences, as ranges.
 
+use std::collections::BTreeSet;
+
 use agent_core::id::{BootId, Sequence};
 
 use super::Lane;
@@ -112,24 +114,36 @@ impl Runs {
         self
     }
 
-    /// At most `max` ranges that have all of this in them, or as much of it as that can be.
+    /// At most `max` ranges that have all of this in them; what is between the nearest is in them too. When more than
+    /// `max` boots are in it, the last of them are left out.
     pub(super) fn at_most(&self, max: usize) -> Self {
-        let mut runs = self.0.clone();
-        while max < runs.len() {
-            let distance = |(a, b): &(usize, usize)| {
-                let (a, b) = (&runs[*a], &runs[*b]);
-                a.last.count_until(b.first).max(b.last.count_until(a.first))
-            };
-            let pairs = (0..runs.len()).flat_map(|a| (a + 1..runs.len()).map(move |b| (a, b)));
-            let pairs = pairs.filter(|(a, b)| runs[*a].is_of_same_boot(&runs[*b]));
-            let Some((a, b)) = pairs.min_by_key(distance) else {
-                runs.truncate(max);
-                break;
-            };
-            let other = runs.remove(b);
-            runs[a].first = runs[a].first.min(other.first);
-            runs[a].last = runs[a].last.max(other.last);
+        if self.0.len() <= max {
+            return self.clone();
         }
+        let mut sorted = self.0.clone();
+        sorted.sort_by_key(|run| (run.lane, run.boot.counter, run.boot.nonce, run.first));
+        let gaps = sorted.windows(2).enumerate().filter_map(|(index, pair)| match pair {
+            [one, next] if one.is_of_same_boot(next) => {
+                Some((one.last.count_until(next.first), index + 1))
+            }
+            _ => None,
+        });
+        let mut gaps = gaps.collect::<Vec<_>>();
+        // Only the widest gaps stay.
+        gaps.sort_unstable_by(|one, other| other.cmp(one));
+        let boots = sorted.len() - gaps.len();
+        let kept = gaps.into_iter().take(max.saturating_sub(boots)).map(|(_, index)| index);
+        let kept = kept.collect::<BTreeSet<_>>();
+        let mut runs = Vec::<Run>::with_capacity(max);
+        for (index, run) in sorted.into_iter().enumerate() {
+            match runs.last_mut() {
+                Some(last) if last.is_of_same_boot(&run) && !kept.contains(&index) => {
+                    last.last = run.last;
+                }
+                _ => runs.push(run),
+            }
+        }
+        runs.truncate(max);
         Self(runs)
     }
 }
@@ -150,8 +164,6 @@ impl Extend<Run> for Runs {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;

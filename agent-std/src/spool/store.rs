@@ -226,7 +226,10 @@ impl<D: Disk> Spool<D> {
             self.copies.generation = state.generation;
             self.copies.good = Some(good);
             for loss in state.losses {
-                self.add_loss(loss);
+                // There is room for what there was room for, unless the options have become smaller.
+                if let Err(LossesFull) = self.losses.add(loss) {
+                    report.troubles.push(SpoolError::LossesFull.to_string());
+                }
             }
         }
         for run in gone.iter() {

@@ -117,7 +117,7 @@ pub(super) struct Survey {
     pub(super) unfinished_bytes: u64,
     /// Where the first frame that waits begins; the end, when none does.
     pub(super) delivered_to: u64,
-    /// Where the last sound frame ends.
+    /// Where the last sound frame ends, or damage behind it.
     pub(super) end: u64,
 }
 
@@ -169,6 +169,8 @@ impl Survey {
                         continue;
                     }
                     survey.damaged.push(start..end);
+                    // So that what it has cost is declared once, at the end of a file too.
+                    survey.end = end;
                     // What was there up to the mark, the state knows better.
                     if marked < end {
                         let before = index.checked_sub(1).map(|index| &parts[index]);
