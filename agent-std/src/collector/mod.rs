@@ -75,13 +75,12 @@ pub(crate) fn unix_ms() -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
     use std::time::Duration;
 
     use super::*;
 
     /// Hangs in each measurement until it is let go.
-    struct Stuck(mpsc::Receiver<()>);
+    struct Stuck(Receiver<()>);
 
     impl Collector for Stuck {
         fn collect(&mut self, _: MetricSet) -> Values {
@@ -92,7 +91,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_does_not_wait_for_a_collector_that_is_stuck() {
-        let (release, held) = mpsc::channel();
+        let (release, held) = bounded(1);
         let (sender, events) = bounded(4);
         let collector = CollectorThread::spawn(Stuck(held), Clock::start(), sender).unwrap();
         assert!(collector.request(MetricSet::FIXED));

@@ -230,7 +230,8 @@ fn the_history_of_commands_tells_their_lives() {
     let steps = shown["steps"].as_array().unwrap();
     let named = |state: &str| {
         let found = steps.iter().filter(|step| step["state"] == state).collect::<Vec<_>>();
-        assert_eq!(found.len(), 1, "{state} in {steps:?}");
+        // The new boot may get the command too before its answer has come, and only then more than one step is the same.
+        assert!(found.len() == 1 || state == "DELIVERED", "{state} in {steps:?}");
         found[0].clone()
     };
     let times =

@@ -85,7 +85,7 @@ fn troubles(deployment: &Deployment) -> String {
 fn a_copied_disk_is_suspected_and_its_commands_must_be_forced() {
     let mut deployment = Deployment::start();
     let mut original = deployment.agent("edge-1", FAST);
-    deployment.wait_until_connected("edge-1");
+    deployment.wait_for_fresh_record("edge-1");
     assert!(original.terminate(STOP_LIMIT).unwrap().success());
     copy_state(&deployment, "other-host", "edge-1");
 
