@@ -16,6 +16,9 @@ mod identity;
 mod main_loop;
 mod net;
 mod replay;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulated;
 mod state_file;
 mod tool;
 mod trace;
