@@ -167,7 +167,7 @@ impl<const RING: usize> Shell<RING> {
         first: Sequence,
         end: Sequence,
     ) -> impl Iterator<Item = (Sequence, Sample)> + '_ {
-        self.core.records(&Batch { first, end, loss: None })
+        self.core.records(&Batch { first, end, loss: None, deferred: None })
     }
 
     /// The alerts from `first` (inclusive) to `end` (exclusive), as far as they are held.
@@ -176,7 +176,7 @@ impl<const RING: usize> Shell<RING> {
         first: Sequence,
         end: Sequence,
     ) -> impl Iterator<Item = (Sequence, Alert)> + '_ {
-        self.core.alerts(&Batch { first, end, loss: None })
+        self.core.alerts(&Batch { first, end, loss: None, deferred: None })
     }
 
     /// Mirrors `MainLoop::on_event`.
@@ -231,6 +231,8 @@ impl<const RING: usize> Shell<RING> {
                     self.configuration.handle_end(now);
                     return Next::Request(Request::Exit);
                 }
+                // Without a spool nothing can be kept.
+                Output::Spool => {}
                 Output::Wait(until) => {
                     match self.configuration.poll(now, is_answered(self.core.link())) {
                         Step::Tell(inputs) => {
@@ -282,6 +284,7 @@ impl<const RING: usize> Shell<RING> {
                     Body::Response(proto::CommandResponse { timestamp: unix_s, ..response })
                 })
             }
+            Transmit::Replay => None,
             Transmit::ConfigReport => core
                 .config_report()
                 .map(|report| Body::Config(message::config_report(report, &overridden))),
@@ -309,7 +312,9 @@ impl<const RING: usize> Shell<RING> {
                 self.packing = Packing::from(&welcome);
                 let heartbeat = message::heartbeat(&welcome);
                 let acknowledged = Sequence::new(welcome.acknowledged);
-                self.core.handle(now, Input::LinkWelcomed { acknowledged, heartbeat });
+                let credit = message::credit(welcome.credit_bytes);
+                let welcomed = Input::LinkWelcomed { acknowledged, heartbeat, credit };
+                self.core.handle(now, welcomed);
             }
             LinkEvent::Received(command) => {
                 let command = proto::Command::decode(&*command).map_err(|_| Unreadable)?;
@@ -348,7 +353,10 @@ impl<const RING: usize> Shell<RING> {
                 }
             }
             Some(ServerBody::Ping(_)) => self.core.handle(now, Input::Ping),
-            Some(ServerBody::Credit(_)) | None => {}
+            Some(ServerBody::Credit(credit)) => {
+                self.core.handle(now, Input::Credit(message::credit(credit.bytes)));
+            }
+            None => {}
         }
     }
 
