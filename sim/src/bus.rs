@@ -17,6 +17,7 @@ pub(crate) struct Group {
     pub(crate) run: u64,
     pub(crate) publish: Publish,
     pub(crate) records: Vec<Record>,
+    pub(crate) published_at: u64,
     /// It was reported as failed and is stored all the same.
     pub(crate) is_disowned: bool,
 }

@@ -184,11 +184,7 @@ impl<const RING: usize> World<RING> {
                             ));
                         }
                         // Without a spool nobody is left to declare what a shutdown gave up.
-                        let before = |all: u64, lost: u64| all - lost;
-                        (
-                            before(recorded, ledger.lost.by(LossReason::Shutdown)),
-                            before(alerts, ledger.alerts.lost.by(LossReason::Shutdown)),
-                        )
+                        if gave_up { journal.acknowledged } else { (recorded, alerts) }
                     }
                 };
                 for sequence in 1..=recorded {

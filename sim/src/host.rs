@@ -136,6 +136,8 @@ pub(crate) struct Host<const RING: usize> {
     pub(crate) is_starting: bool,
     /// Which server its agents turn to; counts on and on.
     pub(crate) turn: usize,
+    /// Which one had the latest stream.
+    pub(crate) last_server: Option<usize>,
     pub(crate) journals: Vec<Journal>,
     walk: [i64; 6],
 }
@@ -152,6 +154,7 @@ impl<const RING: usize> Host<RING> {
             frozen_until: 0,
             is_starting: false,
             turn: index,
+            last_server: None,
             journals: Vec::new(),
             walk: [0; 6],
         }

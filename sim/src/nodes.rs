@@ -4,16 +4,21 @@ use std::time::Duration;
 
 use agent_core::time::Instant;
 use bus::{Payload, Topic};
+use proto::StatusEvent;
 use server::simulated::{Context, Effect, Ending, Moment, Publish, Server, StreamId};
 
 use crate::bus::Group;
 use crate::network::{Direction, Parcel, WINDOW_BYTES};
+use crate::operator::number_of;
 use crate::tally::Fault;
 use crate::trace::Who;
 use crate::world::{EPOCH_MS, Event, Outcome, World};
 
 /// What servers read of the bus, all but the records themselves.
 const FEEDS: [Topic; 3] = [Topic::Commands, Topic::CommandResponses, Topic::AgentStatus];
+
+/// How long a publisher waits for brokers.
+const PUBLISH_TIMEOUT_MS: u64 = 30_000;
 
 /// A server's host.
 #[derive(Debug)]
@@ -272,7 +277,9 @@ impl<const RING: usize> World<RING> {
     fn publish(&mut self, index: usize, publish: Publish, records: Vec<bus::Record>) {
         let word = self.random.next();
         let run = self.nodes[index].run;
-        let group = Group { server: index, run, publish, records, is_disowned: false };
+        let published_at = self.now;
+        let group =
+            Group { server: index, run, publish, records, published_at, is_disowned: false };
         let id = self.bus.enqueue(group);
         let mut delay = if self.plan.is_shared { 2 + word % 30 } else { 1 + word % 8 };
         if self.now < self.bus.slow_until {
@@ -305,33 +312,59 @@ impl<const RING: usize> World<RING> {
             return self.commit_while_full(id);
         }
         self.store(id, usize::MAX);
-        if is_disowned { Ok(()) } else { self.report(id, true) }
+        if is_disowned {
+            self.bus.groups.remove(&id);
+            return Ok(());
+        }
+        self.report(id, true)
     }
 
     fn commit_while_full(&mut self, id: u64) -> Outcome {
         self.tally.met(Fault::StoreFull, 1);
-        let full_until = self.bus.full_until;
+        let (now, full_until) = (self.now, self.bus.full_until);
         if !self.plan.is_shared {
-            self.bus.groups.remove(&id).map_or(Ok(()), |group| self.tell_published(&group, false))
-        } else if self.random.happens(300_000) {
-            // The producer gives up waiting, and the brokers have it after all.
+            return self.report(id, false);
+        }
+        let Some(group) = self.bus.groups.get_mut(&id) else { return Ok(()) };
+        // Its turn comes when the brokers are back, unless the publisher has given up by then, which does not take it
+        // back: it is stored all the same.
+        let (server, run, publish) = (group.server, group.run, group.publish);
+        let gives_up_at = group.published_at + PUBLISH_TIMEOUT_MS;
+        if gives_up_at <= now {
+            group.is_disowned = true;
             self.tally.met(Fault::StoredAfterAll, 1);
-            if let Some(group) = self.bus.groups.get_mut(&id) {
-                group.is_disowned = true;
-                let told = Group { records: Vec::new(), publish: group.publish, ..*group };
-                let later = self.random.between(1, 2000);
-                let due = (full_until + later).max(self.bus.last_due[told.server]);
-                self.bus.last_due[told.server] = due;
-                self.at(due, Event::Commit(id));
-                return self.tell_published(&told, false);
+            self.commit_later(id, server, full_until + 1);
+            return self.tell_published(server, run, publish, false);
+        }
+        self.commit_later(id, server, gives_up_at.min(full_until + 1));
+        Ok(())
+    }
+
+    fn commit_later(&mut self, id: u64, server: usize, at: u64) {
+        let at = at.max(self.now + 1);
+        self.at(at, Event::Commit(id));
+        // Groups of one server keep their order.
+        self.bus.last_due[server] = self.bus.last_due[server].max(at);
+    }
+
+    fn note_stored(&mut self, server: usize, record: &bus::Record) {
+        let who = Who::Server(server);
+        match &record.payload {
+            Payload::Command(command) => {
+                let number = number_of(&command.command_id);
+                let kind = command.r#type.unsigned_abs().into();
+                self.note(who, "command {a} of type {b} is on the bus", number, kind);
             }
-            Ok(())
-        } else {
-            let server = self.bus.groups.get(&id).map_or(0, |group| group.server);
-            let due = (full_until + 1).max(self.bus.last_due[server]);
-            self.bus.last_due[server] = due;
-            self.at(due, Event::Commit(id));
-            Ok(())
+            Payload::Response(response) => {
+                let number = number_of(&response.command_id);
+                let outcome = response.outcome.unsigned_abs().into();
+                self.note(who, "the answer to command {a} is on the bus: {b}", number, outcome);
+            }
+            Payload::Status(status) if status.event() == StatusEvent::CommandDelivered => {
+                let number = number_of(&status.command_id);
+                self.note(who, "it is on the bus that command {a} is delivered", number, 0);
+            }
+            Payload::Status(_) | Payload::Metrics(_) => {}
         }
     }
 
@@ -350,7 +383,12 @@ impl<const RING: usize> World<RING> {
                 last = record.sequence;
             }
         }
-        self.note(Who::Bus, "stores records {a} to {b}", first, last);
+        if 0 < first {
+            self.note(Who::Bus, "stores records {a} to {b}", first, last);
+        }
+        for record in &records {
+            self.note_stored(server, record);
+        }
         // Brokers have a clock of their own, which nobody sets.
         let wall_ms = match self.plan.is_shared {
             true => EPOCH_MS.saturating_add_unsigned(self.now),
@@ -380,12 +418,17 @@ impl<const RING: usize> World<RING> {
     /// Tells the server what became of a group, which is gone then.
     pub(crate) fn report(&mut self, id: u64, is_durable: bool) -> Outcome {
         let Some(group) = self.bus.groups.remove(&id) else { return Ok(()) };
-        self.tell_published(&group, is_durable)
+        self.tell_published(group.server, group.run, group.publish, is_durable)
     }
 
-    fn tell_published(&mut self, group: &Group, is_durable: bool) -> Outcome {
-        let (server, publish) = (group.server, group.publish);
-        if self.nodes[server].run != group.run {
+    fn tell_published(
+        &mut self,
+        server: usize,
+        run: u64,
+        publish: Publish,
+        is_durable: bool,
+    ) -> Outcome {
+        if self.nodes[server].run != run {
             return Ok(());
         }
         self.call(server, |server, cx| server.handle_published(cx, publish, is_durable))

@@ -112,6 +112,11 @@ impl Operator {
     }
 }
 
+/// The number of a command, for the trace.
+pub(crate) fn number_of(id: &str) -> u64 {
+    id.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(u64::MAX)
+}
+
 impl<const RING: usize> World<RING> {
     pub(crate) fn begin_operating(&mut self) {
         for (mean, task) in
@@ -204,13 +209,8 @@ impl<const RING: usize> World<RING> {
         };
         issued.last_sent_at = now;
         let agent = issued.agent;
-        let number = command.command_id.len() as u64;
-        self.note(
-            Who::Operator,
-            "sends a command of type {a} to agent {b}",
-            command.r#type.unsigned_abs().into(),
-            agent as u64 + (number << 32),
-        );
+        let number = number_of(&command.command_id);
+        self.note(Who::Operator, "sends command {a} to agent {b}", number, agent as u64);
         // Whoever has a producer of its own needs no server.
         if self.plan.is_shared && self.random.happens(200_000) && self.bus.full_until <= now {
             let key = self.hosts[agent].id.clone();
@@ -318,7 +318,13 @@ impl<const RING: usize> World<RING> {
         self.tally.begun_again += u64::from(!is_second && !issued.effects.is_empty());
         issued.effects.push(Effect { at: now, boot });
         let latest = issued.last_sent_at + issued.ttl_ms + TRANSIT_MS;
-        self.trace.note(now, Who::Agent(agent), "a command takes effect", boot.counter, 0);
+        self.trace.note(
+            now,
+            Who::Agent(agent),
+            "command {a} takes effect",
+            number_of(&command.id),
+            0,
+        );
         if is_second {
             return Err(Broken(format!("C1: boot {boot} started {} twice", command.id)));
         }

@@ -443,6 +443,8 @@ impl<const RING: usize> World<RING> {
         let id = self.next_connection;
         self.next_connection += 1;
         self.tally.streams += 1;
+        let before = self.hosts[agent].last_server.replace(server);
+        self.tally.met(Fault::Failover, u64::from(before.is_some_and(|before| before != server)));
         let mut up = crate::network::Pipe::default();
         // The handshake of TCP.
         up.last_arrival = now + 2 * delay;
