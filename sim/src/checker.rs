@@ -248,13 +248,14 @@ impl<const RING: usize> World<RING> {
                     (CommandOutcome::Unknown, _) => self.tally.amendments += 1,
                     // The agent had answered; a server that could not know says what it knows.
                     (_, CommandOutcome::Unknown) => self.tally.answers_repeated += 1,
+                    _ if issued.is_held_up => self.tally.outlived += 1,
                     _ => {
                         return broken(&format!("C2: {id} to {agent} ended as {outcomes:?}"));
                     }
                 }
             }
             let never_ran = matches!(first, CommandOutcome::Expired | CommandOutcome::Rejected);
-            if never_ran && !issued.effects.is_empty() {
+            if never_ran && !issued.effects.is_empty() && !issued.is_held_up {
                 return broken(&format!("C2: {id} to {agent} ended as {first:?}, and ran"));
             }
         }

@@ -36,6 +36,8 @@ pub(crate) struct Node {
     wake_at: Option<u64>,
     /// Groups whose time came while it stood still, and whether they were stored then.
     pub(crate) held_back: Vec<(u64, bool)>,
+    /// It is to stand still until then, from the moment when it next stores records.
+    pub(crate) freezes_storing: Option<u64>,
 }
 
 impl Node {
@@ -51,6 +53,7 @@ impl Node {
             is_feed_due: false,
             wake_at: None,
             held_back: Vec::new(),
+            freezes_storing: None,
         }
     }
 
@@ -268,8 +271,6 @@ impl<const RING: usize> World<RING> {
     pub(crate) fn lose(&mut self, server: usize, id: u64) -> Outcome {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.is_server_there = false;
-            let lost = connection.down.clear();
-            self.tally.met(Fault::AcknowledgementLost, lost);
         }
         self.call(server, |server, cx| server.handle_lost(cx, StreamId(id)))
     }
@@ -277,6 +278,8 @@ impl<const RING: usize> World<RING> {
     fn publish(&mut self, index: usize, publish: Publish, records: Vec<bus::Record>) {
         let word = self.random.next();
         let run = self.nodes[index].run;
+        let is_metrics = |record: &bus::Record| matches!(record.payload, Payload::Metrics(_));
+        let has_metrics = records.iter().any(is_metrics);
         let published_at = self.now;
         let group =
             Group { server: index, run, publish, records, published_at, is_disowned: false };
@@ -289,6 +292,9 @@ impl<const RING: usize> World<RING> {
         let due = (self.now + delay).max(self.bus.last_due[index]);
         self.bus.last_due[index] = due;
         self.at(due, Event::Commit(id));
+        if has_metrics && let Some(until) = self.nodes[index].freezes_storing.take() {
+            self.freeze_server(index, until);
+        }
     }
 
     /// The time of a group has come.
@@ -373,6 +379,7 @@ impl<const RING: usize> World<RING> {
         let Some(group) = self.bus.groups.get_mut(&id) else { return };
         let mut records = std::mem::take(&mut group.records);
         let server = group.server;
+        let held_up = self.now - group.published_at;
         records.truncate(count);
         let (mut first, mut last) = (0, 0);
         for record in &records {
@@ -387,6 +394,9 @@ impl<const RING: usize> World<RING> {
             self.note(Who::Bus, "stores records {a} to {b}", first, last);
         }
         for record in &records {
+            if let Payload::Command(command) = &record.payload {
+                self.operator.is_stored(&command.command_id, held_up);
+            }
             self.note_stored(server, record);
         }
         // Brokers have a clock of their own, which nobody sets.

@@ -169,6 +169,9 @@ pub struct Tally {
     pub amendments: u64,
     /// Commands that the next boot began again, because the one before died before its answer was stored.
     pub begun_again: u64,
+    /// Commands that began after their caller had been told that they are over: they took longer to the bus than they were
+    /// meant to live.
+    pub outlived: u64,
     /// Late records of an older stream that was declared lost before.
     pub late_writes: u64,
 }
@@ -195,6 +198,7 @@ impl Tally {
         self.amendments += other.amendments;
         self.begun_again += other.begun_again;
         self.late_writes += other.late_writes;
+        self.outlived += other.outlived;
         for (fault, count) in &other.faults {
             *self.faults.entry(*fault).or_default() += count;
         }
@@ -235,8 +239,8 @@ impl fmt::Display for Tally {
         writeln!(f, "commands                 {commands}")?;
         writeln!(
             f,
-            "  answers repeated {}, amended {}, begun again by the next boot {}",
-            self.answers_repeated, self.amendments, self.begun_again
+            "  answers repeated {}, amended {}, begun again by the next boot {}, outlived {}",
+            self.answers_repeated, self.amendments, self.begun_again, self.outlived
         )?;
         writeln!(f, "faults that met traffic:")?;
         for fault in Fault::ALL {

@@ -159,7 +159,11 @@ impl<const RING: usize> World<RING> {
             Kind::ServerStop => self.stop_server(server),
             Kind::ServerFreeze => {
                 let until = self.end_of_trouble();
-                self.freeze_server(server, until);
+                if self.random.happens(500_000) {
+                    self.nodes[server].freezes_storing = Some(until);
+                } else {
+                    self.freeze_server(server, until);
+                }
                 Ok(())
             }
             Kind::StoreFull => {
@@ -291,9 +295,10 @@ impl<const RING: usize> World<RING> {
         match side {
             Direction::Up if is_server_there => {
                 self.note(Who::Server(server), "gives up silent connection {a}", id, 0);
-                self.lose(server, id)?;
+                let lost = self.connections.get_mut(&id).map_or(0, |c| c.down.clear());
+                self.tally.met(Fault::AcknowledgementLost, lost);
                 self.push(id, Direction::Down, Parcel::Reset);
-                Ok(())
+                self.lose(server, id)
             }
             Direction::Down if is_agent_there => {
                 self.note(Who::Agent(agent), "gives up silent connection {a}", id, 0);
@@ -413,9 +418,9 @@ impl<const RING: usize> World<RING> {
         self.call(server, server::simulated::Server::shutdown)
     }
 
-    fn freeze_server(&mut self, server: usize, until: u64) {
+    pub(crate) fn freeze_server(&mut self, server: usize, until: u64) {
         let node = &mut self.nodes[server];
-        if node.server.is_none() || self.now < node.frozen_until {
+        if node.server.is_none() || self.now < node.frozen_until || until <= self.now {
             return;
         }
         node.frozen_until = until;

@@ -425,6 +425,11 @@ impl<const RING: usize> World<RING> {
         if self.hosts[agent].process_number != number {
             return Ok(());
         }
+        if now < self.hosts[agent].frozen_until {
+            let at = self.hosts[agent].frozen_until;
+            self.at(at, Event::Dial { agent, process: number, session, hello, tried });
+            return Ok(());
+        }
         if tried == self.nodes.len() {
             self.tally.met(Fault::DialFailed, 1);
             self.note(Who::Agent(agent), "found no server for stream {a}", session, 0);
