@@ -99,6 +99,8 @@ impl<const RING: usize> World<RING> {
         node.run += 1;
         node.started_at = self.now;
         node.is_stopping = false;
+        node.is_feed_due = false;
+        node.frozen_until = 0;
         node.wake_at = None;
         let name = format!("server-{index}-run-{}", node.run);
         node.server = Some(Server::new(&name, self.plan.is_shared, grace));
@@ -449,11 +451,10 @@ impl<const RING: usize> World<RING> {
         let now = self.now;
         let start = self.random.index(FEEDS.len());
         let node = &mut self.nodes[index];
-        node.is_feed_due = false;
         if node.run != run || node.server.is_none() {
-            self.feed_later(index);
             return Ok(());
         }
+        node.is_feed_due = false;
         if now < node.frozen_until {
             node.is_feed_due = true;
             let at = node.frozen_until;
