@@ -396,8 +396,17 @@ impl<const RING: usize> World<RING> {
             self.note(Who::Bus, "stores records {a} to {b}", first, last);
         }
         for record in &records {
-            if let Payload::Command(command) = &record.payload {
-                self.operator.is_stored(&command.command_id, held_up);
+            match &record.payload {
+                Payload::Command(command) => {
+                    self.operator.is_stored(&command.command_id, held_up);
+                }
+                Payload::Response(response) => {
+                    self.operator.is_stored(&response.command_id, held_up);
+                }
+                Payload::Status(status) if !status.command_id.is_empty() => {
+                    self.operator.is_stored(&status.command_id, held_up);
+                }
+                Payload::Status(_) | Payload::Metrics(_) => {}
             }
             self.note_stored(server, record);
         }

@@ -20,7 +20,7 @@ use crate::world::{Broken, Event, Outcome, World};
 /// session of a server that the agent takes nothing from.
 const TRANSIT_MS: u64 = 50_000;
 
-/// A command that takes longer to the bus than this is one whose time the servers cannot know.
+/// What takes longer to the bus than this leaves servers in doubt about a command.
 const HELD_UP_MS: u64 = 1000;
 
 /// Something that somebody does.
@@ -46,8 +46,8 @@ pub(crate) struct Issued {
     pub(crate) effects: Vec<Effect>,
     /// Times that callers heard of it.
     pub(crate) replies: u64,
-    /// It was on its way to the bus for so long that servers, which count from when the bus took it, gave it more time
-    /// than its caller did.
+    /// It, or what a server or its agent said of it, was on its way to the bus for so long that servers could not know what
+    /// others knew: they count its time from when the bus took it, and take it for undelivered until the bus says more.
     pub(crate) is_held_up: bool,
 }
 
@@ -96,7 +96,7 @@ impl Operator {
         is_good.then_some(push.revision)
     }
 
-    /// The bus has the command, which was under way for so long.
+    /// The bus has the command, or something that was said of it, which was under way for so long.
     pub(crate) fn is_stored(&mut self, id: &str, held_up_ms: u64) {
         if let Some(issued) = self.commands.get_mut(id) {
             issued.is_held_up |= HELD_UP_MS < held_up_ms;
@@ -137,7 +137,7 @@ impl<const RING: usize> World<RING> {
         {
             if 0 < mean {
                 let pause = self.random.pause(mean);
-                self.after(pause, Event::Operate(task));
+                self.after(pause, Event::Operate(Box::new(task)));
             }
         }
     }
@@ -146,12 +146,12 @@ impl<const RING: usize> World<RING> {
         match task {
             Task::Command if self.is_hostile => {
                 let pause = self.random.pause(self.plan.command_ms);
-                self.after(pause, Event::Operate(Task::Command));
+                self.after(pause, Event::Operate(Box::new(Task::Command)));
                 self.invent_command()
             }
             Task::Configure if self.is_hostile => {
                 let pause = self.random.pause(self.plan.config_ms);
-                self.after(pause, Event::Operate(Task::Configure));
+                self.after(pause, Event::Operate(Box::new(Task::Configure)));
                 self.invent_configuration();
                 Ok(())
             }
@@ -164,7 +164,7 @@ impl<const RING: usize> World<RING> {
                 if self.now < self.nodes[server].frozen_until {
                     let at = self.nodes[server].frozen_until;
                     let task = Task::Announce { server, run, agent };
-                    self.at(at, Event::Operate(task));
+                    self.at(at, Event::Operate(Box::new(task)));
                     return Ok(());
                 }
                 // What is announced is what the store has by then.
@@ -215,7 +215,7 @@ impl<const RING: usize> World<RING> {
             if self.random.happens(400_000) {
                 let later = self.random.between(0, 10_000);
                 self.tally.met(Fault::CommandRepeated, 1);
-                self.after(later, Event::Operate(Task::Submit(command.clone())));
+                self.after(later, Event::Operate(Box::new(Task::Submit(command.clone()))));
             }
         }
         self.submit(command)
@@ -285,7 +285,7 @@ impl<const RING: usize> World<RING> {
             let run = self.nodes[server].run;
             if self.nodes[server].server.is_some() {
                 let task = Task::Announce { server, run, agent };
-                self.after(delay, Event::Operate(task));
+                self.after(delay, Event::Operate(Box::new(task)));
             }
         }
     }

@@ -169,8 +169,8 @@ pub struct Tally {
     pub amendments: u64,
     /// Commands that the next boot began again, because the one before died before its answer was stored.
     pub begun_again: u64,
-    /// Commands that began after their caller had been told that they are over: they took longer to the bus than they were
-    /// meant to live.
+    /// Commands of which servers said two things, or that began after their caller had been told that they are over, because
+    /// the bus was slow to take them or what was said of them.
     pub outlived: u64,
     /// Late records of an older stream that was declared lost before.
     pub late_writes: u64,

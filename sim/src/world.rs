@@ -61,7 +61,7 @@ pub(crate) enum Event {
     /// Something goes wrong, or is right again.
     Trouble(Trouble),
     /// Somebody does something.
-    Operate(crate::operator::Task),
+    Operate(Box<crate::operator::Task>),
 }
 
 #[derive(Debug)]
@@ -208,7 +208,7 @@ impl<const RING: usize> World<RING> {
             Event::Commit(group) => self.commit(group),
             Event::Feed(server, run) => self.feed(server, run),
             Event::Trouble(trouble) => self.suffer(trouble),
-            Event::Operate(task) => self.operate(task),
+            Event::Operate(task) => self.operate(*task),
         }
     }
 
