@@ -381,7 +381,9 @@ impl<const RING: usize> World<RING> {
         let Some(group) = self.bus.groups.get_mut(&id) else { return };
         let mut records = std::mem::take(&mut group.records);
         let server = group.server;
-        let held_up = self.now - group.published_at;
+        // Records of the router wait for each other, too: while the bus is slow, and a while after.
+        let was_slow = self.now < self.bus.slow_until.max(self.bus.full_until) + 10_000;
+        let held_up = if was_slow { u64::MAX } else { self.now - group.published_at };
         records.truncate(count);
         let (mut first, mut last) = (0, 0);
         for record in &records {
