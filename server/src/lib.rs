@@ -9,6 +9,10 @@
 pub mod cli;
 pub mod serve;
 
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulated;
+
 mod rpc;
 
 mod command;

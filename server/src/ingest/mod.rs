@@ -18,3 +18,10 @@ pub(crate) use handle::{Directive, SessionHandle};
 pub(crate) use history::last_stored;
 pub(crate) use intake::Introduction;
 pub(crate) use task::{Stream, run};
+
+#[cfg(feature = "simulation")]
+pub(crate) use {
+    claims::Verdict,
+    session::{Fact, Opening, Session},
+    task::{CLAIM_ATTEMPTS, FAREWELL_MAX, LAST_STORE_MAX},
+};

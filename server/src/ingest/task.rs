@@ -28,19 +28,19 @@ use crate::shared::Shared;
 use crate::shutdown::Guard;
 
 /// How often an id is asked for while its holders change under our hands.
-const CLAIM_ATTEMPTS: u32 = 4;
+pub(crate) const CLAIM_ATTEMPTS: u32 = 4;
 
 /// How long the bus may take to say where the agent's records end.
 const HISTORY_READ_MAX: Duration = Duration::from_secs(2);
 
 /// How long the last messages of a stream, and the record of its end, may take.
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// How long the two halves of a broken stream may take to be found broken, one after the other.
 const VANISHING_MAX: Duration = Duration::from_millis(100);
 
 /// How long records under way at a shutdown may take to become durable.
-const LAST_STORE_MAX: Duration = Duration::from_secs(4);
+pub(crate) const LAST_STORE_MAX: Duration = Duration::from_secs(4);
 
 /// What gRPC gives for one call of `StreamMetrics`.
 #[derive(Debug)]

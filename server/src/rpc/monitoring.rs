@@ -41,17 +41,7 @@ impl Monitoring {
     }
 
     async fn welcome(&self, introduction: &Introduction) -> Welcome {
-        Welcome {
-            server_id: self.shared.server_id.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            acknowledged: self.acknowledged(introduction).await,
-            batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
-            message_bytes_max: saturated(MESSAGE_BYTES_MAX),
-            heartbeat_ms: saturated(HEARTBEAT.as_millis()),
-            packed: PACKED_VERSION,
-            credit_bytes: 0,
-            replay: true,
-        }
+        welcome(&self.shared.server_id, self.acknowledged(introduction).await)
     }
 
     /// What the agent need not send again: from memory, or after a restart of the server from the bus.
@@ -186,6 +176,21 @@ impl MonitoringService for Monitoring {
             response = self.command(order, issuer) => response.map(Response::new),
             () = ending.wait() => Err(stopping()),
         }
+    }
+}
+
+/// What the server offers an agent of whose boot everything up to `acknowledged` is durable.
+pub(crate) fn welcome(server_id: &str, acknowledged: u64) -> Welcome {
+    Welcome {
+        server_id: server_id.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        acknowledged,
+        batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
+        message_bytes_max: saturated(MESSAGE_BYTES_MAX),
+        heartbeat_ms: saturated(HEARTBEAT.as_millis()),
+        packed: PACKED_VERSION,
+        credit_bytes: 0,
+        replay: true,
     }
 }
 
