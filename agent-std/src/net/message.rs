@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::agent::{
-    self, Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss, RunState,
+    self, Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss,
+    RunState,
 };
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
