@@ -22,7 +22,7 @@ use proto::config::{Document, DocumentError};
 use proto::server_message::Body as ServerBody;
 use proto::{Hello, Welcome};
 
-use crate::config::{Configuration, Layers, Offer, Source, Step, Version};
+use crate::config::{Candidate, Configuration, Layers, Offer, Source, Step, Version};
 use crate::main_loop::{is_answered, split};
 use crate::net::message::{self, Packing};
 
@@ -111,6 +111,7 @@ pub struct Shell<const RING: usize> {
     core: Box<Core<RING>>,
     configuration: Configuration,
     packing: Packing,
+    update: Option<Candidate>,
 }
 
 impl<const RING: usize> Shell<RING> {
@@ -128,7 +129,7 @@ impl<const RING: usize> Shell<RING> {
         for input in inputs {
             core.handle(now, input);
         }
-        Ok(Self { id, core, configuration, packing: Packing::default() })
+        Ok(Self { id, core, configuration, packing: Packing::default(), update: None })
     }
 
     /// The boot that it is.
@@ -231,6 +232,10 @@ impl<const RING: usize> Shell<RING> {
                     self.configuration.handle_end(now);
                     return Next::Request(Request::Exit);
                 }
+                Output::Remember => {
+                    self.core.handle(now, Input::Remembered(Ok(())));
+                    self.settle_update();
+                }
                 // Without a spool nothing can be kept.
                 Output::Spool => {}
                 Output::Wait(until) => {
@@ -285,6 +290,9 @@ impl<const RING: usize> Shell<RING> {
                 })
             }
             Transmit::Replay => None,
+            Transmit::Begun(slot) => core
+                .begun(slot)
+                .map(|id| Body::Progress(proto::CommandProgress { command_id: id.to_string() })),
             Transmit::ConfigReport => core
                 .config_report()
                 .map(|report| Body::Config(message::config_report(report, &overridden))),
@@ -388,7 +396,6 @@ impl<const RING: usize> Shell<RING> {
         }
         let id = command.command_id.parse().ok();
         let time_to_live = message::time_to_live(command.ttl_ms);
-        let mut candidate = None;
         let action = match CommandType::try_from(command.r#type) {
             Ok(CommandType::Status) => Action::Status,
             Ok(CommandType::Stop) => Action::Stop,
@@ -396,13 +403,17 @@ impl<const RING: usize> Shell<RING> {
             Ok(CommandType::Restart) => Action::Restart,
             Ok(CommandType::UpdateConfig) => {
                 let (layers, config) = split(self.configuration.update(&command.params));
-                candidate = layers;
+                self.update = layers;
                 Action::UpdateConfig(config)
             }
             Err(_) => Action::Unknown,
         };
         self.core.handle(now, Input::Command(Command { id, action, time_to_live }));
-        if let Some(candidate) = candidate
+    }
+
+    /// Mirrors `MainLoop::settle_update`.
+    fn settle_update(&mut self) {
+        if let Some(candidate) = self.update.take()
             && *self.core.config() == candidate.config
         {
             self.configuration.adopt_update(candidate);
