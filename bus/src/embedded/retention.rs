@@ -73,16 +73,18 @@ fn new_floor(
     extent: &Extent,
 ) -> Result<Option<Floor>, Failure> {
     let limits = shared.options.retention(topic);
-    let age_ms = i64::try_from(limits.age.as_millis()).unwrap_or(i64::MAX);
-    let oldest_ms = shared.options.clock.unix_ms().saturating_sub(age_ms);
+    let age_ms = u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX);
+    let oldest_ms = shared.lived_ms().saturating_sub(age_ms);
     let oldest_position = extent.next_position.saturating_sub(limits.bytes);
 
     let (first, header) = store.partition_point(extent.first..extent.next, |header| {
-        header.stored_ms < oldest_ms || header.position < oldest_position
+        header.lived_ms < oldest_ms || header.position < oldest_position
     })?;
     Ok((extent.first < first).then(|| Floor {
         first,
         position: header.map_or(extent.next_position, |header| header.position),
         stored_ms: extent.stored_ms,
+        lived_ms: extent.lived_ms,
+        next: extent.next,
     }))
 }

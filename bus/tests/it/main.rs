@@ -3,8 +3,10 @@
 
 mod contract;
 mod crash;
+mod damage;
 mod documents;
 mod embedded;
+mod images;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod model;
