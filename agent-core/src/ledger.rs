@@ -57,11 +57,27 @@ pub enum LossReason {
     /// It is missing between the records that a device sent over its one-way link: damaged there, or given up by the
     /// device before. Counted by the device's gateway; an agent on its own has none.
     Link,
+    /// The process ended without a word while it was held. Declared by the next boot, as an upper bound.
+    Crash,
+    /// The spool had no room for it.
+    SpoolFull,
+    /// It was older than the spool keeps records.
+    SpoolExpired,
+    /// The spool could not read it back.
+    SpoolDamaged,
 }
 
 impl LossReason {
     /// All reasons.
-    pub const ALL: [Self; 3] = [Self::Overwritten, Self::Shutdown, Self::Link];
+    pub const ALL: [Self; 7] = [
+        Self::Overwritten,
+        Self::Shutdown,
+        Self::Link,
+        Self::Crash,
+        Self::SpoolFull,
+        Self::SpoolExpired,
+        Self::SpoolDamaged,
+    ];
 
     /// The name in counters.
     pub const fn name(self) -> &'static str {
@@ -69,6 +85,10 @@ impl LossReason {
             Self::Overwritten => "overwritten",
             Self::Shutdown => "shutdown",
             Self::Link => "link",
+            Self::Crash => "crash",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolExpired => "spool_expired",
+            Self::SpoolDamaged => "spool_damaged",
         }
     }
 }
@@ -121,6 +141,8 @@ pub struct Ledger {
     pub lost: Lost,
     /// Records in the ring.
     pub held: u64,
+    /// Records in the spool.
+    pub spooled: u64,
     /// Alerts, which are counted apart.
     pub alerts: AlertBooks,
 }
@@ -136,14 +158,16 @@ pub struct AlertBooks {
     pub lost: Lost,
     /// Those in their ring.
     pub held: u64,
+    /// Those in the spool.
+    pub spooled: u64,
 }
 
 impl Ledger {
     /// The conservation equation: every snapshot and every alert is somewhere, and only there.
     pub fn balances(&self) -> bool {
-        let AlertBooks { recorded, delivered, lost, held } = &self.alerts;
+        let AlertBooks { recorded, delivered, lost, held, spooled } = &self.alerts;
         self.produced == self.plugins.suppressed() + self.in_plugins + self.recorded
-            && self.recorded == self.delivered + self.lost.total() + self.held
-            && *recorded == delivered + lost.total() + held
+            && self.recorded == self.delivered + self.lost.total() + self.held + self.spooled
+            && *recorded == delivered + lost.total() + held + spooled
     }
 }

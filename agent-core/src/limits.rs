@@ -43,6 +43,12 @@ pub const BATCH_ALERTS_MAX: usize = 32;
 /// Records on their way without an acknowledgement. Two batches keep a link busy while one is made durable.
 pub const IN_FLIGHT_RECORDS_MAX: u64 = 4 * BATCH_RECORDS_MAX;
 
+/// Ranges of records that left the ring unacknowledged, lost or deferred, while the peer has not confirmed to know of them.
+pub const GAPS_MAX: usize = 8;
+
+/// Batches of the spool on their way without an acknowledgement.
+pub const REPLAYS_IN_FLIGHT_MAX: u8 = 2;
+
 /// Messages handed to the transport that it has not taken yet.
 pub const TRANSMIT_SLOTS: u8 = 8;
 

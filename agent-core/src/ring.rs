@@ -115,6 +115,19 @@ impl<T: Stored, const BYTES: usize> Ring<T, BYTES> {
         Range { ring: self, at, next, left: next.count_until(to).min(self.count - skip) }
     }
 
+    /// How many of the first `records` records take no more than `bytes_max` bytes together, and how many bytes those take.
+    pub fn bytes_of_first(&self, records: u64, bytes_max: usize) -> (u64, usize) {
+        let mut bytes = 0;
+        for count in 0..records.min(self.count) {
+            let next = self.behind(self.head + bytes) - self.head;
+            if bytes_max < next {
+                return (count, bytes);
+            }
+            bytes = next;
+        }
+        (records.min(self.count), bytes)
+    }
+
     fn pop(&mut self) {
         let behind = self.behind(self.head);
         self.used -= behind - self.head;

@@ -118,6 +118,7 @@ impl MainLoop {
                 }
                 Output::Dial => self.dial(agent, now),
                 Output::Transmit(transmit) => self.transmit(agent, now, transmit),
+                Output::Spool => {}
                 Output::Restart => {
                     let reason = self.restart(agent);
                     tracing::error!(reason = reason.as_str(), "cannot restart; the agent goes on");
@@ -182,6 +183,7 @@ impl MainLoop {
                 let record = message::plain(&self.id, agent.boot(), sequence, &sample);
                 return self.request(Request::Send(Box::new(record), transmit));
             }
+            Transmit::Replay => None,
             Transmit::Answer(slot) => {
                 let overridden = self.configuration.overridden();
                 message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)
@@ -283,7 +285,8 @@ impl MainLoop {
         self.packing = Packing::from(welcome);
         let heartbeat = message::heartbeat(welcome);
         let acknowledged = Sequence::new(welcome.acknowledged);
-        agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat });
+        let credit = message::credit(welcome.credit_bytes);
+        agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat, credit });
     }
 
     fn on_message(
@@ -326,8 +329,9 @@ impl MainLoop {
                 }
             }
             Some(ServerBody::Ping(_)) => agent.handle(now, Input::Ping),
-            // Ends with this change's successor.
-            Some(ServerBody::Credit(_)) => {}
+            Some(ServerBody::Credit(credit)) => {
+                agent.handle(now, Input::Credit(message::credit(credit.bytes)));
+            }
             // A later server may say more; what is not understood has no effect.
             None => tracing::debug!("the server sent a message that this version does not know"),
         }

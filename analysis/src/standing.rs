@@ -48,6 +48,8 @@ impl Standing {
             | StatusEvent::ConfigRejected
             | StatusEvent::ConfigRolledBack
             | StatusEvent::CommandDelivered
+            | StatusEvent::CommandRunning
+            | StatusEvent::CloneSuspected
             | StatusEvent::Loss
             | StatusEvent::DuplicateId => {}
         }

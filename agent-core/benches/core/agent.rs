@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use agent_core::agent::{Agent, Input, Output, Transmit};
+use agent_core::agent::{Agent, Credit, Input, Output, Transmit};
 use agent_core::id::{BootId, Sequence};
 use agent_core::record::Sample;
 use agent_core::time::Instant;
@@ -26,7 +26,11 @@ pub(crate) fn benchmark(criterion: &mut Criterion<ProcessorTime>) {
             };
             group.bench_function(format!("{name}, connected"), |bencher| {
                 let mut agent = new();
-                let welcome = Input::LinkWelcomed { acknowledged: None, heartbeat: None };
+                let welcome = Input::LinkWelcomed {
+                    acknowledged: None,
+                    heartbeat: None,
+                    credit: Credit::Unlimited,
+                };
                 agent.handle(Instant::default(), welcome);
                 run(bencher, &rows, &mut agent);
             });
@@ -49,7 +53,11 @@ fn run(bencher: &mut Bencher<'_, ProcessorTime>, rows: &[Sample], agent: &mut Ag
             match agent.poll(now) {
                 Output::Wait(_) => return,
                 Output::Transmit(transmit) => transmit_and_acknowledge(agent, now, transmit),
-                Output::Collect(_) | Output::Dial | Output::Restart | Output::Exit => {}
+                Output::Collect(_)
+                | Output::Dial
+                | Output::Restart
+                | Output::Spool
+                | Output::Exit => {}
             }
         }
     });
@@ -67,7 +75,11 @@ fn transmit_and_acknowledge(agent: &mut Agent, now: Instant, transmit: Transmit)
                 black_box(alert);
             }
         }
-        Transmit::Plain(_) | Transmit::Answer(_) | Transmit::ConfigReport | Transmit::Status => {}
+        Transmit::Plain(_)
+        | Transmit::Replay
+        | Transmit::Answer(_)
+        | Transmit::ConfigReport
+        | Transmit::Status => {}
     }
     agent.handle(now, Input::Transmitted(transmit));
     let through = |end: Sequence| Sequence::new(end.number() - 1);
@@ -82,6 +94,10 @@ fn transmit_and_acknowledge(agent: &mut Agent, now: Instant, transmit: Transmit)
                 agent.handle(now, Input::AlertsAcknowledged { boot: BOOT, through });
             }
         }
-        Transmit::Plain(_) | Transmit::Answer(_) | Transmit::ConfigReport | Transmit::Status => {}
+        Transmit::Plain(_)
+        | Transmit::Replay
+        | Transmit::Answer(_)
+        | Transmit::ConfigReport
+        | Transmit::Status => {}
     }
 }

@@ -77,6 +77,11 @@ impl Link {
         self.state
     }
 
+    /// Whether there is no stream, and none is being opened.
+    pub const fn is_down(&self) -> bool {
+        matches!(self.state, LinkState::Down { .. })
+    }
+
     /// Streams dialled.
     pub const fn sessions(&self) -> u64 {
         self.sessions

@@ -5,22 +5,27 @@
 //! Waking early is harmless. The same inputs, times and seed give the same outputs.
 
 mod command;
+mod gaps;
 mod link;
 mod outbox;
+mod replay;
 mod sampler;
 
 use core::time::Duration;
 
 pub use command::{Action, Answer, Change, Command, CommandSlot, Reason};
+pub use gaps::{Deferred, Loss};
 pub use link::{Link, LinkState};
-pub use outbox::{Batch, Loss};
+pub use outbox::Batch;
+pub use replay::Lane;
 
 use self::command::{Admission, CommandTable, Repetition};
 use self::outbox::Outbox;
+use self::replay::Replay;
 use self::sampler::Sampler;
 use crate::config::Config;
 use crate::id::{BootId, CommandId, ConfigRevision, Sequence};
-use crate::ledger::{AlertBooks, Ledger, PluginBooks};
+use crate::ledger::{AlertBooks, Ledger, LossReason, PluginBooks};
 use crate::limits::{
     ALERT_RING_BYTES, BATCH_ALERTS_MAX, BATCH_RECORDS_MAX, COMMAND_TTL_MAX, COMMANDS_MAX,
     DRAIN_MAX, PLAIN_CONFIRMED_AFTER, RING_BYTES,
@@ -53,7 +58,11 @@ pub enum Input {
         acknowledged: Option<Sequence>,
         /// The longest silence that it wants to see.
         heartbeat: Option<Duration>,
+        /// As [`Input::Credit`].
+        credit: Credit,
     },
+    /// How many bytes of records may be on their way from now on.
+    Credit(Credit),
     /// The stream ended, or could not be opened.
     LinkClosed,
     /// The transport took this message from the shell.
@@ -71,6 +80,38 @@ pub enum Input {
         boot: BootId,
         /// The last sequence covered.
         through: Sequence,
+    },
+    /// The records and alerts up to these are in the spool, which will bring them.
+    Deferred {
+        /// The last record; none when only alerts are.
+        records: Option<Sequence>,
+        /// The last alert.
+        alerts: Option<Sequence>,
+    },
+    /// What the spool can do now.
+    SpoolChanged {
+        /// It can take what is held when the agent ends.
+        is_writable: bool,
+        /// It has a batch to be replayed.
+        has_batch: bool,
+    },
+    /// The server made a replayed batch durable.
+    Replayed,
+    /// The spool has brought so many of this boot.
+    SpoolDelivered {
+        /// What they are.
+        lane: Lane,
+        /// How many.
+        count: u64,
+    },
+    /// The spool has lost so many of this boot.
+    SpoolLost {
+        /// What they are.
+        lane: Lane,
+        /// Why.
+        reason: LossReason,
+        /// How many.
+        count: u64,
     },
     /// The server made the answer to a command durable.
     AnswerAcknowledged(CommandId),
@@ -117,6 +158,9 @@ pub enum Output {
     Dial,
     /// Put this on the stream.
     Transmit(Transmit),
+    /// Put into the spool what [`Agent::held_records`] and [`Agent::held_alerts`] give, and hand in [`Input::Deferred`]: the
+    /// agent is about to end. Given once; what is not deferred after it is lost.
+    Spool,
     /// Restart the process for the command in [`Agent::restart_command`].
     Restart,
     /// End the process.
@@ -134,6 +178,8 @@ pub enum Transmit {
     Plain(Batch),
     /// The alerts of [`Agent::alerts`], and a loss of alerts.
     Alerts(Batch),
+    /// The next batch of the spool, which is for the shell to know.
+    Replay,
     /// The answer of [`Agent::answer`].
     Answer(CommandSlot),
     /// The report of [`Agent::config_report`].
@@ -194,6 +240,25 @@ pub struct Status {
     pub refused_acknowledgements: u64,
 }
 
+/// How many bytes of records a server takes before it acknowledges the first of them. A record counts with its bytes in
+/// the ring. One batch may always be on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credit {
+    /// As many as there are.
+    Unlimited,
+    /// At most so many.
+    Bytes(usize),
+}
+
+impl Credit {
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Unlimited => usize::MAX,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 /// A command that restarted the process that was here before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restarted {
@@ -230,7 +295,7 @@ impl HandedOver {
 enum Mode {
     Running,
     Stopped,
-    Draining { ending: Ending, until: Instant, resume: Resume },
+    Draining { ending: Ending, until: Instant, resume: Resume, has_spooled: bool },
     // The output that ends the process was given.
     Ended { resume: Resume },
 }
@@ -262,6 +327,10 @@ impl<const RING: usize> Outgoing<RING> {
     fn release_handed_over(&mut self) {
         self.samples.release_handed_over();
         self.alerts.release_handed_over();
+    }
+
+    const fn holds_any(&self) -> bool {
+        self.samples.held() > 0 || self.alerts.held() > 0
     }
 
     fn abandon(&mut self) {
@@ -308,6 +377,8 @@ pub struct Agent<
     outgoing: Outgoing<RING>,
     handed_over: Option<HandedOver>,
     farewell_said: bool,
+    replay: Replay,
+    credit: Credit,
     commands: CommandTable<COMMANDS>,
     link: Link,
 }
@@ -346,6 +417,8 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             outgoing: Outgoing::new(),
             handed_over: None,
             farewell_said: false,
+            replay: Replay::new(),
+            credit: Credit::Unlimited,
             commands,
             link: Link::new(now, seed),
         }
@@ -360,9 +433,10 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             Input::LinkOpened => self.link.handle_opened(now),
             Input::LinkPlain => self.link.handle_plain(),
             Input::LinkOneWay => self.on_one_way(),
-            Input::LinkWelcomed { acknowledged, heartbeat } => {
-                self.on_welcome(now, acknowledged, heartbeat);
+            Input::LinkWelcomed { acknowledged, heartbeat, credit } => {
+                self.on_welcome(now, acknowledged, heartbeat, credit);
             }
+            Input::Credit(credit) => self.credit = credit,
             Input::LinkClosed => self.on_link_closed(now),
             Input::Transmitted(transmit) => self.on_transmitted(now, transmit),
             Input::Acknowledged { boot, through } => {
@@ -375,6 +449,26 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
                     self.outgoing.alerts.acknowledge(through);
                 }
             }
+            Input::Deferred { records, alerts } => {
+                if let Some(through) = records {
+                    self.outgoing.samples.defer(through);
+                }
+                if let Some(through) = alerts {
+                    self.outgoing.alerts.defer(through);
+                }
+            }
+            Input::SpoolChanged { is_writable, has_batch } => {
+                self.replay.handle_spool(is_writable, has_batch);
+            }
+            Input::Replayed => self.replay.handle_acknowledged(),
+            Input::SpoolDelivered { lane, count } => match lane {
+                Lane::Records => self.outgoing.samples.spool_delivered(count),
+                Lane::Alerts => self.outgoing.alerts.spool_delivered(count),
+            },
+            Input::SpoolLost { lane, reason, count } => match lane {
+                Lane::Records => self.outgoing.samples.spool_lost(reason, count),
+                Lane::Alerts => self.outgoing.alerts.spool_lost(reason, count),
+            },
             Input::AnswerAcknowledged(id) => self.commands.acknowledge(&id),
             Input::Ping => self.link.hasten_heartbeat(now),
             Input::Command(command) => self.on_command(now, command),
@@ -436,6 +530,37 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
         self.outgoing.alerts.range(batch)
     }
 
+    /// All records that are held, in sequence order.
+    pub fn held_records(&self) -> Range<'_, Sample, RING> {
+        self.outgoing.samples.all()
+    }
+
+    /// All alerts that are held, in sequence order.
+    pub fn held_alerts(&self) -> Range<'_, Alert, ALERT_RING_BYTES> {
+        self.outgoing.alerts.all()
+    }
+
+    /// How many bytes of the ring are in use.
+    pub const fn held_bytes(&self) -> usize {
+        self.outgoing.samples.used_bytes()
+    }
+
+    /// Whether [`Input::Deferred`] would be heeded, for records and for alerts. It is not while too many ranges were lost
+    /// and deferred by turns and no server has confirmed to know.
+    pub fn can_defer(&self) -> bool {
+        self.outgoing.samples.can_defer() && self.outgoing.alerts.can_defer()
+    }
+
+    /// The losses of records that no server has confirmed to know of.
+    pub fn unsettled_records(&self) -> impl Iterator<Item = Loss> {
+        self.outgoing.samples.unsettled()
+    }
+
+    /// The losses of alerts that no server has confirmed to know of.
+    pub fn unsettled_alerts(&self) -> impl Iterator<Item = Loss> {
+        self.outgoing.alerts.unsettled()
+    }
+
     /// The answer that [`Transmit::Answer`] is about.
     pub fn answer(&self, slot: CommandSlot) -> Option<(&CommandId, &Answer)> {
         self.commands.get(slot)
@@ -468,11 +593,13 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             delivered: samples.delivered(),
             lost: samples.lost(),
             held: samples.held(),
+            spooled: samples.spooled(),
             alerts: AlertBooks {
                 recorded: alerts.recorded(),
                 delivered: alerts.delivered(),
                 lost: alerts.lost(),
                 held: alerts.held(),
+                spooled: alerts.spooled(),
             },
         }
     }
@@ -513,11 +640,13 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
         now: Instant,
         acknowledged: Option<Sequence>,
         heartbeat: Option<Duration>,
+        credit: Credit,
     ) {
         if !self.link.handle_welcome(now, heartbeat) {
             return;
         }
         self.newest_push = ConfigRevision::default();
+        self.credit = credit;
         if let Some(through) = acknowledged {
             self.outgoing.samples.acknowledge(through);
         }
@@ -532,6 +661,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
         self.link.handle_closed(now);
         self.handed_over = None;
         self.outgoing.rewind();
+        self.replay.handle_closed();
         self.commands.resend();
         self.config_report_due = self.config_report.is_some();
     }
@@ -552,6 +682,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
                 return;
             }
             Transmit::Batch(_)
+            | Transmit::Replay
             | Transmit::Answer(_)
             | Transmit::ConfigReport
             | Transmit::Status => return,
@@ -713,7 +844,8 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     fn begin_drain(&mut self, now: Instant, ending: Ending) {
         let resume = if self.mode == Mode::Stopped { Resume::Stopped } else { Resume::Running };
         self.flush_chain();
-        self.mode = Mode::Draining { ending, until: now + DRAIN_MAX, resume };
+        let until = now + DRAIN_MAX;
+        self.mode = Mode::Draining { ending, until, resume, has_spooled: false };
         self.farewell_said = false;
         // The server learns that this agent is about to leave.
         self.link.hasten_heartbeat(now);
@@ -731,16 +863,29 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     }
 
     fn poll_ending(&mut self, now: Instant) -> Option<Output> {
-        let Mode::Draining { ending, until, resume } = self.mode else {
+        let Mode::Draining { ending, until, resume, has_spooled } = self.mode else {
             return matches!(self.mode, Mode::Ended { .. }).then_some(Output::Wait(None));
         };
-        if !self.is_drained() && now < until {
+        let is_drained = self.is_drained();
+        // With a spool there is no need to wait for a server that is away.
+        let spools_early = self.replay.is_writable() && self.link.is_down();
+        if !is_drained && now < until && !spools_early {
             return None;
         }
-        if self.is_drained() {
-            self.outgoing.release_handed_over();
+        if is_drained {
+            // A peer that acknowledges has said what it has.
+            if matches!(self.link.state(), LinkState::Plain | LinkState::OneWay) {
+                self.outgoing.release_handed_over();
+            }
+        } else if self.replay.is_writable() && !has_spooled && self.outgoing.holds_any() {
+            self.mode = Mode::Draining { ending, until, resume, has_spooled: true };
+            return Some(Output::Spool);
         }
         self.outgoing.abandon();
+        if let Some(declaration) = self.poll_last_declaration() {
+            self.link.take_slot();
+            return Some(Output::Transmit(declaration));
+        }
         // The last word: the books as they are closed.
         if !self.farewell_said && self.can_say_farewell() {
             self.farewell_said = true;
@@ -773,6 +918,18 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
         }
     }
 
+    /// What was given up is declared while there is somebody to hear it. Nobody waits for the acknowledgement: a shell that
+    /// can keep it declares it again.
+    fn poll_last_declaration(&mut self) -> Option<Transmit> {
+        if !self.can_say_farewell() {
+            return None;
+        }
+        let alerts = self.outgoing.alerts.poll_batch(BATCH_ALERTS_MAX as u64, usize::MAX);
+        alerts.map(Transmit::Alerts).or_else(|| {
+            self.outgoing.samples.poll_batch(BATCH_RECORDS_MAX, usize::MAX).map(Transmit::Batch)
+        })
+    }
+
     fn can_say_farewell(&self) -> bool {
         matches!(self.link.state(), LinkState::Full { .. }) && self.link.has_slot()
     }
@@ -800,11 +957,20 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
                 if self.link.poll_heartbeat(now) {
                     return Some(Transmit::Status);
                 }
-                let alerts = self.outgoing.alerts.poll_batch(BATCH_ALERTS_MAX as u64);
+                let alerts = self.outgoing.alerts.poll_batch(BATCH_ALERTS_MAX as u64, usize::MAX);
                 if let Some(alerts) = alerts {
                     return Some(Transmit::Alerts(alerts));
                 }
-                self.outgoing.samples.poll_batch(BATCH_RECORDS_MAX).map(Transmit::Batch)
+                // Live records and those of the spool take turns, so that neither waits for all of the other.
+                if self.replay.is_its_turn() && self.replay.poll() {
+                    return Some(Transmit::Replay);
+                }
+                let credit = self.credit.bytes();
+                if let Some(batch) = self.outgoing.samples.poll_batch(BATCH_RECORDS_MAX, credit) {
+                    self.replay.handle_live();
+                    return Some(Transmit::Batch(batch));
+                }
+                self.replay.poll().then_some(Transmit::Replay)
             }
         }
     }

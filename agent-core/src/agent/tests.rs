@@ -74,7 +74,8 @@ impl<const RING: usize> Shell<RING> {
         self.drain();
         assert_eq!(self.agent.link(), LinkState::Dialling);
         self.handle(Input::LinkOpened);
-        let welcomed = Input::LinkWelcomed { acknowledged: None, heartbeat: None };
+        let welcomed =
+            Input::LinkWelcomed { acknowledged: None, heartbeat: None, credit: Credit::Unlimited };
         let outputs = self.handle(welcomed);
         self.take(outputs)
     }
@@ -176,7 +177,7 @@ fn a_plain_server_gets_single_records_that_count_when_the_link_outlives_them() {
     let outputs = shell.advance(SECOND);
     let plain = |number| {
         let (first, end) = (sequence(number), sequence(number + 1));
-        Output::Transmit(Transmit::Plain(Batch { first, end, loss: None }))
+        Output::Transmit(Transmit::Plain(Batch { first, end, loss: None, deferred: None }))
     };
     assert_eq!(outputs[..2], [plain(1), plain(2)]);
     assert_eq!(shell.agent.ledger().delivered, 0);
@@ -218,7 +219,8 @@ fn what_the_plain_form_carried_before_a_late_welcome_is_sent_again() {
     shell.handle(Input::LinkOpened);
     let outputs = shell.advance(SECOND);
     shell.take(outputs);
-    let welcomed = Input::LinkWelcomed { acknowledged: None, heartbeat: None };
+    let welcomed =
+        Input::LinkWelcomed { acknowledged: None, heartbeat: None, credit: Credit::Unlimited };
     assert_eq!(batches(&shell.handle(welcomed)), [(1, 2)]);
     shell.handle(acknowledged(1));
     assert_eq!(shell.agent.ledger().delivered, 1);
@@ -468,7 +470,11 @@ fn a_transport_that_takes_nothing_gets_no_more_than_its_slots() {
     let mut shell = Shell::new(config(|_| ()));
     shell.drain();
     shell.handle(Input::LinkOpened);
-    shell.handle(Input::LinkWelcomed { acknowledged: None, heartbeat: None });
+    shell.handle(Input::LinkWelcomed {
+        acknowledged: None,
+        heartbeat: None,
+        credit: Credit::Unlimited,
+    });
     let mut given = 1;
     for cpu in 0..100 {
         given += shell.snapshot(cpu).iter().filter(|o| matches!(o, Output::Transmit(_))).count();
@@ -549,7 +555,7 @@ proptest! {
                 Step::Plain => shell.handle(Input::LinkPlain),
                 Step::Welcome => {
                     let acknowledged = Sequence::new(sent_through);
-                    shell.handle(Input::LinkWelcomed { acknowledged, heartbeat: None })
+                    shell.handle(Input::LinkWelcomed { acknowledged, heartbeat: None, credit: Credit::Unlimited })
                 }
                 Step::Close => {
                     in_transport.clear();
@@ -619,7 +625,7 @@ proptest! {
                 Exchange::Connect => {
                     shell.handle(Input::LinkOpened);
                     let acknowledged = Sequence::new(server.samples.durable);
-                    shell.handle(Input::LinkWelcomed { acknowledged, heartbeat: None })
+                    shell.handle(Input::LinkWelcomed { acknowledged, heartbeat: None, credit: Credit::Unlimited })
                 }
                 Exchange::Close => {
                     server.forget_what_is_on_its_way();
@@ -627,6 +633,32 @@ proptest! {
                 }
                 Exchange::Receive(count) => server.receive(&mut shell, usize::from(count)),
                 Exchange::Acknowledge => server.acknowledge(&mut shell),
+                Exchange::Defer(count) => {
+                    let ends = |number: u64| Sequence::new(number + u64::from(count));
+                    let records = shell.agent.held_records().next();
+                    let alerts = shell.agent.held_alerts().next();
+                    shell.handle(Input::Deferred {
+                        records: records.and_then(|(number, _)| ends(number.number() - 1)),
+                        alerts: alerts.and_then(|(number, _)| ends(number.number() - 1)),
+                    })
+                }
+                Exchange::Bring => {
+                    let ledger = shell.agent.ledger();
+                    for (lane, count) in
+                        [(Lane::Records, ledger.spooled), (Lane::Alerts, ledger.alerts.spooled)]
+                    {
+                        let lost = count / 3;
+                        let reason = LossReason::SpoolFull;
+                        shell.handle(Input::SpoolLost { lane, reason, count: lost });
+                        let count = count - lost;
+                        shell.handle(Input::SpoolDelivered { lane, count });
+                        match lane {
+                            Lane::Records => server.samples.brought += count,
+                            Lane::Alerts => server.alerts.brought += count,
+                        }
+                    }
+                    Vec::new()
+                }
                 Exchange::Configure(bits) => {
                     shell.command("c", Action::UpdateConfig(Ok(any_config(bits | 0b10))))
                 }
@@ -648,6 +680,8 @@ enum Exchange {
     Close,
     Receive(u8),
     Acknowledge,
+    Defer(u8),
+    Bring,
     Configure(u8),
 }
 
@@ -659,6 +693,8 @@ fn exchange() -> impl Strategy<Value = Exchange> {
         1 => Just(Exchange::Close),
         6 => (1..9_u8).prop_map(Exchange::Receive),
         5 => Just(Exchange::Acknowledge),
+        2 => (1..9_u8).prop_map(Exchange::Defer),
+        1 => Just(Exchange::Bring),
         1 => any::<u8>().prop_map(Exchange::Configure),
     ]
 }
@@ -670,17 +706,30 @@ struct Received {
     durable: u64,
     records: u64,
     declared: u64,
+    deferred: u64,
+    // By the spool.
+    brought: u64,
 }
 
 impl Received {
     /// Takes a batch in; as on a real stream they come in order, and what came before may come again.
     fn take(&mut self, batch: &Batch) {
-        if let Some(loss) = batch.loss {
-            let (first, last) = (loss.first.number(), loss.last.number());
-            assert!(first <= self.durable + 1, "a gap before {loss:?}");
-            assert_eq!(last - first + 1, loss.never_sent + loss.unacknowledged);
-            self.declared += last.saturating_sub(self.durable.max(first - 1));
+        let loss = batch.loss.map(|loss| {
+            let count = loss.first.count_until(loss.last.next());
+            assert_eq!(count, loss.never_sent + loss.unacknowledged);
+            (loss.first.number(), loss.last.number(), true)
+        });
+        let deferred = batch.deferred.map(|d| (d.first.number(), d.last.number(), false));
+        let mut gaps: Vec<_> = loss.into_iter().chain(deferred).collect();
+        gaps.sort_unstable();
+        for (first, last, is_loss) in gaps {
+            assert!(first <= self.durable + 1, "a gap before {first} to {last}");
+            let news = last.saturating_sub(self.durable.max(first - 1));
+            *(if is_loss { &mut self.declared } else { &mut self.deferred }) += news;
             self.durable = self.durable.max(last);
+        }
+        if batch.first == batch.end {
+            return;
         }
         let (first, end) = (batch.first.number(), batch.end.number());
         assert!(first <= self.durable + 1, "a gap of {} before {first}", first - self.durable - 1);
@@ -689,10 +738,11 @@ impl Received {
     }
 
     fn check(&self, recorded: u64, delivered: u64, lost: u64) {
-        assert_eq!(self.durable, self.records + self.declared);
+        assert_eq!(self.durable, self.records + self.declared + self.deferred);
         assert!(self.durable <= recorded);
         // The agent never believes that more arrived than did.
-        assert!(delivered <= self.records, "{delivered} delivered of {}", self.records);
+        let arrived = self.records + self.brought;
+        assert!(delivered <= arrived, "{delivered} delivered of {arrived}");
         assert!(lost <= recorded - delivered);
     }
 }
@@ -702,6 +752,7 @@ struct Server {
     on_its_way: std::collections::VecDeque<Transmit>,
     samples: Received,
     alerts: Received,
+    brought_in_turn: u64,
 }
 
 impl Server {
@@ -725,6 +776,7 @@ impl Server {
                 Transmit::Batch(batch) => self.samples.take(&batch),
                 Transmit::Alerts(batch) => self.alerts.take(&batch),
                 Transmit::Plain(_) => panic!("the server speaks the full form"),
+                Transmit::Replay => self.brought_in_turn += 1,
                 Transmit::Answer(_) | Transmit::ConfigReport | Transmit::Status => {}
             }
             outputs.extend(shell.handle(Input::Transmitted(transmit)));
@@ -815,7 +867,7 @@ fn the_fill_of_its_buffer_is_a_metric() {
     for _ in 0..100 {
         shell.snapshot(1);
     }
-    let all = Batch { first: sequence(1), end: sequence(101), loss: None };
+    let all = Batch { first: sequence(1), end: sequence(101), loss: None, deferred: None };
     let fills = shell.agent.records(&all).map(|(_, s)| s.snapshot.values.get(Metric::AgentBuffer));
     let fills = fills.collect::<Vec<_>>();
     assert_eq!(fills[0], Some(0));
@@ -830,4 +882,74 @@ fn a_plugin_that_was_not_built_in_is_refused() {
     let config = config(|s| s.plugins.push(own).unwrap());
     let outputs = shell.command("c", Action::UpdateConfig(Ok(config)));
     assert!(matches!(shell.answers(&outputs)[0], Answer::ConfigRejected(_)));
+}
+
+#[test]
+fn live_records_and_the_spool_take_turns() {
+    let mut shell = Shell::new(config(|_| ()));
+    let transmits = |outputs: Vec<Output>| -> Vec<Transmit> {
+        let transmits = outputs.into_iter().filter_map(|output| match output {
+            Output::Transmit(transmit @ (Transmit::Batch(_) | Transmit::Replay)) => Some(transmit),
+            _ => None,
+        });
+        transmits.collect()
+    };
+    for _ in 0..200 {
+        shell.snapshot(1);
+    }
+    shell.handle(Input::SpoolChanged { is_writable: true, has_batch: true });
+    let first = transmits(shell.connect());
+    let is_replay = |transmit: &Transmit| *transmit == Transmit::Replay;
+    let turns = first.iter().map(is_replay).collect::<Vec<_>>();
+    assert!(turns.starts_with(&[false, true, false, true]), "{turns:?}");
+    assert_eq!(turns.iter().filter(|replay| **replay).count(), 2, "at most two are on their way");
+    // One more for each that is acknowledged, also when nothing else is to be sent.
+    for transmit in first {
+        shell.handle(Input::Transmitted(transmit));
+    }
+    shell.handle(Input::Acknowledged { boot: BOOT, through: sequence(200) });
+    assert_eq!(transmits(shell.handle(Input::Replayed)), [Transmit::Replay]);
+}
+
+#[test]
+fn what_is_held_at_the_end_goes_into_the_spool() {
+    for is_connected in [false, true] {
+        let mut shell = Shell::new(config(|_| ()));
+        shell.snapshot(9000);
+        shell.handle(Input::SpoolChanged { is_writable: true, has_batch: false });
+        if is_connected {
+            shell.connect();
+        } else {
+            shell.handle(Input::LinkClosed);
+        }
+        shell.agent.handle(shell.now(), Input::Shutdown);
+        if is_connected {
+            assert!(!shell.drain().contains(&Output::Spool), "the server may yet answer");
+            shell.now_ms += u64::try_from(DRAIN_MAX.as_millis()).unwrap();
+        }
+        while shell.agent.poll(shell.now()) != Output::Spool {}
+        assert_eq!(shell.agent.held_records().count(), 1);
+        let through = Some(sequence(1));
+        let outputs = shell.handle(Input::Deferred { records: through, alerts: through });
+        assert!(outputs.contains(&Output::Exit), "{outputs:?}");
+        let ledger = shell.agent.ledger();
+        assert_eq!((ledger.spooled, ledger.alerts.spooled, ledger.lost.total()), (1, 1, 0));
+    }
+}
+
+#[test]
+fn what_a_shutdown_gives_up_is_declared_while_somebody_hears_it() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.snapshot(1);
+    shell.connect();
+    shell.handle(Input::Shutdown);
+    let outputs = shell.advance(DRAIN_MAX.as_millis() as u64);
+    let declared = outputs.iter().find_map(|output| match output {
+        Output::Transmit(Transmit::Batch(batch)) => batch.loss,
+        _ => None,
+    });
+    let declared = declared.unwrap();
+    assert_eq!((declared.reason, declared.unacknowledged), (LossReason::Shutdown, 1));
+    assert!(outputs.contains(&Output::Exit));
+    assert_eq!(shell.agent.unsettled_records().collect::<Vec<_>>(), [declared]);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_core::agent::{Agent, Input, Output, Transmit};
+use agent_core::agent::{Agent, Credit, Input, Output, Transmit};
 use agent_core::codec::{BLOCK_ROWS_MAX, Deframer, Frame, encode_frame, pack, pack_alerts, unpack};
 use agent_core::config::{Config, Settings, WindowEnd};
 use agent_core::id::BootId;
@@ -109,7 +109,10 @@ fn a_million_samples_allocate_nothing() {
     };
     let mut agent: Agent = Agent::new(Instant::from_ms(0), BOOT, 1, config.unwrap(), None);
     agent.handle(Instant::from_ms(0), Input::LinkOpened);
-    agent.handle(Instant::from_ms(0), Input::LinkWelcomed { acknowledged: None, heartbeat: None });
+    agent.handle(
+        Instant::from_ms(0),
+        Input::LinkWelcomed { acknowledged: None, heartbeat: None, credit: Credit::Unlimited },
+    );
     let mut records = 0;
     let allocations = allocation_counter::measure(|| {
         for number in 1..=SAMPLES {

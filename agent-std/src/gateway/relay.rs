@@ -135,6 +135,7 @@ impl Boot {
                 delivered: alerts.delivered,
                 lost: alerts.lost,
                 held: alerts.held,
+                spooled: 0,
             },
             ..Ledger::default()
         }
@@ -422,7 +423,7 @@ impl Relay {
                 self.answers.retain(|answer| answer.command.as_str() != ack.command_id);
             }
             Some(ServerBody::Ping(_)) => self.link.hasten_heartbeat(now),
-            // Ends with this change's successor.
+            // What a relay has under way is bounded by its backlog, which is smaller than any credit.
             Some(ServerBody::Credit(_)) => {}
             // A later server may say more; what is not understood has no effect.
             None => {}
@@ -792,11 +793,15 @@ mod tests {
         }
 
         fn acknowledge(&mut self, boot: BootId, sequence: u64) {
-            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence, alert_sequence: 0 }));
+            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence, ..Ack::default() }));
         }
 
         fn acknowledge_alerts(&mut self, boot: BootId, alert_sequence: u64) {
-            self.say(ServerBody::Ack(Ack { boot: Some(boot.into()), sequence: 0, alert_sequence }));
+            self.say(ServerBody::Ack(Ack {
+                boot: Some(boot.into()),
+                alert_sequence,
+                ..Ack::default()
+            }));
         }
 
         fn command(&mut self, id: &str, kind: i32) {

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_core::agent::{self, Answer, Batch, Change, CommandSlot, ConfigReport, Loss, RunState};
+use agent_core::agent::{
+    self, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Loss, RunState,
+};
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
@@ -56,7 +58,9 @@ pub(crate) fn record_batch(
     packing: Packing,
 ) -> RecordBatch {
     let losses = batch.loss.iter().map(loss).collect();
-    records(agent.boot(), &agent.records(batch).collect::<Vec<_>>(), losses, packing)
+    let rows = agent.records(batch).collect::<Vec<_>>();
+    let deferred = batch.deferred.iter().map(deferred).collect();
+    RecordBatch { deferred, ..records(agent.boot(), &rows, losses, packing) }
 }
 
 /// A batch of `records`, which have rising sequences.
@@ -96,7 +100,9 @@ fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
 
 /// The alerts and the loss of `batch`.
 pub(crate) fn alert_batch(agent: &HostAgent<impl OwnPlugins>, batch: &Batch) -> AlertBatch {
-    alerts(agent.boot(), agent.alerts(batch), batch.loss.iter().map(loss).collect())
+    let losses = batch.loss.iter().map(loss).collect();
+    let deferred = batch.deferred.iter().map(deferred).collect();
+    AlertBatch { deferred, ..alerts(agent.boot(), agent.alerts(batch), losses) }
 }
 
 /// A batch of `alerts`, which have rising sequences.
@@ -141,12 +147,28 @@ pub(crate) fn plain_form(sample: &Sample) -> MetricsRequest {
     }
 }
 
+fn deferred(deferred: &Deferred) -> proto::Range {
+    proto::Range { first: deferred.first.number(), last: deferred.last.number() }
+}
+
+/// How many bytes of records the server takes; it says 0 when it sets no limit.
+pub(crate) fn credit(bytes: u64) -> Credit {
+    match bytes {
+        0 => Credit::Unlimited,
+        bytes => Credit::Bytes(usize::try_from(bytes).unwrap_or(usize::MAX)),
+    }
+}
+
 /// Records that will never come.
 pub(crate) fn loss(loss: &Loss) -> proto::Loss {
     let reason = match loss.reason {
         LossReason::Overwritten => proto::LossReason::Overwritten,
         LossReason::Shutdown => proto::LossReason::Shutdown,
         LossReason::Link => proto::LossReason::Link,
+        LossReason::Crash => proto::LossReason::Crash,
+        LossReason::SpoolFull => proto::LossReason::SpoolFull,
+        LossReason::SpoolExpired => proto::LossReason::SpoolExpired,
+        LossReason::SpoolDamaged => proto::LossReason::SpoolDamaged,
     };
     proto::Loss {
         first: loss.first.number(),
@@ -210,9 +232,9 @@ pub(crate) fn ledger(ledger: &Ledger, own: &'static [&'static str]) -> proto::Le
             delivered: ledger.alerts.delivered,
             lost: lost(&ledger.alerts.lost),
             held: ledger.alerts.held,
-            spooled: 0,
+            spooled: ledger.alerts.spooled,
         }),
-        spooled: 0,
+        spooled: ledger.spooled,
     }
 }
 

@@ -295,6 +295,8 @@ mod tests {
         let record = MetricsRecord {
             agent_id: agent_id.into(),
             boot: Some(Boot { counter: 1, nonce: 2 }),
+            session: 1,
+            replayed: false,
             record: Some(Record {
                 sequence: 3,
                 timestamp_ms: 1_700_000_000_123,

@@ -248,7 +248,9 @@ mod tests {
                         delivered: 3,
                         lost: vec![named("overwritten", 1)],
                         held: 1,
+                        spooled: 0,
                     }),
+                    spooled: 0,
                 }),
                 ..AgentStatus::default()
             }),

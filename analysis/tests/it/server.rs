@@ -283,6 +283,8 @@ pub(crate) fn entry(agent_id: &str, sequence: u64) -> StoredMetrics {
                 ..Record::default()
             }),
             metadata: [("rack".to_owned(), "7".to_owned())].into(),
+            session: 1,
+            replayed: false,
         }),
     }
 }

@@ -458,7 +458,7 @@ mod tests {
                 merged: 0,
                 dropped: vec![NamedCount { name: "idle".into(), count: 2 }],
             }],
-            alerts: Some(AlertLedger { recorded: 3, delivered: 1, lost, held: 1 }),
+            alerts: Some(AlertLedger { recorded: 3, delivered: 1, lost, held: 1, spooled: 0 }),
             ..Ledger::default()
         };
         let form = ledger(&given);
@@ -500,7 +500,7 @@ mod tests {
 
     prop_compose! {
         fn any_status()(
-            event in 0..=11_i32,
+            event in 0..=13_i32,
             numbers: [u32; 8],
             text in "[ -~]{0,8}",
             below: bool,
@@ -523,12 +523,18 @@ mod tests {
                 plugins: vec![PluginCounters {
                     name: "own.x".into(), received: f, forwarded: g, merged: h, dropped: counts,
                 }],
-                alerts: with_boot.then(AlertLedger::default),
+                alerts: with_boot.then(|| AlertLedger { spooled: c, ..AlertLedger::default() }),
+                spooled: h,
+            };
+            let spool = SpoolStatus {
+                bytes: a, bytes_max: b, records: c, alerts: d, written_bytes: e, oldest_ms: f,
+                problem: text.clone(),
             };
             let status = with_status.then(|| AgentStatus {
                 state: RunState::Draining.into(), uptime_ms: a, ledger: Some(ledger),
                 config_revision: b, interval_ms: c, metrics: vec!["cpu".into()],
                 plugins: Vec::new(), samples_late: d, sessions: e, last_config: config.clone(), boot,
+                spool: with_hello.then_some(spool),
             });
             let hello = with_hello.then(|| Hello {
                 agent_id: "a".into(), boot, session: f, version: text.clone(),

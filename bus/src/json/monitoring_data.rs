@@ -217,6 +217,8 @@ mod tests {
         MetricsRecord {
             agent_id: "web-1".into(),
             boot: Some(BOOT),
+            session: 5,
+            replayed: true,
             record: Some(Record {
                 sequence: 42,
                 timestamp_ms: 1_700_000_000_123,
@@ -252,7 +254,8 @@ mod tests {
                 r#""timestamp_ms":1700000000123,"#,
                 r#""metrics":{"cpu_percent":81.25,"disk_read_mb":1.0},"#,
                 r#""metadata":{"rack":"7","site":"b"},"#,
-                r#""boot":"3-0000000000c0ffee","sequence":42,"uptime_ms":210000,"#,
+                r#""boot":"3-0000000000c0ffee","sequence":42,"session":5,"replayed":true,"#,
+                r#""uptime_ms":210000,"#,
                 r#""alerts":[{"metric":"cpu_percent","value":81.25,"limit":80.0},"#,
                 r#"{"metric":"disk_read_mb","value":1.0,"limit":2.0,"below":true}],"#,
                 r#""window":{"count":5,"duration_ms":20000,"partial":true,"#,
@@ -390,6 +393,8 @@ mod tests {
                 boot: Some(Boot { counter: 1, nonce }),
                 record: Some(Record { sequence, timestamp_ms, ..record }),
                 metadata: HashMap::new(),
+                session: 0,
+                replayed: false,
             };
             let text = metrics(&record).unwrap().to_string();
             prop_assert_eq!(metrics_from(&text.parse().unwrap()), Ok(record));

@@ -101,6 +101,7 @@ fn round_trip(snapshots: u32, cpu: i64) -> Result<usize, Failure> {
                         transfer(&Frame::Alerts(alerts), &mut deframer)?;
                     }
                     Transmit::Batch(_)
+                    | Transmit::Replay
                     | Transmit::Answer(_)
                     | Transmit::ConfigReport
                     | Transmit::Status => {}
@@ -108,7 +109,7 @@ fn round_trip(snapshots: u32, cpu: i64) -> Result<usize, Failure> {
                 agent.handle(now, Input::Transmitted(transmit));
             }
             Output::Wait(Some(at)) => now = now.max(at),
-            Output::Wait(None) | Output::Restart | Output::Exit => return Ok(records),
+            Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => return Ok(records),
         }
     }
 }

@@ -70,7 +70,7 @@ pub(crate) fn through(trace: &[Sample], plugins: &[PluginKind]) -> Vec<Sample> {
                     }
                     agent.handle(now, Input::Transmitted(transmit));
                 }
-                Output::Collect(_) | Output::Dial | Output::Restart | Output::Exit => {}
+                Output::Collect(_) | Output::Dial | Output::Restart | Output::Spool | Output::Exit => {}
             }
         }
     };

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use agent_core::agent::{Action, Agent, Command, Input, Output, Reason, Transmit};
+use agent_core::agent::{Action, Agent, Command, Credit, Input, Output, Reason, Transmit};
 use agent_core::config::{
     AlertRule, Comparison, Condition, Config, Joint, Settings, Term, Tolerance, WindowEnd,
 };
@@ -201,7 +201,7 @@ impl Shell {
                 Output::Wait(_) => return self.check(),
                 Output::Exit => self.exited = true,
                 Output::Transmit(transmit) => self.transmit(transmit),
-                Output::Collect(_) | Output::Dial | Output::Restart => {}
+                Output::Collect(_) | Output::Dial | Output::Spool | Output::Restart => {}
             }
             if self.exited {
                 return self.check();
@@ -226,7 +226,7 @@ impl Shell {
             }
             Transmit::Answer(slot) => assert!(self.agent.answer(slot).is_some()),
             Transmit::ConfigReport => assert!(self.agent.config_report().is_some()),
-            Transmit::Status => {}
+            Transmit::Replay | Transmit::Status => {}
         }
         self.with_transport.push_back(transmit);
     }
@@ -267,6 +267,7 @@ impl Shell {
                 self.handle(Input::LinkWelcomed {
                     acknowledged: acknowledged.and_then(|number| Sequence::new(number.into())),
                     heartbeat: heartbeat_ms.map(|ms| Duration::from_millis(ms.into())),
+                    credit: Credit::Unlimited,
                 });
             }
             Operation::StreamEnds => {

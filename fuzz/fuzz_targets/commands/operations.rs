@@ -9,7 +9,7 @@ use std::mem;
 use std::time::Duration;
 
 use agent_core::agent::{
-    Action, Agent, Answer, Change, Command, Input, Output, Reason, Restarted, RunState, Transmit,
+    Action, Agent, Answer, Change, Command, Credit, Input, Output, Reason, Restarted, RunState, Transmit,
 };
 use agent_core::config::{Config, Settings};
 use agent_core::id::{BootId, CommandId};
@@ -204,7 +204,7 @@ impl World {
                 Output::Dial => self.stream = Stream::Dialled,
                 Output::Transmit(transmit) => self.transmit(transmit),
                 Output::Restart => self.restart_due = true,
-                Output::Collect(_) => {}
+                Output::Collect(_) | Output::Spool => {}
                 Output::Exit => panic!("nobody asked the agent to exit"),
             }
         }
@@ -225,7 +225,11 @@ impl World {
 
     fn welcome(&mut self) {
         if self.stream == Stream::Open {
-            self.handle(Input::LinkWelcomed { acknowledged: None, heartbeat: None });
+            self.handle(Input::LinkWelcomed {
+                acknowledged: None,
+                heartbeat: None,
+                credit: Credit::Unlimited,
+            });
         }
     }
 

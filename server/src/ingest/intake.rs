@@ -1,6 +1,7 @@
 //! What an agent sends, checked and turned into bus records.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use agent_core::codec::{self, BLOCK_ROWS_MAX};
 use agent_core::id::{AgentId, BootId, Sequence};
@@ -10,8 +11,8 @@ use agent_core::record::{Marks, Sample, Snapshot};
 use agent_core::time::Instant;
 use proto::convert::{self, units_from_count};
 use proto::{
-    Alert, AlertBatch, AlertRecord, Boot, Hello, Loss, MetricsRecord, MetricsRequest, Record,
-    RecordBatch,
+    Alert, AlertBatch, AlertRecord, Boot, Hello, Loss, MetricsRecord, MetricsRequest, Range,
+    Record, RecordBatch,
 };
 
 use crate::limits::{
@@ -84,6 +85,8 @@ pub(crate) fn snapshot(
     check_metadata(&request.metadata)?;
     Ok(MetricsRecord {
         agent_id: agent.to_string(),
+        session: 0,
+        replayed: false,
         boot: request.boot,
         record: Some(Record {
             sequence: request.sequence,
@@ -113,42 +116,163 @@ pub(crate) fn lost_count(losses: &[Loss]) -> u64 {
     counts.fold(0, u64::saturating_add)
 }
 
-/// Checks a batch that comes after `received`, the highest sequence this stream has accounted for; none when
+/// The stream that brings a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin<'a> {
+    pub(crate) agent: &'a AgentId,
+    pub(crate) boot: BootId,
+    /// Rises with each stream of the boot.
+    pub(crate) session: u64,
+}
+
+/// Checks a live batch that comes after `received`, the highest sequence this stream has accounted for; none when
 /// it is the first, which may begin anywhere because other streams came before it; whether
 /// they account for what is below `after` is for the caller to know.
 pub(crate) fn batch(
-    agent: &AgentId,
-    boot: BootId,
+    origin: Origin<'_>,
     received: Option<u64>,
     batch: RecordBatch,
 ) -> Result<Batch, Rejection> {
-    let RecordBatch { boot: given, records, losses, packed } = batch;
-    check_boot(boot, given)?;
+    let RecordBatch { boot: given, records, losses, packed, replay: _, deferred } = batch;
+    check_boot(origin.boot, given)?;
+    check_record_parts(&records, &losses, &deferred)?;
+    let records = unpacked(records, &packed)?;
+    let sequences = records.iter().map(|record| record.sequence);
+    let (after, last) = account(received, sequences, spans(&losses, &deferred))?;
+    let records = stored(origin, origin.boot, records, Lane::Live);
+    Ok(Batch { records, losses, after, last })
+}
+
+/// A batch of an earlier time that was checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Replayed<T> {
+    /// The boot that it is of.
+    pub(crate) boot: BootId,
+    pub(crate) records: Vec<T>,
+    pub(crate) losses: Vec<Loss>,
+}
+
+/// Checks a batch that says that it is the one with the number `batch.replay`, after `replayed` others on the stream.
+pub(crate) fn replayed_batch(
+    origin: Origin<'_>,
+    replayed: u64,
+    batch: RecordBatch,
+) -> Result<Replayed<MetricsRecord>, Rejection> {
+    let RecordBatch { boot, records, losses, packed, replay, deferred } = batch;
+    let boot = check_replay(origin, replayed, replay, boot)?;
+    check_record_parts(&records, &losses, &deferred)?;
+    let records = unpacked(records, &packed)?;
+    check_alone(records.iter().map(|record| record.sequence), &losses)?;
+    let records = stored(origin, boot, records, Lane::Replayed);
+    Ok(Replayed { boot, records, losses })
+}
+
+/// As [`replayed_batch`], of alerts.
+pub(crate) fn replayed_alerts(
+    origin: Origin<'_>,
+    replayed: u64,
+    batch: AlertBatch,
+) -> Result<Replayed<AlertRecord>, Rejection> {
+    let AlertBatch { boot, alerts, losses, replay, deferred } = batch;
+    let boot = check_replay(origin, replayed, replay, boot)?;
+    check_alert_parts(&alerts, &losses, &deferred)?;
+    check_alone(alerts.iter().map(|alert| alert.sequence), &losses)?;
+    Ok(Replayed { boot, records: alerts, losses })
+}
+
+/// A replayed batch comes in its turn, and is of the stream's boot or an earlier one.
+fn check_replay(
+    origin: Origin<'_>,
+    replayed: u64,
+    number: u64,
+    given: Option<Boot>,
+) -> Result<BootId, Rejection> {
+    let refuse = |text: String| Err(Rejection::new(Reason::Sequence, text));
+    if number != replayed + 1 {
+        return refuse(format!("replayed batch {number} comes after {replayed}"));
+    }
+    let Some(boot) = given.map(BootId::from) else {
+        return refuse("replayed batch names no boot".to_owned());
+    };
+    if boot != origin.boot && origin.boot.counter <= boot.counter {
+        let text = format!("replayed batch is of boot {boot}, not before {}", origin.boot);
+        return refuse(text);
+    }
+    Ok(boot)
+}
+
+/// A replayed batch stands for itself: its records rise, its losses are ranges, and it has something.
+fn check_alone(sequences: impl Iterator<Item = u64>, losses: &[Loss]) -> Result<(), Rejection> {
+    let refuse = |text: String| Err(Rejection::new(Reason::Sequence, text));
+    let mut previous = 0;
+    for sequence in sequences {
+        if sequence <= previous || sequence == u64::MAX {
+            return refuse(format!("replayed record {sequence} comes after {previous}"));
+        }
+        previous = sequence;
+    }
+    if previous == 0 && losses.is_empty() {
+        return refuse("replayed batch has neither records nor losses".to_owned());
+    }
+    spans(losses, &[]).iter().try_for_each(check_span)
+}
+
+/// How records reached the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Live,
+    Replayed,
+}
+
+/// `records` of `boot` as they are stored.
+fn stored(
+    origin: Origin<'_>,
+    boot: BootId,
+    records: Vec<Record>,
+    lane: Lane,
+) -> Vec<MetricsRecord> {
+    let record = |record| MetricsRecord {
+        agent_id: origin.agent.to_string(),
+        boot: Some(boot.into()),
+        metadata: describe_alerts(&record),
+        record: Some(record),
+        session: origin.session,
+        replayed: lane == Lane::Replayed,
+    };
+    records.into_iter().map(record).collect()
+}
+
+fn check_record_parts(
+    records: &[Record],
+    losses: &[Loss],
+    deferred: &[Range],
+) -> Result<(), Rejection> {
     let max = usize::try_from(BATCH_RECORDS_MAX).unwrap_or(usize::MAX);
-    check_parts("records", records.len().max(losses.len()), max)?;
+    check_parts("records", records.len().max(losses.len()).max(deferred.len()), max)
+}
+
+fn check_alert_parts(
+    alerts: &[AlertRecord],
+    losses: &[Loss],
+    deferred: &[Range],
+) -> Result<(), Rejection> {
+    let parts = alerts.len().max(losses.len()).max(deferred.len());
+    check_parts("alerts", parts, BATCH_ALERTS_MAX)?;
+    alerts.iter().try_for_each(|alert| check_time(alert.timestamp_ms).map(|_| ()))
+}
+
+/// The records of a batch, which come one by one or as a block.
+fn unpacked(records: Vec<Record>, packed: &[u8]) -> Result<Vec<Record>, Rejection> {
     let records = match (packed.is_empty(), records.is_empty()) {
         (true, _) => records,
-        (false, true) => unpack(&packed)?,
+        (false, true) => unpack(packed)?,
         (false, false) => {
             let text = "batch has packed records beside others";
             return Err(Rejection::new(Reason::Packed, text));
         }
     };
-    for record in &records {
-        check_record(record)?;
-    }
-    let sequences = records.iter().map(|record| record.sequence);
-    let (after, last) = account(received, sequences, &losses)?;
-    let records = records
-        .into_iter()
-        .map(|record| MetricsRecord {
-            agent_id: agent.to_string(),
-            boot: Some(boot.into()),
-            metadata: describe_alerts(&record),
-            record: Some(record),
-        })
-        .collect();
-    Ok(Batch { records, losses, after, last })
+    records.iter().try_for_each(check_record)?;
+    Ok(records)
 }
 
 /// Alerts that were checked.
@@ -160,21 +284,18 @@ pub(crate) struct Alerts {
     pub(crate) last: u64,
 }
 
-/// Checks a batch of alerts as [`batch`] does. Metrics, transitions and severities that this version does not know are
+/// Checks a live batch of alerts as [`batch`] does. Metrics, transitions and severities that this version does not know are
 /// for readers to judge.
 pub(crate) fn alerts(
     boot: BootId,
     received: Option<u64>,
     batch: AlertBatch,
 ) -> Result<Alerts, Rejection> {
-    let AlertBatch { boot: given, alerts, losses } = batch;
+    let AlertBatch { boot: given, alerts, losses, replay: _, deferred } = batch;
     check_boot(boot, given)?;
-    check_parts("alerts", alerts.len().max(losses.len()), BATCH_ALERTS_MAX)?;
-    for alert in &alerts {
-        check_time(alert.timestamp_ms)?;
-    }
+    check_alert_parts(&alerts, &losses, &deferred)?;
     let sequences = alerts.iter().map(|alert| alert.sequence);
-    let (_, last) = account(received, sequences, &losses)?;
+    let (_, last) = account(received, sequences, spans(&losses, &deferred))?;
     Ok(Alerts { alerts, losses, last })
 }
 
@@ -216,33 +337,45 @@ const NO_SAMPLE: Sample = Sample {
     repeats: 0,
 };
 
-/// Checks that what has these sequences and the losses together account for every sequence after `received`, in order,
+/// The sequences that a batch explains without having them, by their first: they are lost, or will come later.
+fn spans(losses: &[Loss], deferred: &[Range]) -> Vec<RangeInclusive<u64>> {
+    let lost = losses.iter().map(|loss| loss.first..=loss.last);
+    let mut spans: Vec<_> =
+        lost.chain(deferred.iter().map(|range| range.first..=range.last)).collect();
+    spans.sort_by_key(|span| *span.start());
+    spans
+}
+
+fn check_span(span: &RangeInclusive<u64>) -> Result<(), Rejection> {
+    let (first, last) = (*span.start(), *span.end());
+    if first == 0 || last < first || last == u64::MAX {
+        let text = format!("loss or deferral of {first} to {last}");
+        return Err(Rejection::new(Reason::Sequence, text));
+    }
+    Ok(())
+}
+
+/// Checks that what has these sequences and the spans together account for every sequence after `received`, in order,
 /// and answers with the sequence it counted from and the highest.
 fn account(
     received: Option<u64>,
     sequences: impl Iterator<Item = u64> + Clone,
-    losses: &[Loss],
+    spans: Vec<RangeInclusive<u64>>,
 ) -> Result<(u64, u64), Rejection> {
     let refuse = |text: String| Err(Rejection::new(Reason::Sequence, text));
-    let mut losses: Vec<&Loss> = losses.iter().collect();
-    losses.sort_by_key(|loss| loss.first);
-    for loss in &losses {
-        if loss.first == 0 || loss.last < loss.first || loss.last == u64::MAX {
-            return refuse(format!("loss of {} to {}", loss.first, loss.last));
-        }
-    }
+    spans.iter().try_for_each(check_span)?;
     let first = |sequence: Option<u64>| sequence.map(|s| s.saturating_sub(1));
     let first_record = first(sequences.clone().next());
-    let first_loss = first(losses.first().map(|loss| loss.first));
+    let first_span = first(spans.first().map(|span| *span.start()));
     // A loss may reach below `received`: what was sent and never acknowledged is declared lost when the ring
     // overwrites it, though it may have arrived.
-    let start = received.or_else(|| first_record.into_iter().chain(first_loss).min());
+    let start = received.or_else(|| first_record.into_iter().chain(first_span).min());
     let Some(start) = start else {
         return refuse("batch has neither records nor losses".to_owned());
     };
     let mut accounted = start;
 
-    let mut losses = losses.into_iter().peekable();
+    let mut spans = spans.into_iter().peekable();
     let mut previous = received;
     for sequence in sequences {
         if sequence == 0 || sequence == u64::MAX {
@@ -252,9 +385,9 @@ fn account(
             return refuse(format!("record {sequence} comes after {}", previous.unwrap_or(0)));
         }
         previous = Some(sequence);
-        while let Some(loss) = losses.next_if(|loss| loss.first < sequence) {
-            if loss.first <= accounted + 1 {
-                accounted = accounted.max(loss.last);
+        while let Some(span) = spans.next_if(|span| *span.start() < sequence) {
+            if *span.start() <= accounted + 1 {
+                accounted = accounted.max(*span.end());
             }
         }
         if accounted + 1 < sequence {
@@ -266,15 +399,15 @@ fn account(
         }
         accounted = accounted.max(sequence);
     }
-    for loss in losses {
-        if accounted + 1 < loss.first {
+    for span in spans {
+        if accounted + 1 < *span.start() {
             return refuse(format!(
                 "records {} to {} are missing and no loss explains it",
                 accounted + 1,
-                loss.first - 1
+                span.start() - 1
             ));
         }
-        accounted = accounted.max(loss.last);
+        accounted = accounted.max(*span.end());
     }
     Ok((start, accounted))
 }
@@ -349,14 +482,14 @@ fn describe_alerts(record: &Record) -> HashMap<String, String> {
     if record.alerts.is_empty() {
         return HashMap::new();
     }
-    let alerts: Vec<String> = record.alerts.iter().map(|a| describe(record, a)).collect();
+    let alerts: Vec<String> = record.alerts.iter().map(|a| describe_alert(record, a)).collect();
     HashMap::from([
         (ALERTS.to_owned(), alerts.join(", ")),
         (ALERT_COUNT.to_owned(), alerts.len().to_string()),
     ])
 }
 
-fn describe(record: &Record, alert: &Alert) -> String {
+fn describe_alert(record: &Record, alert: &Alert) -> String {
     let Some(metric) = Metric::from_id(alert.metric) else {
         return format!("metric {}", alert.metric);
     };
@@ -387,6 +520,10 @@ mod tests {
         "edge-01".parse().unwrap()
     }
 
+    fn origin(agent: &AgentId) -> Origin<'_> {
+        Origin { agent, boot: BOOT, session: 3 }
+    }
+
     fn record(sequence: u64) -> Record {
         Record {
             sequence,
@@ -413,9 +550,9 @@ mod tests {
             boot: Some(BOOT.into()),
             records: records.iter().map(|s| record(*s)).collect(),
             losses: losses.iter().map(|(f, l)| loss(*f, *l)).collect(),
-            packed: Vec::new(),
+            ..RecordBatch::default()
         };
-        let last = batch(&agent(), BOOT, received, given).map_or_else(
+        let last = batch(origin(&agent()), received, given).map_or_else(
             |rejection| {
                 assert_eq!(rejection.reason, Reason::Sequence);
                 0
@@ -466,14 +603,14 @@ mod tests {
             records: vec![record(1)],
             ..RecordBatch::default()
         };
-        assert!(batch(&agent(), BOOT, None, given).is_err());
+        assert!(batch(origin(&agent()), None, given).is_err());
     }
 
     #[test]
     fn batch_beyond_the_limit_is_refused() {
         let records = (1..=65).map(record).collect();
         let given = RecordBatch { records, ..RecordBatch::default() };
-        let rejection = batch(&agent(), BOOT, None, given).unwrap_err();
+        let rejection = batch(origin(&agent()), None, given).unwrap_err();
         assert_eq!(rejection.reason, Reason::Oversized);
     }
 
@@ -512,7 +649,7 @@ mod tests {
 
     #[test]
     fn packed_records_are_as_if_they_had_come_plain() {
-        let take = |received, given| batch(&agent(), BOOT, Some(received), given);
+        let take = |received, given| batch(origin(&agent()), Some(received), given);
         let samples = samples();
         let records = samples
             .iter()
@@ -533,14 +670,14 @@ mod tests {
         let check = |change: fn(&mut RecordBatch), expected| {
             let mut given = packed(7);
             change(&mut given);
-            let rejection = batch(&agent(), BOOT, None, given).unwrap_err();
+            let rejection = batch(origin(&agent()), None, given).unwrap_err();
             assert_eq!(rejection.reason, expected, "{rejection}");
         };
         check(|b| b.packed[0] ^= 0xf0, Reason::Packed);
         check(|b| b.packed = vec![0xff; 200_000], Reason::Packed);
         check(|b| b.records = vec![record(7)], Reason::Packed);
         check(|b| b.boot = Some(Boot::default()), Reason::Sequence);
-        let rejection = batch(&agent(), BOOT, None, packed(u64::MAX - 1)).unwrap_err();
+        let rejection = batch(origin(&agent()), None, packed(u64::MAX - 1)).unwrap_err();
         assert_eq!(rejection.reason, Reason::Sequence, "{rejection}");
     }
 
@@ -560,6 +697,7 @@ mod tests {
             boot: Some(BOOT.into()),
             alerts: sequences.iter().map(|sequence| alert(*sequence)).collect(),
             losses,
+            ..AlertBatch::default()
         };
         let taken = alerts(BOOT, received, given);
         let last = taken.map(|taken| taken.last).map_err(|rejection| rejection.reason);

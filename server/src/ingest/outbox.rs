@@ -30,6 +30,11 @@ impl Outbox {
         self.ack_of(boot).alert_sequence = sequence;
     }
 
+    /// Every replayed batch of this stream, which is of `boot`, up to `number` is durable.
+    pub(crate) fn acknowledge_replayed(&mut self, boot: BootId, number: u64) {
+        self.ack_of(boot).replayed = number;
+    }
+
     fn ack_of(&mut self, boot: BootId) -> &mut Ack {
         self.ack.get_or_insert_with(|| Ack { boot: Some(boot.into()), ..Ack::default() })
     }

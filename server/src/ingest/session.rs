@@ -17,7 +17,7 @@ use proto::{
 };
 
 use crate::clock::Now;
-use crate::ingest::intake::{self, Introduction};
+use crate::ingest::intake::{self, Introduction, Origin};
 use crate::ingest::outbox::Outbox;
 use crate::limits::{REPORT_INTERVAL, RESPONSE_BYTES_MAX, STATUS_BYTES_MAX, STATUS_ENTRIES_MAX};
 use crate::registry::Dialect;
@@ -36,6 +36,8 @@ pub(crate) enum Fact {
     Acknowledged { boot: BootId, sequence: u64 },
     /// So many alerts are durable, and so many are recorded as lost: everything of the boot up to this sequence.
     Alerts { stored: u64, lost: u64, boot: BootId, sequence: u64 },
+    /// So many alerts of an earlier time are durable.
+    ReplayedAlerts { stored: u64 },
     /// What the agent says of itself.
     Status(Box<AgentStatus>),
     /// What became of a configuration.
@@ -67,6 +69,8 @@ enum Completion {
     Snapshot,
     Batch { stored: u64, lost: u64, unexplained: u64, last: u64 },
     Alerts { stored: u64, lost: u64, last: u64 },
+    Replayed { number: u64, stored: u64, lost: u64 },
+    ReplayedAlerts { number: u64, stored: u64 },
     Answer { command_id: String },
 }
 
@@ -104,6 +108,10 @@ pub(crate) struct Session {
     received: Option<u64>,
     /// Highest sequence of the boot accounted for before the first batch of this stream; 0 for none.
     resumed: u64,
+    /// How many streams the boot has opened up to this one; 0 for a plain client.
+    number: u64,
+    /// Replayed batches that this stream has brought.
+    replayed: u64,
     /// As `received`, of alerts.
     alerts_received: Option<u64>,
     /// Highest sequence of the alerts of the boot that are on the bus, by this stream or one before it; 0 for none.
@@ -134,6 +142,8 @@ impl Session {
             server_id: server_id.to_owned(),
             received: None,
             resumed: 0,
+            number: hello.as_ref().map_or(0, |hello| hello.session),
+            replayed: 0,
             alerts_received: None,
             alerts_stored: 0,
             config: ConfigHeld::Brought(hello.as_ref().map_or(0, |hello| hello.config_revision)),
@@ -198,11 +208,15 @@ impl Session {
         };
         self.check_agent(&request.agent_id)?;
         match message.body.ok_or_else(|| malformed("message is empty"))? {
+            Body::Records(batch) if batch.replay > 0 => self.take_replayed(now, boot, batch),
             Body::Records(batch) => self.take_batch(now, boot, batch),
             Body::Status(status) => self.take_status(now, status),
             Body::Response(response) => self.take_response(now, boot, response),
             Body::Config(report) => self.take_config_report(now, report),
+            Body::Alerts(batch) if batch.replay > 0 => self.take_replayed_alerts(now, boot, batch),
             Body::Alerts(batch) => self.take_alerts(now, boot, batch),
+            // Its event comes with the life cycle of commands.
+            Body::Progress(_) => Ok(()),
         }
     }
 
@@ -237,6 +251,19 @@ impl Session {
                 self.outbox.acknowledge_alerts(boot, last);
                 self.handle_alerts_stored(last);
                 self.facts.push_back(Fact::Alerts { stored, lost, boot, sequence: last });
+            }
+            Completion::Replayed { number, stored, lost } => {
+                let Some(boot) = self.boot else { return };
+                self.outbox.acknowledge_replayed(boot, number);
+                self.facts.push_back(Fact::Stored { count: stored });
+                if lost > 0 {
+                    self.facts.push_back(Fact::Lost { count: lost });
+                }
+            }
+            Completion::ReplayedAlerts { number, stored } => {
+                let Some(boot) = self.boot else { return };
+                self.outbox.acknowledge_replayed(boot, number);
+                self.facts.push_back(Fact::ReplayedAlerts { stored });
             }
             Completion::Answer { command_id } => {
                 self.outbox.acknowledge_answer(command_id);
@@ -357,7 +384,7 @@ impl Session {
     }
 
     fn take_batch(&mut self, now: Now, boot: BootId, batch: RecordBatch) -> Result<(), Rejection> {
-        let batch = intake::batch(&self.agent, boot, self.received, batch)?;
+        let batch = intake::batch(self.origin(boot), self.received, batch)?;
         let is_first = self.received.replace(batch.last).is_none();
         // A later batch follows the one before it, or it would have been refused.
         let missing =
@@ -385,6 +412,71 @@ impl Session {
         let records = metrics.map(|payload| self.record(payload)).chain(unexplained).chain(losses);
         self.storing = Storing::Ready(records.collect(), completion);
         Ok(())
+    }
+
+    const fn origin(&self, boot: BootId) -> Origin<'_> {
+        Origin { agent: &self.agent, boot, session: self.number }
+    }
+
+    fn take_replayed(
+        &mut self,
+        now: Now,
+        boot: BootId,
+        batch: RecordBatch,
+    ) -> Result<(), Rejection> {
+        let batch = intake::replayed_batch(self.origin(boot), self.replayed, batch)?;
+        self.replayed += 1;
+        let completion = Completion::Replayed {
+            number: self.replayed,
+            stored: u64::try_from(batch.records.len()).unwrap_or(u64::MAX),
+            lost: intake::lost_count(&batch.losses),
+        };
+        let lost = self.lost_earlier(now, batch.boot, StatusEvent::Loss, batch.losses);
+        let metrics = batch.records.into_iter().map(Payload::Metrics);
+        let records = metrics.map(|payload| self.record(payload)).chain(lost);
+        self.storing = Storing::Ready(records.collect(), completion);
+        Ok(())
+    }
+
+    fn take_replayed_alerts(
+        &mut self,
+        now: Now,
+        boot: BootId,
+        batch: AlertBatch,
+    ) -> Result<(), Rejection> {
+        let batch = intake::replayed_alerts(self.origin(boot), self.replayed, batch)?;
+        self.replayed += 1;
+        let completion = Completion::ReplayedAlerts {
+            number: self.replayed,
+            stored: u64::try_from(batch.records.len()).unwrap_or(u64::MAX),
+        };
+        let alerts = (!batch.records.is_empty()).then(|| StatusRecord {
+            event: StatusEvent::Alert.into(),
+            boot: Some(batch.boot.into()),
+            alerts: batch.records,
+            ..StatusRecord::default()
+        });
+        let alerts = alerts.map(|given| self.status_record(now, given));
+        let lost = self.lost_earlier(now, batch.boot, StatusEvent::AlertLoss, batch.losses);
+        self.storing = Storing::Ready(alerts.into_iter().chain(lost).collect(), completion);
+        Ok(())
+    }
+
+    /// The record of losses of `boot` that were declared later.
+    fn lost_earlier(
+        &self,
+        now: Now,
+        boot: BootId,
+        event: StatusEvent,
+        losses: Vec<Loss>,
+    ) -> Option<Record> {
+        let given = (!losses.is_empty()).then(|| StatusRecord {
+            event: event.into(),
+            boot: Some(boot.into()),
+            losses,
+            ..StatusRecord::default()
+        });
+        given.map(|given| self.status_record(now, given))
     }
 
     fn take_alerts(&mut self, now: Now, boot: BootId, batch: AlertBatch) -> Result<(), Rejection> {
@@ -525,12 +617,13 @@ impl Session {
         Ok(())
     }
 
+    /// `given` with who says it, and when. It is of this stream's boot unless it names another.
     fn status_record(&self, now: Now, given: StatusRecord) -> Record {
         self.record(Payload::Status(Box::new(StatusRecord {
             agent_id: self.agent.to_string(),
             timestamp_ms: now.unix_ms,
             server_id: self.server_id.clone(),
-            boot: self.boot.map(Into::into),
+            boot: given.boot.or_else(|| self.boot.map(Into::into)),
             ..given
         })))
     }
@@ -642,8 +735,17 @@ mod tests {
             boot: Some(BOOT.into()),
             records: records.collect(),
             losses,
-            packed: Vec::new(),
+            ..RecordBatch::default()
         }))
+    }
+
+    /// A batch of an earlier time with the number `replay`, of `boot`.
+    fn replayed(replay: u64, boot: BootId, sequences: &[u64], losses: Vec<Loss>) -> MetricsRequest {
+        let mut given = batch(sequences, losses);
+        let body = given.message.as_mut().and_then(|message| message.body.as_mut());
+        let Some(Body::Records(records)) = body else { panic!("a batch of records") };
+        (records.boot, records.replay) = (Some(boot.into()), replay);
+        given
     }
 
     fn acknowledged(session: &mut Session) -> Option<u64> {
@@ -751,6 +853,7 @@ mod tests {
             boot: Some(BOOT.into()),
             alerts: alerts.collect(),
             losses,
+            ..AlertBatch::default()
         }))
     }
 
@@ -1004,5 +1107,78 @@ mod tests {
         let mut session = full();
         session.handle_ping();
         assert!(session.has_transmit());
+    }
+
+    #[test]
+    fn a_replayed_batch_has_any_boot_up_to_the_streams_and_an_acknowledgement_of_its_own() {
+        let mut session = full();
+        session.handle_message(at(1), batch(&[41, 42], Vec::new())).unwrap();
+        store(&mut session);
+        assert_eq!(acknowledged(&mut session), Some(42));
+        let before = BootId { counter: 0, nonce: 9 };
+        let loss = Loss { first: 8, last: 9, ..Loss::default() };
+        for (number, boot, sequences) in
+            [(1, before, &[5, 7][..]), (2, BOOT, &[3]), (3, before, &[])]
+        {
+            let losses = if number == 2 { Vec::new() } else { vec![loss] };
+            session.handle_message(at(1), replayed(number, boot, sequences, losses)).unwrap();
+            let records = session.poll_publish().unwrap();
+            session.handle_stored();
+            for record in records {
+                match record.payload {
+                    Payload::Metrics(metrics) => {
+                        assert_eq!(metrics.boot.map(BootId::from), Some(boot));
+                        assert!(metrics.replayed);
+                        assert_eq!(metrics.session, 1);
+                    }
+                    Payload::Status(status) => {
+                        assert_eq!(status.event(), StatusEvent::Loss);
+                        assert_eq!(status.boot.map(BootId::from), Some(boot));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let Some(server_message::Body::Ack(ack)) =
+                session.poll_transmit().and_then(|command| command.message?.body)
+            else {
+                panic!("an acknowledgement");
+            };
+            assert_eq!((ack.sequence, ack.replayed), (0, number));
+        }
+        // The live lane goes on where it was.
+        session.handle_message(at(1), batch(&[43], Vec::new())).unwrap();
+    }
+
+    #[test]
+    fn a_replayed_batch_out_of_turn_or_of_a_later_boot_is_refused() {
+        let later = BootId { counter: 2, nonce: 1 };
+        let twin = BootId { counter: 1, nonce: 8 };
+        for (number, boot, sequences) in [
+            (2, BOOT, &[1][..]),
+            (1, later, &[1]),
+            (1, twin, &[1]),
+            (1, BOOT, &[2, 2]),
+            (1, BOOT, &[u64::MAX]),
+            (1, BOOT, &[]),
+        ] {
+            let given = replayed(number, boot, sequences, Vec::new());
+            let rejection = full().handle_message(at(1), given).unwrap_err();
+            assert_eq!(rejection.reason, Reason::Sequence, "{number} {boot} {sequences:?}");
+        }
+    }
+
+    #[test]
+    fn a_jump_over_deferred_records_is_no_loss() {
+        let mut session = full();
+        session.handle_resumed(10);
+        let mut given = batch(&[31], Vec::new());
+        let body = given.message.as_mut().and_then(|message| message.body.as_mut());
+        let Some(Body::Records(records)) = body else { panic!("a batch of records") };
+        records.deferred = vec![proto::Range { first: 11, last: 30 }];
+        session.handle_message(at(1), given).unwrap();
+        assert_eq!(store(&mut session), []);
+        assert_eq!(acknowledged(&mut session), Some(31));
+        let undeclared = |fact: &Fact| matches!(fact, Fact::Unexplained { .. } | Fact::Lost { .. });
+        assert!(!facts(&mut session).iter().any(undeclared));
     }
 }

@@ -525,6 +525,9 @@ fn learn(seat: &Seat<'_>, session: &mut Session, port: &SessionPort) {
                 shared.counters.add(Counter::AlertsLost, lost);
                 shared.registry().alerts_stored(&seat.agent, boot, sequence);
             }
+            Fact::ReplayedAlerts { stored } => {
+                shared.counters.add(Counter::AlertsStored, stored);
+            }
             Fact::Status(status) => shared.registry().status(&seat.agent, status),
             Fact::Config(report) => {
                 shared.registry().config_report(&seat.agent, &report);

@@ -161,6 +161,8 @@ impl Registry {
             | StatusEvent::Alert
             | StatusEvent::AlertLoss
             | StatusEvent::CommandDelivered
+            | StatusEvent::CommandRunning
+            | StatusEvent::CloneSuspected
             | StatusEvent::DuplicateId
             | StatusEvent::Unspecified => {}
         }
@@ -387,6 +389,7 @@ impl Agent {
             status: self.status.as_deref().cloned(),
             dialect: self.dialect.name().to_owned(),
             server_id: self.server_id.clone(),
+            troubles: Vec::new(),
         }
     }
 }

@@ -45,6 +45,8 @@ impl Monitoring {
             message_bytes_max: saturated(MESSAGE_BYTES_MAX),
             heartbeat_ms: saturated(HEARTBEAT.as_millis()),
             packed: PACKED_VERSION,
+            credit_bytes: 0,
+            replay: true,
         }
     }
 

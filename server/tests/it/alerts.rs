@@ -27,7 +27,9 @@ fn alert(sequence: u64) -> AlertRecord {
 
 async fn send(agent: &Stream, sequences: impl IntoIterator<Item = u64>, losses: Vec<Loss>) {
     let alerts = sequences.into_iter().map(alert).collect();
-    agent.say(Body::Alerts(AlertBatch { boot: Some(BOOT), alerts, losses })).await;
+    agent
+        .say(Body::Alerts(AlertBatch { boot: Some(BOOT), alerts, losses, ..AlertBatch::default() }))
+        .await;
 }
 
 /// Reads until the alerts up to `sequence` are acknowledged.

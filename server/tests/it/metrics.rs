@@ -139,7 +139,7 @@ async fn losses_are_announced_and_acknowledged() {
             never_sent: 3,
             unacknowledged: 0,
         }],
-        packed: Vec::new(),
+        ..RecordBatch::default()
     };
     agent.say(Body::Records(batch)).await;
     agent.acknowledged(5).await;

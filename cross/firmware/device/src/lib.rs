@@ -156,6 +156,7 @@ impl<W: Wire> Device<'_, W> {
                     Transmit::Alerts(batch) => self.send_alerts(&batch)?,
                     // A link that leads one way asks for nothing else.
                     Transmit::Batch(_)
+                    | Transmit::Replay
                     | Transmit::Answer(_)
                     | Transmit::ConfigReport
                     | Transmit::Status => {}
@@ -164,7 +165,7 @@ impl<W: Wire> Device<'_, W> {
                 self.agent.handle(self.now, Input::Transmitted(transmit));
             }
             Output::Wait(Some(at)) => self.now = self.now.max(at),
-            Output::Wait(None) | Output::Restart | Output::Exit => return Ok(Step::Ended),
+            Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => return Ok(Step::Ended),
         }
         Ok(Step::Going)
     }
