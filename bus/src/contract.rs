@@ -189,7 +189,8 @@ pub struct Damage {
     pub offsets: Vec<(Offset, Offset)>,
     /// Which records they were, as far as it is known. It may name some that are still there.
     pub records: Vec<LostRecords>,
-    /// How many of the offsets had a record that `records` does not name.
+    /// How many of the offsets had a record that is not known for certain. `records` names them too as far as their loss
+    /// left a gap in the sequences of a boot.
     pub unnamed: u64,
 }
 

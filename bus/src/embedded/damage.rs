@@ -32,7 +32,7 @@ pub(super) struct Lost {
     offsets: Vec<u64>,
     #[prost(message, repeated, tag = "3")]
     records: Vec<Records>,
-    /// Offsets whose record is not among `records`.
+    /// Offsets whose record nothing names for certain.
     #[prost(uint64, tag = "4")]
     unnamed: u64,
     /// Whoever publishes losses has heard of it.

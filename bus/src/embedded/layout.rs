@@ -355,7 +355,7 @@ mod tests {
         let value = draft().into_value(9, HEADER);
         let mut expected = vec![2, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 77, 6];
         expected.extend([0, 0, 0, 0, 0, 0, 5, 6]);
-        expected.extend([0, 0, 0, 0]);
+        expected.extend([0x96, 0xec, 0x4e, 0x88]);
         expected.extend_from_slice(b"edge-1\x0a\x03c-1");
         assert_eq!(value, expected);
     }
@@ -415,7 +415,7 @@ mod tests {
         for length in 0..value.len() - 5 {
             assert_eq!(read_entry(Topic::Commands, 9, &value[..length]), Err(Malformed));
         }
-        for (index, byte) in [(0, 2), (KEY_LENGTH, 200), (HEADER_BYTES, b'/')] {
+        for (index, byte) in [(0, 3), (KEY_LENGTH, 200), (HEADER_BYTES, b'/')] {
             let mut bad = value.clone();
             bad[index] = byte;
             assert_eq!(read_entry(Topic::Commands, 9, &bad), Err(Malformed), "{index}");

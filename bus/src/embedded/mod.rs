@@ -187,6 +187,17 @@ impl Database {
         Arc::new(EmbeddedBus { inner: Arc::clone(&self.inner) })
     }
 
+    /// Writes all buffers out to tables: for tests and tools that look at the files. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses, or the database is closed.
+    #[doc(hidden)]
+    pub fn write_out(&self) -> Result<(), BusError> {
+        let storage = self.inner.shared.slot.storage()?;
+        Ok(storage.write_out().map_err(ReadError::from)?)
+    }
+
     /// The documents.
     pub fn documents(&self) -> Arc<EmbeddedDocuments> {
         Arc::new(EmbeddedDocuments { inner: Arc::clone(&self.inner) })

@@ -292,6 +292,14 @@ impl Storage {
         Ok(())
     }
 
+    /// Writes all buffers out to tables, and waits for it.
+    pub(super) fn write_out(&self) -> Result<(), Failure> {
+        for (keyspace, _) in self.keyspaces() {
+            keyspace.rotate_memtable_and_wait()?;
+        }
+        Ok(())
+    }
+
     fn keyspaces(&self) -> impl Iterator<Item = (&Keyspace, u64)> {
         let small = [&self.state, &self.documents, &self.history];
         let of_topics = self.topics.iter().flat_map(|store| {

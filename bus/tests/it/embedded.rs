@@ -67,6 +67,8 @@ async fn what_another_version_or_program_wrote_is_refused_and_kept() {
         open(dir.path(), Options::default()).bus().close().await.unwrap();
         let file = dir.path().join("FORMAT");
         std::fs::write(&file, format).unwrap();
+        // It would say otherwise: then the file is damaged.
+        std::fs::remove_file(dir.path().join("MARK")).unwrap();
         let error = Database::open(dir.path(), Options::default()).unwrap_err();
         assert!(expected(&error), "{format:?}: {error:?}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), format);

@@ -263,7 +263,7 @@ impl<'a> Rebuild<'a> {
             floors.insert(topic, floor.first);
             if 0 < missing_count {
                 let names = self.name(topic, &missing, sources)?;
-                let unnamed = missing_count.saturating_sub(names.count());
+                let unnamed = missing_count.saturating_sub(names.certain_count());
                 lost.push(Lost::new(topic, missing, names.into_records(), unnamed));
             }
         }
@@ -386,8 +386,7 @@ impl<'a> Rebuild<'a> {
             });
             read.map_err(Failure::new)?;
         }
-        let named = names.count();
-        if named < missing.count() {
+        if names.certain_count() < missing.count() {
             names.infer(self.target.topics.get(topic), topic, missing)?;
         }
         Ok(names)

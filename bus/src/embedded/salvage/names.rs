@@ -23,14 +23,12 @@ pub(super) struct Names {
     by_boot: HashMap<Boots, RangeSet>,
     /// Offsets that the index named.
     offsets: RangeSet,
-    /// Sequences that only a gap names.
-    inferred: u64,
 }
 
 impl Names {
-    /// How many missing records have a name; at most so many.
-    pub(super) fn count(&self) -> u64 {
-        self.offsets.count() + self.inferred
+    /// How many missing records the index names.
+    pub(super) fn certain_count(&self) -> u64 {
+        self.offsets.count()
     }
 
     pub(super) fn add(&mut self, offset: u64, agent: &AgentId, identity: &Identity) {
@@ -74,7 +72,6 @@ impl Names {
                 let named = self.by_boot.get(&boot).cloned().unwrap_or_default();
                 let unnamed = named.missing(gap);
                 for range in unnamed.iter() {
-                    self.inferred += range.end - range.start;
                     self.insert(&entry.key, &identity, range.start, range.end);
                 }
             }
