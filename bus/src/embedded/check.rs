@@ -176,6 +176,10 @@ fn check_journals(
     if journals.windows(2).any(|pair| pair[0].0 + 1 != pair[1].0) {
         return Ok(Verdict::Damaged("a journal is missing".to_owned()));
     }
+    if journals.is_empty() && marked.is_some() {
+        // The library always has one. Without any it would number its writes from 0 again, and hide them behind older ones.
+        return Ok(Verdict::Damaged("its journals are gone".to_owned()));
+    }
     let mut last: PerTopic<Option<u64>> = PerTopic::from_fn(|_| None);
     let mut seams = no_seams();
     let mut strange_key = false;
