@@ -246,6 +246,19 @@ impl Directory {
         file.sync_all()
     }
 
+    /// Puts an empty journal behind those there are: the storage library takes the newest to write in.
+    pub(super) fn begin_journal(&self) -> io::Result<()> {
+        let Some((number, newest)) = salvage::journals(&self.database())?.pop() else {
+            return Ok(());
+        };
+        if fs::metadata(newest)?.len() == 0 {
+            return Ok(());
+        }
+        let next = self.database().join(format!("{}.jnl", number + 1));
+        File::create_new(next)?.sync_all()?;
+        sync_directory(&self.database())
+    }
+
     /// What was cut off journals.
     pub(super) fn torn(&self) -> io::Result<Vec<PathBuf>> {
         let mut torn = salvage::files(&self.dir)?;

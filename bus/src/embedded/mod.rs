@@ -49,7 +49,7 @@ pub use options::{Clock, Options, Retention};
 use self::check::Scope;
 use self::directory::Directory;
 use self::layout::Draft;
-use self::opening::Opened;
+use self::opening::{Journal, Opened};
 use self::reader::Reader;
 use self::shared::{Head, Lifetime, ReadError, Shared, Slot};
 use self::storage::{Failure, Storage};
@@ -132,7 +132,8 @@ impl Database {
     /// When the system can start no more threads.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         let directory = Directory::claim(dir)?;
-        let Opened { storage, mark, extents } = opening::open(&directory, &options, Scope::Quick)?;
+        let Opened { storage, mark, extents } =
+            opening::open(&directory, &options, Scope::Quick, Journal::Newest)?;
         let newest_lived_ms = extents.iter().map(|extent| extent.lived_ms).max().unwrap_or(0);
         let newest_stored_ms = extents.iter().map(|extent| extent.stored_ms).max();
         let lifetime =

@@ -20,14 +20,25 @@ pub(super) struct Opened {
     pub(super) extents: PerTopic<Extent>,
 }
 
+/// Into which journal an opened database writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Journal {
+    /// The newest there is.
+    Newest,
+    /// One of its own, because writing or syncing the newest has failed: its last pages may be in the system's memory only,
+    /// and no later sync would tell. What it holds is written out to tables before anything else.
+    Fresh,
+}
+
 /// Opens the database in `directory`, makes it when there is none, and rebuilds it when it is damaged.
 pub(super) fn open(
     directory: &Directory,
     options: &Options,
     scope: Scope,
+    journal: Journal,
 ) -> Result<Opened, OpenError> {
     let marked = prepare(directory)?;
-    match try_open(directory, options, marked.as_ref(), scope) {
+    match try_open(directory, options, marked.as_ref(), scope, journal) {
         Err(OpenError::Damaged { source, .. }) => {
             tracing::error!(
                 dir = %directory.path().display(), reason = %source,
@@ -45,7 +56,7 @@ pub(super) fn open(
 pub(super) fn rebuild(directory: &Directory, options: &Options) -> Result<Opened, OpenError> {
     let marked = prepare(directory)?;
     salvage::rebuild(directory, options, marked.as_ref())?;
-    try_open(directory, options, None, Scope::Quick)
+    try_open(directory, options, None, Scope::Quick, Journal::Newest)
 }
 
 /// Brings the directory in order, and reads its mark.
@@ -71,6 +82,7 @@ fn try_open(
     options: &Options,
     marked: Option<&Marked>,
     scope: Scope,
+    journal: Journal,
 ) -> Result<Opened, OpenError> {
     let dir = directory.path().to_owned();
     let damaged = |reason: String| OpenError::Damaged { dir: dir.clone(), source: reason.into() };
@@ -88,7 +100,13 @@ fn try_open(
         Verdict::Sound(seams) => seams,
         Verdict::Damaged(reason) => return Err(damaged(reason)),
     };
+    if journal == Journal::Fresh {
+        directory.begin_journal().map_err(unusable)?;
+    }
     let storage = Storage::open(&directory.database(), directory, options)?;
+    if journal == Journal::Fresh {
+        storage.wait_for_sealed().map_err(failed)?;
+    }
     let verified = catch_unwind(AssertUnwindSafe(|| check::verify(&storage, marked, &seams)));
     if let Some(reason) = verified
         .unwrap_or_else(|_| Err(Failure::damage("the storage library panicked on it")))

@@ -6,10 +6,13 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
+use tokio::sync::oneshot;
+
 use super::PerTopic;
 use super::layout::Floor;
 use super::shared::Shared;
 use super::storage::{Extent, Failure, Storage, TopicStore};
+use super::writer::Request;
 use crate::topic::Topic;
 
 /// An index is rewritten when as many of its entries may be dead as are alive, and at least so many.
@@ -30,6 +33,15 @@ pub(super) fn run(shared: &Shared, kicks: &Receiver<()>) {
         for topic in Topic::ALL {
             if let Err(failure) = enforce(shared, &storage, topic, dead_entries.get_mut(topic)) {
                 tracing::warn!(%failure, %topic, "retention of the embedded bus failed");
+                if failure.is_damage()
+                    && let Some(requests) = shared.requests.upgrade()
+                {
+                    let storage = Arc::downgrade(&storage);
+                    // Nobody waits for it, and a full queue is tried again at the next look.
+                    let (reply, _) = oneshot::channel();
+                    requests.try_send(Request::Repair { storage, failure, reply }).ok();
+                    break;
+                }
             }
         }
     }

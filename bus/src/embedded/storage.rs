@@ -50,6 +50,9 @@ const INDEX_TABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a commit waits for the library's background work before it gives up.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// How long writing out what the journals held may take: a few dozen MiB.
+const SEALED_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Why the storage did not do what it was asked. Many callers get the same one.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
@@ -288,6 +291,20 @@ impl Storage {
             if buffer_bytes <= keyspace.tree.active_memtable().size() {
                 keyspace.rotate_memtable()?;
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until the buffers of the journals before the newest are in tables.
+    pub(super) fn wait_for_sealed(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + SEALED_WAIT_MAX;
+        while self.keyspaces().any(|(keyspace, _)| 0 < keyspace.sealed_memtable_count()) {
+            // Fails when the worker failed.
+            self.database.persist(PersistMode::Buffer)?;
+            if deadline <= Instant::now() {
+                return Err(Failure::new("the disk does not keep up"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::directory::{Directory, OpenError};
 use super::documents::{self, Change};
 use super::layout::{self, Draft, Header};
 use super::mark::MarkFile;
-use super::opening::{self, Opened};
+use super::opening::{self, Journal, Opened};
 use super::options::Options;
 use super::shared::Shared;
 use super::storage::{Extent, Failure, Storage};
@@ -296,7 +296,7 @@ impl Writer {
         let failed_again = self.reopened_at.is_some_and(|at| at.elapsed() < FAILED_AGAIN);
         let scope = if failed_again { Scope::Thorough } else { Scope::Quick };
         self.replace(failure, retired, |directory, options| {
-            opening::open(directory, options, scope)
+            opening::open(directory, options, scope, Journal::Fresh)
         })
     }
 

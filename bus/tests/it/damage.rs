@@ -29,14 +29,14 @@ fn options() -> Options {
 
 /// A record with a boot, so that it has an identity, of some size.
 fn record(sequence: u64) -> Record {
-    let bytes = if sequence <= IN_TABLES { 1000 } else { 100 };
-    let agent = if sequence % 3 == 0 { "thirds" } else { "others" };
+    let bytes: u64 = if sequence <= IN_TABLES { 1000 } else { 100 };
+    let agent = if sequence.is_multiple_of(3) { "thirds" } else { "others" };
     let mut record = metrics(agent, sequence);
     if let Payload::Metrics(metrics) = &mut record.payload {
         metrics.boot = Some(BOOT);
         // Numbers that do not compress away.
-        let fill: String = (0..bytes as u64 / 8)
-            .map(|n| format!("{:08x}", (n + sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15) as u32))
+        let fill: String = (0..bytes / 16)
+            .map(|n| format!("{:016x}", (n + sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
             .collect();
         metrics.metadata.insert("fill".to_owned(), fill);
     }
@@ -69,7 +69,7 @@ async fn image() -> Image {
 }
 
 /// A directory in memory where there is one: no test here loses power, and each opens databases by the dozen.
-fn scratch() -> TempDir {
+pub(crate) fn scratch() -> TempDir {
     TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
 }
 
@@ -134,7 +134,7 @@ fn check(outcome: &Outcome, what: &str) -> BTreeSet<u64> {
     }
     let unnamed: u64 = of_data().map(|lost| lost.unnamed).sum();
     let with_name = missing.iter().filter(|sequence| {
-        let agent = if *sequence % 3 == 0 { "thirds" } else { "others" };
+        let agent = if *sequence.is_multiple_of(3) { "thirds" } else { "others" };
         named.get(sequence) == Some(&agent)
     });
     assert!(missing.len() as u64 <= with_name.count() as u64 + unnamed, "{what}: {unnamed}");
@@ -187,20 +187,21 @@ async fn a_flipped_bit_costs_at_most_one_block() {
 async fn every_small_file_survives_any_flipped_byte() {
     let dir = scratch();
     let whole = image().await;
-    for (path, bytes) in whole
-        .files
-        .iter()
-        .filter(|(path, bytes)| !is_lock(path) && (bytes.len() < 2000 || path.ends_with("MARK")))
-    {
+    let mut places = Vec::new();
+    for (path, bytes) in whole.files.iter().filter(|(path, _)| !is_lock(path)) {
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        for at in spread(used).into_iter().step_by(6) {
-            let mut image = whole.clone();
-            image.files.get_mut(path).unwrap()[at] ^= 0xff;
-            let what = format!("byte {at} of {}", path.display());
-            let missing = check(&open(&image, &dir.path().join("image"), &what).await, &what);
-            // It may be a table after all; a list, a mark and a name cost nothing.
-            assert!(path.starts_with("db") || missing.is_empty(), "{what}");
+        if used < 6000 && !path.starts_with("db/0.jnl") {
+            places.extend((0..used).map(|at| (path, at)));
         }
+    }
+    for index in spread(places.len()) {
+        let (path, at) = places[index];
+        let mut image = whole.clone();
+        image.files.get_mut(path).unwrap()[at] ^= 0xff;
+        let what = format!("byte {at} of {}", path.display());
+        let missing = check(&open(&image, &dir.path().join("image"), &what).await, &what);
+        // A small table has records too; a list, a mark and a name cost nothing.
+        assert!(path.to_string_lossy().contains("tables") || missing.is_empty(), "{what}");
     }
 }
 

@@ -15,3 +15,4 @@ mod model;
 #[expect(dead_code, reason = "it is shared with other crates, and each uses a part")]
 mod real_etcd;
 mod support;
+mod torn;

@@ -334,8 +334,8 @@ impl<'a> Rebuild<'a> {
         let old = self.target.floor(topic)?;
         let found = self.found.get(topic);
         let mut floor = old.clone().unwrap_or_else(|| Floor {
-            // Nobody knows where the topic began. What was before the oldest that is left is not counted as lost.
-            first: found.iter().next().map_or(1, |range| range.start),
+            // Retention has never moved it. Should the floor be lost with the mark, this names too much.
+            first: 1,
             ..Floor::default()
         });
         if let Some(marked) = self.marked {

@@ -58,7 +58,7 @@ pub(in crate::embedded) fn salvage(
             // The description did not come.
             return Ok(true);
         };
-        let Some((kind, data, length)) = read_block(&mut window)? else {
+        let Some(Block { kind, data, length }) = read_block(&mut window)? else {
             is_damaged |= stray.replace(byte).is_some();
             window.skip(1);
             continue;
@@ -85,8 +85,18 @@ pub(in crate::embedded) fn is_damaged(path: &Path) -> io::Result<bool> {
     salvage(path, |_| Ok(true))
 }
 
-/// The whole block that begins here: its kind, what it holds when that is data, and its length.
-fn read_block(window: &mut Window) -> io::Result<Option<(u8, Option<Vec<u8>>, usize)>> {
+/// A whole block.
+#[derive(Debug)]
+struct Block {
+    kind: u8,
+    /// What it holds, when that is data.
+    data: Option<Vec<u8>>,
+    /// Bytes in the table.
+    length: usize,
+}
+
+/// The whole block that begins here.
+fn read_block(window: &mut Window) -> io::Result<Option<Block>> {
     let Some(header) = window.peek(HEADER_BYTES)?.first_chunk::<HEADER_BYTES>().copied() else {
         return Ok(None);
     };
@@ -116,7 +126,7 @@ fn read_block(window: &mut Window) -> io::Result<Option<(u8, Option<Vec<u8>>, us
             stored.to_vec()
         }
     });
-    Ok(Some((kind, data, length)))
+    Ok(Some(Block { kind, data, length }))
 }
 
 fn item_count(data: &[u8]) -> Option<usize> {
