@@ -134,7 +134,7 @@ fn check(outcome: &Outcome, what: &str) -> BTreeSet<u64> {
     }
     let unnamed: u64 = of_data().map(|lost| lost.unnamed).sum();
     let with_name = missing.iter().filter(|sequence| {
-        let agent = if *sequence.is_multiple_of(3) { "thirds" } else { "others" };
+        let agent = if sequence.is_multiple_of(3) { "thirds" } else { "others" };
         named.get(sequence) == Some(&agent)
     });
     assert!(missing.len() as u64 <= with_name.count() as u64 + unnamed, "{what}: {unnamed}");
