@@ -75,7 +75,7 @@ async fn a_torn_write_is_cut_off_wherever_it_tore() {
     let written = after.files[Path::new(JOURNAL)][start..end].to_vec();
     let stride = std::env::var(STRIDE_VARIABLE).ok().and_then(|stride| stride.parse().ok());
     for at in (0..=written.len()).step_by(stride.unwrap_or(STRIDE_DEFAULT)) {
-        // The front came, or the back came, or all but a sector of it.
+        // The front came, or the back came, or all but a sector of it, or all but a spot within a record.
         let mut front = written.clone();
         front[at..].fill(0);
         let mut back = written.clone();
@@ -83,7 +83,10 @@ async fn a_torn_write_is_cut_off_wherever_it_tore() {
         let mut hole = written.clone();
         let hole_end = written.len().min(at + 512);
         hole[at..hole_end].fill(0);
-        for (form, batch) in [("front", front), ("back", back), ("hole", hole)] {
+        let mut spot = written.clone();
+        let spot_end = written.len().min(at + 32);
+        spot[at..spot_end].fill(0);
+        for (form, batch) in [("front", front), ("back", back), ("hole", hole), ("spot", spot)] {
             let mut image = before.clone();
             let mut journal = image.files[Path::new(JOURNAL)][..start].to_vec();
             journal.extend(batch);
