@@ -23,6 +23,7 @@ mod registry;
 
 mod clock;
 mod counters;
+mod damage;
 mod feed;
 mod ids;
 mod limits;
