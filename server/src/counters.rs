@@ -41,10 +41,24 @@ pub(crate) enum Counter {
     CommandsUnknown,
     /// Configurations sent down a stream.
     ConfigsPushed,
+    /// Times that an agent was told how much it may send from now on.
+    CreditsSent,
+    /// Connections that were closed at once because there were as many as are allowed, or no files for more.
+    ConnectionsRefused,
+    /// Connections that were closed because they made no request.
+    ConnectionsSilent,
+    /// Connections whose peer was gone without a word.
+    ConnectionsVanished,
+    /// Connections that the system ended: reset, or unanswered by the peer's TCP.
+    ConnectionsBroken,
+    /// Connections that were closed because their peer did not speak HTTP/2 or misused it.
+    ConnectionsRefusedByProtocol,
+    /// Connections that were closed because their peer did not take what was left of an answer.
+    ConnectionsStuck,
 }
 
 impl Counter {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 23] = [
         Self::RecordsStored,
         Self::RecordsLost,
         Self::RecordsUnexplained,
@@ -61,6 +75,13 @@ impl Counter {
         Self::CommandsExpired,
         Self::CommandsUnknown,
         Self::ConfigsPushed,
+        Self::CreditsSent,
+        Self::ConnectionsRefused,
+        Self::ConnectionsSilent,
+        Self::ConnectionsVanished,
+        Self::ConnectionsBroken,
+        Self::ConnectionsRefusedByProtocol,
+        Self::ConnectionsStuck,
     ];
 
     const fn name(self) -> &'static str {
@@ -81,6 +102,13 @@ impl Counter {
             Self::CommandsExpired => "commands.expired",
             Self::CommandsUnknown => "commands.unknown",
             Self::ConfigsPushed => "configs.pushed",
+            Self::CreditsSent => "credits.sent",
+            Self::ConnectionsRefused => "connections.refused",
+            Self::ConnectionsSilent => "connections.silent",
+            Self::ConnectionsVanished => "connections.vanished",
+            Self::ConnectionsBroken => "connections.broken",
+            Self::ConnectionsRefusedByProtocol => "connections.misused",
+            Self::ConnectionsStuck => "connections.stuck",
         }
     }
 }

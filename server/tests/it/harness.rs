@@ -94,6 +94,14 @@ impl Server {
         Self { child, address, data }
     }
 
+    /// What the process has in memory, in bytes.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    }
+
     pub(crate) fn data(&self) -> &Path {
         self.data.path()
     }

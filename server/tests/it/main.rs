@@ -9,9 +9,12 @@ mod bad_input;
 mod commands;
 mod config;
 mod etcd;
+mod flow;
+mod hostile;
 mod identity;
 mod metrics;
 mod process;
+mod raw;
 #[cfg(feature = "etcd")]
 #[path = "../../../etcd/tests/it/real.rs"]
 #[expect(dead_code, reason = "it is shared with other crates, and each uses a part")]
