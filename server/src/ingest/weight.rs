@@ -106,6 +106,10 @@ pub(crate) fn weigh(bytes: &[u8]) -> Result<u32, Rejection> {
 
 /// What repeats in a message of `shape`; none when it is malformed. As deep as [`Shape`]s are nested, whatever the bytes say.
 fn grown(shape: &Shape, bytes: &[u8]) -> Option<usize> {
+    if shape.0.is_empty() {
+        // Text, or a message in which nothing repeats.
+        return Some(0);
+    }
     let mut total = 0_usize;
     let mut reader = Reader(bytes);
     while !reader.0.is_empty() {
@@ -113,18 +117,21 @@ fn grown(shape: &Shape, bytes: &[u8]) -> Option<usize> {
         let Some((_, field)) = shape.0.iter().find(|(known, _)| *known == number) else {
             continue;
         };
-        let bytes = match value {
-            Value::Bytes(bytes) => bytes,
-            // A number by itself. Where a message should be it is an error, which the decoder tells.
-            Value::Number => &[0],
-        };
-        total += match field {
-            Field::Part(shape) => grown(shape, bytes)?,
-            Field::List(element, shape) => GROWTH * element + grown(shape, bytes)?,
-            // One byte on the wire at least.
-            Field::Numbers => GROWTH * size_of::<i64>() * bytes.len(),
-            Field::Packed if bytes.is_empty() => 0,
-            Field::Packed => BATCH_PACKED_BYTES,
+        total += match (field, value) {
+            (Field::Part(shape), Value::Bytes(bytes)) => grown(shape, bytes)?,
+            (Field::List(element, shape), Value::Bytes(bytes)) => {
+                GROWTH * element + grown(shape, bytes)?
+            }
+            // Each ends with a byte whose highest bit is not set.
+            (Field::Numbers, Value::Bytes(bytes)) => {
+                let count = bytes.iter().filter(|byte| **byte < 0x80).count();
+                GROWTH * size_of::<i64>() * count
+            }
+            (Field::Numbers, Value::Number) => GROWTH * size_of::<i64>(),
+            (Field::Packed, Value::Bytes([])) => 0,
+            (Field::Packed, Value::Bytes(_)) => BATCH_PACKED_BYTES,
+            // An error, which the decoder tells, and not a large one.
+            (Field::Part(_) | Field::List(..) | Field::Packed, Value::Number) => 0,
         };
     }
     Some(total)
@@ -301,6 +308,23 @@ mod tests {
         let packed = RecordBatch { packed: vec![1; 40], ..RecordBatch::default() };
         let weight = weigh(&message(Body::Records(packed)).encode_to_vec()).unwrap();
         assert!(BATCH_PACKED_BYTES < usize::try_from(weight).unwrap());
+    }
+
+    #[test]
+    fn texts_are_not_taken_for_messages() {
+        let overridden = vec!["metrics".to_owned(), "plugins".to_owned()];
+        let report = ConfigReport { overridden, ..ConfigReport::default() };
+        let counts = vec![NamedCount { name: "overwritten".to_owned(), count: 7 }];
+        let ledger = Some(Ledger { lost: counts, ..Ledger::default() });
+        let status =
+            AgentStatus { last_config: Some(report.clone()), ledger, ..AgentStatus::default() };
+        for body in [Body::Config(report), Body::Status(status)] {
+            let weight = weigh(&message(body).encode_to_vec()).unwrap();
+            assert!(weight < 8192, "{weight}");
+        }
+        let metadata = [("key".to_owned(), "value".to_owned())].into();
+        let request = MetricsRequest { metadata, ..MetricsRequest::default() };
+        assert!(weigh(&request.encode_to_vec()).is_ok());
     }
 
     #[test]

@@ -293,9 +293,16 @@ impl Stream {
         self.sender = None;
     }
 
-    /// The next thing the server sends; none at a clean end.
+    /// The next thing the server sends; none at a clean end. Credits are passed over: they come when the machine is slow.
     pub(crate) async fn next(&mut self) -> Result<Option<Command>, Status> {
-        soon("a command", self.commands.message()).await
+        loop {
+            let command = soon("a command", self.commands.message()).await?;
+            let message = command.as_ref().and_then(|command| command.message.as_ref());
+            let body = message.and_then(|message| message.body.as_ref());
+            if !matches!(body, Some(server_message::Body::Credit(_))) {
+                return Ok(command);
+            }
+        }
     }
 
     /// The next thing the server sends, which is a message of ours.

@@ -42,18 +42,18 @@ async fn beside_a_healthy_agent(server: &Server, hostile: impl Future<Output = (
 async fn those_that_take_their_time_are_cut_off() {
     let server = Server::start();
     // Says nothing at all.
-    let silent = async { Peer::connect(&server).await.closed().await };
+    let silent = async { Peer::connect(&server.address).await.closed_in_silence().await };
     // Says half of what comes first.
     let halting = async {
-        let mut peer = Peer::connect(&server).await;
+        let mut peer = Peer::connect(&server.address).await;
         peer.write(&PREFACE[..10]).await;
-        peer.closed().await
+        peer.closed_in_silence().await;
     };
     // Speaks HTTP/2, and makes no request.
-    let idle = async { Peer::greet(&server, OPEN).await.closed().await };
+    let idle = async { Peer::greet(&server.address, OPEN).await.closed().await };
     // Begins a message, and sends a byte of it a second.
     let trickling = async {
-        let mut peer = Peer::greet(&server, OPEN).await;
+        let mut peer = Peer::greet(&server.address, OPEN).await;
         peer.open(1, None).await;
         peer.body(1, &[0, 0, 0, 1, 0]).await;
         for _ in 0..45 {
@@ -64,7 +64,7 @@ async fn those_that_take_their_time_are_cut_off() {
     };
     // Lets nothing be sent to it, and answers pings.
     let deaf = async {
-        let mut peer = Peer::greet(&server, 0).await;
+        let mut peer = Peer::greet(&server.address, 0).await;
         peer.open(1, Some(&hello("deaf", BOOT, 1))).await;
         // Each is acknowledged by itself: it is sent after the one before is stored.
         for sequence in 1..=20 {
@@ -90,12 +90,12 @@ async fn messages_that_would_take_much_room_are_refused_before_they_do() {
     let server = Server::start();
     let hostile = async {
         // 4 GiB are announced.
-        let mut peer = Peer::greet(&server, OPEN).await;
+        let mut peer = Peer::greet(&server.address, OPEN).await;
         peer.open(1, None).await;
         peer.body(1, &[0, 0xff, 0xff, 0xff, 0xff]).await;
         peer.stream_ended().await;
         // Something compressed, in a form that was never agreed on.
-        let mut peer = Peer::greet(&server, OPEN).await;
+        let mut peer = Peer::greet(&server.address, OPEN).await;
         peer.open(1, None).await;
         peer.body(1, &[1, 0, 0, 0, 1, 0]).await;
         peer.stream_ended().await;
@@ -117,14 +117,14 @@ async fn floods_of_streams_end_their_connection() {
     const STREAMS: u32 = 10_000;
     let server = Server::start();
     let resetting = async {
-        let mut peer = Peer::greet(&server, OPEN).await;
+        let mut peer = Peer::greet(&server.address, OPEN).await;
         for stream in 0..STREAMS {
             peer.open_and_reset(2 * stream + 1).await;
         }
         peer.closed().await;
     };
     let opening = async {
-        let mut peer = Peer::greet(&server, OPEN).await;
+        let mut peer = Peer::greet(&server.address, OPEN).await;
         for stream in 0..STREAMS {
             peer.open(2 * stream + 1, None).await;
         }
@@ -151,8 +151,9 @@ async fn connections_beyond_the_limit_are_closed_and_others_live_on() {
     let data = tempfile::TempDir::new().unwrap();
     let server = Arc::new(Server::start_with(data, &["--connections-max", "3"]));
     let mut agent = server.agent("edge-01").await;
-    let others = [Peer::greet(&server, OPEN).await, Peer::greet(&server, OPEN).await];
-    let mut refused = Peer::greet(&server, OPEN).await;
+    let others =
+        [Peer::greet(&server.address, OPEN).await, Peer::greet(&server.address, OPEN).await];
+    let mut refused = Peer::greet(&server.address, OPEN).await;
     refused.closed().await;
     agent.send_records([1]).await;
     agent.acknowledged(1).await;

@@ -14,6 +14,7 @@ mod hostile;
 mod identity;
 mod metrics;
 mod process;
+#[expect(dead_code, reason = "it is shared with the benchmark of memory, and each uses a part")]
 mod raw;
 #[cfg(feature = "etcd")]
 #[path = "../../../etcd/tests/it/real.rs"]

@@ -7,8 +7,6 @@ use proto::{HELLO_HEADER, Hello, MetricsRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::Server;
-
 /// Longer than the server waits for anybody, on a machine that stalls now and then.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -21,10 +19,14 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const END_STREAM: u8 = 1;
+
+/// That the standard lets everybody send.
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
 
 /// A connection on which nothing happens by itself.
 #[derive(Debug)]
@@ -37,17 +39,18 @@ pub(crate) struct Peer {
 pub(crate) struct Frame {
     kind: u8,
     flags: u8,
+    stream: u32,
     payload: Vec<u8>,
 }
 
 impl Peer {
-    pub(crate) async fn connect(server: &Server) -> Self {
-        Self { socket: TcpStream::connect(&server.address).await.unwrap() }
+    pub(crate) async fn connect(address: &str) -> Self {
+        Self { socket: TcpStream::connect(address).await.unwrap() }
     }
 
     /// A connection with its settings exchanged. The server may send `window` bytes on each stream.
-    pub(crate) async fn greet(server: &Server, window: u32) -> Self {
-        let mut peer = Self::connect(server).await;
+    pub(crate) async fn greet(address: &str, window: u32) -> Self {
+        let mut peer = Self::connect(address).await;
         let mut settings = vec![0, 4];
         settings.extend(window.to_be_bytes());
         peer.write(PREFACE).await;
@@ -74,6 +77,25 @@ impl Peer {
         self.send(DATA, 0, stream, bytes).await;
     }
 
+    /// So many bytes of the body, as the server's windows of `window` bytes for the stream let them through. To be called
+    /// once for a connection.
+    pub(crate) async fn fill(&mut self, stream: u32, window: u32, mut bytes: u32) {
+        // Of the stream and of the connection, which begins with what the standard says.
+        let mut windows = [window, 65_535];
+        while 0 < bytes {
+            let part = windows.into_iter().fold(bytes.min(FRAME_BYTES_MAX), u32::min);
+            self.body(stream, &vec![0; usize::try_from(part).unwrap()]).await;
+            bytes -= part;
+            windows = windows.map(|window| window - part);
+            while windows.contains(&0) {
+                let Some(frame) = self.next().await else { return };
+                if let (WINDOW_UPDATE, Ok(more)) = (frame.kind, frame.payload.try_into()) {
+                    windows[usize::from(frame.stream == 0)] += u32::from_be_bytes(more);
+                }
+            }
+        }
+    }
+
     pub(crate) async fn message(&mut self, stream: u32, request: &MetricsRequest) {
         let bytes = request.encode_to_vec();
         let mut framed = vec![0];
@@ -93,15 +115,16 @@ impl Peer {
         loop {
             let mut header = [0; 9];
             self.read(&mut header).await?;
-            let [high, middle, low, kind, flags, ..] = header;
+            let [high, middle, low, kind, flags, stream @ ..] = header;
             let length = u32::from_be_bytes([0, high, middle, low]);
             let mut payload = vec![0; usize::try_from(length).unwrap()];
             self.read(&mut payload).await?;
             match kind {
                 SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
                 PING if flags & ACK == 0 => self.send(PING, ACK, 0, &payload).await,
-                DATA | HEADERS | RST_STREAM | GOAWAY => {
-                    return Some(Frame { kind, flags, payload });
+                DATA | HEADERS | RST_STREAM | GOAWAY | WINDOW_UPDATE => {
+                    let stream = u32::from_be_bytes(stream);
+                    return Some(Frame { kind, flags, stream, payload });
                 }
                 _ => {}
             }
@@ -111,6 +134,21 @@ impl Peer {
     async fn read(&mut self, buffer: &mut [u8]) -> Option<()> {
         let read = tokio::time::timeout(PATIENCE, self.socket.read_exact(buffer));
         read.await.expect("the server does something at last").ok().map(|_| ())
+    }
+
+    /// As [`Peer::closed`], without an answer to anything.
+    pub(crate) async fn closed_in_silence(&mut self) {
+        while self.read(&mut [0]).await.is_some() {}
+    }
+
+    /// Reads on until something of an answer has come; false when the connection is closed before.
+    pub(crate) async fn heard(&mut self) -> bool {
+        while let Some(frame) = self.next().await {
+            if frame.kind == DATA {
+                return true;
+            }
+        }
+        false
     }
 
     /// Reads on until a stream has ended, or the connection.
