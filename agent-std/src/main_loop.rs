@@ -118,6 +118,7 @@ impl MainLoop {
                 }
                 Output::Dial => self.dial(agent, now),
                 Output::Transmit(transmit) => self.transmit(agent, now, transmit),
+                Output::Spool => {}
                 Output::Restart => {
                     let reason = self.restart(agent);
                     tracing::error!(reason = reason.as_str(), "cannot restart; the agent goes on");
@@ -182,6 +183,7 @@ impl MainLoop {
                 let record = message::plain(&self.id, agent.boot(), sequence, &sample);
                 return self.request(Request::Send(Box::new(record), transmit));
             }
+            Transmit::Replay => None,
             Transmit::Answer(slot) => {
                 let overridden = self.configuration.overridden();
                 message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)

@@ -135,6 +135,7 @@ impl Boot {
                 delivered: alerts.delivered,
                 lost: alerts.lost,
                 held: alerts.held,
+                spooled: 0,
             },
             ..Ledger::default()
         }
