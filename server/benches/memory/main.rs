@@ -31,7 +31,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use self::raw::{PREFACE, Peer};
 
@@ -127,7 +127,8 @@ impl Server {
     }
 
     async fn operator(&self) -> anyhow::Result<OperatorServiceClient<Channel>> {
-        Ok(OperatorServiceClient::connect(format!("http://{}", self.address)).await?)
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?;
+        Ok(OperatorServiceClient::new(endpoint.connect().await?))
     }
 
     async fn status(&self) -> anyhow::Result<ServerStatus> {

@@ -8,8 +8,7 @@
 use std::mem::size_of;
 
 use proto::{
-    AgentStatus, Alert, AlertRecord, Loss, MetricsRecord, MetricsRequest, NamedCount,
-    PluginCounters, Range,
+    AgentStatus, Alert, AlertRecord, Loss, MetricsRequest, NamedCount, PluginCounters, Range,
 };
 
 use crate::limits::{BATCH_PACKED_BYTES, DECODED_BYTES_MAX};
@@ -54,8 +53,8 @@ const MESSAGE: Shape = Shape(&[
     (5, Field::Part(&ALERTS)),
 ]);
 const RECORDS: Shape = Shape(&[
-    // Stored with the agent's id and boot beside each.
-    (2, Field::List(size_of::<MetricsRecord>(), &RECORD)),
+    // On its way to the bus each is part of a larger one.
+    (2, Field::List(size_of::<bus::Record>(), &RECORD)),
     (3, LOSSES),
     (4, Field::Packed),
     (6, RANGES),

@@ -70,12 +70,29 @@ impl Server {
     }
 
     pub(crate) fn start_with(data: TempDir, arguments: &[&str]) -> Self {
-        let mut child = server_command(data.path())
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut process = server_command(data.path());
+        process.args(arguments);
+        Self::start_process(process, data)
+    }
+
+    /// A server that may open so many files and no more.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_with_files(data: TempDir, files: u32, arguments: &[&str]) -> Self {
+        let server = server_command(data.path());
+        let mut process = Process::new("sh");
+        process.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()]);
+        process.arg(server.get_program()).args(server.get_args()).args(arguments);
+        for variable in
+            server.get_envs().filter_map(|(name, value)| value.is_none().then_some(name))
+        {
+            process.env_remove(variable);
+        }
+        process.stdin(Stdio::null());
+        Self::start_process(process, data)
+    }
+
+    fn start_process(mut process: Process, data: TempDir) -> Self {
+        let mut child = process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some(address) = line.strip_prefix("listening on ") else {

@@ -1,11 +1,14 @@
 //! Peers that mean no good: each is refused or cut off, is counted, and is nothing to others.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proto::agent_message::Body;
-use proto::{AgentMessage, MetricsRequest, Record, RecordBatch};
+use proto::operator_service_client::OperatorServiceClient;
+use proto::{
+    AgentMessage, GetServerStatusRequest, MetricsRequest, Record, RecordBatch, ServerStatus,
+};
+use tonic::transport::Endpoint;
 
 use crate::harness::{BOOT, Server, hello, soon};
 use crate::raw::{PREFACE, Peer};
@@ -149,7 +152,7 @@ async fn floods_of_streams_end_their_connection() {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed_and_others_live_on() {
     let data = tempfile::TempDir::new().unwrap();
-    let server = Arc::new(Server::start_with(data, &["--connections-max", "3"]));
+    let server = Server::start_with(data, &["--connections-max", "3"]);
     let mut agent = server.agent("edge-01").await;
     let others =
         [Peer::greet(&server.address, OPEN).await, Peer::greet(&server.address, OPEN).await];
@@ -158,24 +161,46 @@ async fn connections_beyond_the_limit_are_closed_and_others_live_on() {
     agent.send_records([1]).await;
     agent.acknowledged(1).await;
     drop(others);
-    // The server has to see first that they are gone.
+    let status = status_when_there_is_room(&server).await;
+    let count = |name| status.counters.iter().find(|c| c.name == name).unwrap().count;
+    assert!(1 <= count("connections.refused"));
+    assert_eq!(count("connections.peak"), 3);
+}
+
+/// The server has to see first that others are gone.
+async fn status_when_there_is_room(server: &Server) -> ServerStatus {
     let status = async {
         loop {
-            let channel =
-                tonic::transport::Endpoint::from_shared(format!("http://{}", server.address));
-            if let Ok(channel) = channel.unwrap().connect().await {
-                let mut operator =
-                    proto::operator_service_client::OperatorServiceClient::new(channel);
-                let request = proto::GetServerStatusRequest {};
-                if let Ok(status) = operator.get_server_status(request).await {
+            let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+            if let Ok(channel) = endpoint.connect().await {
+                let mut operator = OperatorServiceClient::new(channel);
+                if let Ok(status) = operator.get_server_status(GetServerStatusRequest {}).await {
                     return status.into_inner();
                 }
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let status = soon("room for a connection", status).await;
-    let count = |name| status.counters.iter().find(|c| c.name == name).unwrap().count;
-    assert!(1 <= count("connections.refused"));
-    assert_eq!(count("connections.peak"), 3);
+    soon("room for a connection", status).await
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn without_files_for_more_connections_those_that_are_there_live_on() {
+    const FILES: u32 = 128;
+    let data = tempfile::TempDir::new().unwrap();
+    let server = Server::start_with_files(data, FILES, &["--connections-max", "1000"]);
+    let mut agent = server.agent("edge-01").await;
+    let mut others = Vec::new();
+    for _ in 0..FILES {
+        others.push(Peer::greet(&server.address, OPEN).await);
+    }
+    let mut refused = Peer::greet(&server.address, OPEN).await;
+    refused.closed().await;
+    agent.send_records([1]).await;
+    agent.acknowledged(1).await;
+    drop(others);
+    let status = status_when_there_is_room(&server).await;
+    let refused = status.counters.iter().find(|c| c.name == "connections.refused").unwrap();
+    assert!(1 <= refused.count);
 }
