@@ -46,7 +46,8 @@ mod tests {
         let (line, unanswered) = Line::new(&hang_up);
         assert!(line.end().await);
         // Remembered for a connection that was busy.
-        hang_up.notified().await;
+        let told = tokio::time::timeout(LEFTOVERS_MAX, hang_up.notified()).await;
+        assert!(told.is_ok());
         drop(unanswered);
     }
 
