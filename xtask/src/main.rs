@@ -70,7 +70,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         arguments: Vec<String>,
     },
-    /// Measure: what the core costs, or what plugins and the packed form save on the recorded hosts
+    /// Measure: what the core costs, what plugins and the packed form save on the recorded hosts, what peers cost a server
     ///
     /// What was found is explained in docs/benchmarks.md.
     #[command(subcommand)]
@@ -145,6 +145,8 @@ enum Subject {
     Reduction(Form),
     /// Bytes of the packed form, beside protobuf, zstd and JSON
     Codec(Form),
+    /// Memory that each of some hundred peers costs a server, healthy and hostile ones; takes two minutes
+    Memory(Form),
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -166,6 +168,7 @@ impl From<Subject> for Bench {
             Subject::Core => Self::Core,
             Subject::Reduction(form) => Self::Reduction(form.into()),
             Subject::Codec(form) => Self::Codec(form.into()),
+            Subject::Memory(form) => Self::Memory(form.into()),
         }
     }
 }

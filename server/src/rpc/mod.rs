@@ -1,8 +1,10 @@
 //! The gRPC doors: they read requests, call the rooms, and write answers.
 
 mod decoding;
+mod frame;
 mod monitoring;
 mod operator;
+mod pace;
 
 use tonic::Status;
 use tracing::warn;
