@@ -296,7 +296,8 @@ impl<'a> Run<'a> {
         while !waiting.is_empty() || !active.is_empty() || begun.elapsed() < length {
             ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
             let now = begun.elapsed();
-            if let Some(index) = active.iter().position(|(ends, _)| *ends <= now) {
+            let is_over = |(ends, at): &(Duration, Active)| *ends <= now && at.can_end();
+            if let Some(index) = active.iter().position(is_over) {
                 let (_, ending) = active.swap_remove(index);
                 self.end(ending)?;
                 continue;

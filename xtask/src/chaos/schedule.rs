@@ -69,8 +69,10 @@ impl Schedule {
         let mut drawing = Self { strikes: Vec::new(), left_out: Vec::new() };
         let mut order = faults.to_vec();
         random.shuffle(&mut order);
-        // What lasts longest is the hardest to place.
-        order.sort_by_key(|fault| std::cmp::Reverse(*fault.lasts().start()));
+        // What strikes all is the hardest to place, and then what lasts longest.
+        order.sort_by_key(|fault| {
+            (fault.domain() != Domain::Fleet, std::cmp::Reverse(*fault.lasts().start()))
+        });
         for fault in order {
             if !drawing.place(fault, busy, shape, &mut random) {
                 drawing.left_out.push(fault);

@@ -41,10 +41,34 @@ pub(super) struct Active {
 #[derive(Debug)]
 enum Detail {
     Nothing,
-    Twin(Process),
+    /// The newcomer; and the log of the agent that was there, with how long it was.
+    Twin(Process, Log),
     Configs(JoinHandle<anyhow::Result<Vec<Attempt>>>),
-    /// A log, and how long it was.
-    Disk(PathBuf, u64),
+    /// Of what writes to the disk.
+    Disk(Log),
+}
+
+/// A log that goes on.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    /// How long it was.
+    bytes: u64,
+}
+
+impl Log {
+    fn of(process: &Process) -> anyhow::Result<Self> {
+        let path = process.log().to_path_buf();
+        let bytes = fs::metadata(&path)?.len();
+        Ok(Self { path, bytes })
+    }
+
+    /// What it says since then.
+    fn news(&self) -> anyhow::Result<String> {
+        let text = fs::read(&self.path)?;
+        let since = usize::try_from(self.bytes).unwrap_or(usize::MAX).min(text.len());
+        Ok(String::from_utf8_lossy(&text[since..]).into_owned())
+    }
 }
 
 /// A change of a configuration.
@@ -78,6 +102,14 @@ impl Active {
     pub(super) fn strike(&self) -> &Strike {
         &self.strike
     }
+
+    /// Whether it can end without keeping the others waiting.
+    pub(super) fn can_end(&self) -> bool {
+        match &self.detail {
+            Detail::Configs(changing) => changing.is_finished(),
+            Detail::Nothing | Detail::Twin(..) | Detail::Disk(_) => true,
+        }
+    }
 }
 
 impl Field {
@@ -107,10 +139,8 @@ impl Field {
             }
             (Fault::ServerDisk, Target::Server(index)) => {
                 let node = &mut self.nodes[index];
-                let log = node.process()?.log().to_path_buf();
-                let length = fs::metadata(&log)?.len();
+                detail = Detail::Disk(Log::of(node.process()?)?);
                 node.disk.as_ref().context("the server has no small disk")?.fill()?;
-                detail = Detail::Disk(log, length);
             }
             (Fault::HalfOpen, Target::Agent(index)) => self.agents[index].busiest_link().forget(),
             (Fault::Slow, Target::Agent(index)) => {
@@ -139,16 +169,17 @@ impl Field {
             (Fault::AgentDisk, Target::Agent(index)) => {
                 self.part(index);
                 let agent = &mut self.agents[index];
-                let log = agent.process()?.log().to_path_buf();
-                let length = fs::metadata(&log)?.len();
+                detail = Detail::Disk(Log::of(agent.process()?)?);
                 agent.disk.as_ref().context("the agent has no small disk")?.fill()?;
-                detail = Detail::Disk(log, length);
             }
             (Fault::Config, Target::Agent(index)) => {
                 detail = Detail::Configs(self.configure(index, console, random)?);
             }
-            (Fault::Twin, Target::Agent(index)) => detail = Detail::Twin(self.twin(index, false)?),
-            (Fault::Clone, Target::Agent(index)) => detail = Detail::Twin(self.twin(index, true)?),
+            (Fault::Twin | Fault::Clone, Target::Agent(index)) => {
+                let log = Log::of(self.agents[index].process()?)?;
+                let copy = strike.fault == Fault::Clone;
+                detail = Detail::Twin(self.twin(index, copy)?, log);
+            }
             (Fault::KafkaKill, Target::Kafka) => kafka(self)?.kill()?,
             (Fault::KafkaStop, Target::Kafka) => kafka(self)?.stop()?,
             (Fault::EtcdKill, Target::Etcd) => {
@@ -186,13 +217,13 @@ impl Field {
             }
             (Fault::ServerDisk, Target::Server(index)) => {
                 let disk = self.nodes[index].disk.as_ref().context("it has no small disk")?;
-                let effect = disk_effect(&detail, &SERVER_NOTICES);
+                let effect = disk_effect(&detail, &SERVER_NOTICES)?;
                 disk.free()?;
                 effect
             }
             (Fault::AgentDisk, Target::Agent(index)) => {
                 let disk = self.agents[index].disk.as_ref().context("it has no small disk")?;
-                let effect = disk_effect(&detail, &AGENT_NOTICES);
+                let effect = disk_effect(&detail, &AGENT_NOTICES)?;
                 disk.free()?;
                 self.calm(index);
                 effect
@@ -318,19 +349,25 @@ impl Field {
     }
 
     fn judge_twin(&mut self, detail: Detail) -> anyhow::Result<Effect> {
-        let Detail::Twin(mut process) = detail else { return Ok(Effect::new(false, "")) };
-        if let Some(status) = process.ended()? {
-            self.findings
-                .push(format!("a twin ended by itself ({status})\n{}", process.log_tail()));
+        let Detail::Twin(mut newcomer, log) = detail else { return Ok(Effect::new(false, "")) };
+        if let Some(status) = newcomer.ended()? {
+            let tail = newcomer.log_tail();
+            self.findings.push(format!("a twin ended by itself ({status})\n{tail}"));
             return Ok(Effect::new(false, "it ended by itself"));
         }
-        let log = fs::read_to_string(process.log())?;
-        // Dead at once, as a host that is switched off when somebody notices.
-        process.kill()?;
-        let refused = log.matches("another").count();
-        Ok(Effect::new(0 < refused, format!("the newcomer was refused {refused} times")))
+        let said = fs::read_to_string(newcomer.log())?;
+        // At once, as a host is switched off when somebody notices.
+        newcomer.kill()?;
+        // The one that was there may have been between two connections: then it is the one to be refused.
+        let refused = [said, log.news()?].map(|text| text.matches(REFUSAL).count());
+        let note =
+            format!("the newcomer was refused {} times, the other {}", refused[0], refused[1]);
+        Ok(Effect::new(refused != [0, 0], note))
     }
 }
+
+/// What an agent logs when it is refused because of its id.
+const REFUSAL: &str = "another";
 
 /// What `picket config set` is to refuse.
 const BAD_DOCUMENTS: [&str; 7] = [
@@ -368,16 +405,14 @@ fn cut_all<'a>(links: impl IntoIterator<Item = &'a Proxy>, how: Cut) {
 }
 
 /// A full disk has met something when the log says so.
-fn disk_effect(detail: &Detail, notices: &[&str]) -> Effect {
-    let Detail::Disk(log, length) = detail else { return Effect::new(false, "") };
-    let text = fs::read(log).unwrap_or_default();
-    let since = usize::try_from(*length).unwrap_or(usize::MAX).min(text.len());
-    let said = String::from_utf8_lossy(&text[since..]);
+fn disk_effect(detail: &Detail, notices: &[&str]) -> anyhow::Result<Effect> {
+    let Detail::Disk(log) = detail else { return Ok(Effect::new(false, "")) };
+    let said = log.news()?;
     let line = said.lines().find(|line| notices.iter().any(|notice| line.contains(notice)));
-    match line {
+    Ok(match line {
         Some(line) => Effect::new(true, format!("it was noticed: {}", line.trim())),
         None => Effect::new(false, "it was full, and nobody noticed"),
-    }
+    })
 }
 
 /// Damages one file of a spool: flips a bit or cuts it short. Answers what was done.
@@ -450,10 +485,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         fs::write(&log, "degraded before\n").unwrap();
-        let length = fs::metadata(&log).unwrap().len();
-        let detail = Detail::Disk(log.clone(), length);
-        assert!(!disk_effect(&detail, &SERVER_NOTICES).met);
+        let bytes = fs::metadata(&log).unwrap().len();
+        let detail = Detail::Disk(Log { path: log.clone(), bytes });
+        assert!(!disk_effect(&detail, &SERVER_NOTICES).unwrap().met);
         fs::write(&log, "degraded before\ndegraded: the disk is full\n").unwrap();
-        assert!(disk_effect(&detail, &SERVER_NOTICES).met);
+        assert!(disk_effect(&detail, &SERVER_NOTICES).unwrap().met);
     }
 }
