@@ -83,6 +83,9 @@ struct Chaos {
     /// Decides the faults [default: another one each time]
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
+    /// How long the fleet may take after that until nothing is to come any more
+    #[arg(long, value_name = "TIME", default_value = "4m", value_parser = time)]
+    settle: Duration,
     /// How many agents
     #[arg(long, value_name = "COUNT", default_value = "5", value_parser = clap::value_parser!(u8).range(2..=50))]
     agents: u8,
@@ -105,8 +108,19 @@ struct Chaos {
 
 impl From<Chaos> for chaos::Options {
     fn from(chaos: Chaos) -> Self {
-        let Chaos { duration, seed, agents, faults, bus, json, binaries, directory } = chaos;
-        Self { duration, seed, agents: agents.into(), faults, bus, json, binaries, directory }
+        let Chaos { duration, seed, settle, agents, faults, bus, json, binaries, directory } =
+            chaos;
+        Self {
+            duration,
+            seed,
+            settle,
+            agents: agents.into(),
+            faults,
+            bus,
+            json,
+            binaries,
+            directory,
+        }
     }
 }
 

@@ -55,9 +55,6 @@ const ENCORES_MAX: u64 = 3;
 /// How long an agent may take to be heard of again after the last fault: it waits up to 30 s between two tries.
 const HEARD_WITHIN: Duration = Duration::from_secs(180);
 
-/// How long the fleet may take until nothing is to come any more.
-const SETTLED_WITHIN: Duration = Duration::from_secs(240);
-
 /// How long one command to a fleet at peace may take.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
 
@@ -72,6 +69,8 @@ pub struct Options {
     pub agents: usize,
     /// Which faults; none means all that fit the bus.
     pub faults: Vec<Fault>,
+    /// How long the fleet may take, once the faults have stopped, until nothing is to come any more.
+    pub settle: Duration,
     /// Which bus, and with it how many servers.
     pub bus: Bus,
     /// Whether to end with one JSON object in place of tables.
@@ -362,7 +361,7 @@ impl<'a> Run<'a> {
             .collect();
         let server = self.field.nodes[0].address();
         let (accounts, findings) =
-            verdict::audit(&self.console, server, &self.agents, &doubled, SETTLED_WITHIN)?;
+            verdict::audit(&self.console, server, &self.agents, &doubled, self.options.settle)?;
         self.report.agents = accounts.0;
         self.report.findings.extend(findings);
         self.field.watch()
