@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_core::id::AgentId;
+use agent_core::id::{AgentId, CommandId};
 use agent_core::limits::COMMAND_TTL_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use proto::command::CommandType;
-use proto::{AlertSeverity, StatusEvent};
+use proto::{AlertSeverity, CommandState, StatusEvent};
 
 use crate::client::ServerAddress;
 use crate::exit;
@@ -36,6 +36,7 @@ Examples:
   picket audit                                 whether every record is there, or declared lost
   picket agents                                who is there
   picket send-command web-1 STATUS             ask an agent for its state and its books
+  picket commands list --state unknown         which commands nobody knows the end of
   picket config set web-1 web-1.json           change what an agent collects, at once",
     after_long_help = exit::table(),
 )]
@@ -81,7 +82,7 @@ pub(crate) enum Output {
     Table,
     /// One JSON object a line; field names are stable, what is absent is left out
     Json,
-    /// Comma-separated values with a header; for metrics, monitor, alerts, events, audit and agents
+    /// Comma-separated values with a header; for metrics, monitor, alerts, events, commands, audit and agents
     Csv,
 }
 
@@ -93,6 +94,7 @@ impl Command {
             | Self::Monitor(_)
             | Self::Alerts(_)
             | Self::Events(_)
+            | Self::Commands(_)
             | Self::Audit(_)
             | Self::SendCommand(_) => true,
             Self::Agents(_) | Self::Config(_) | Self::ServerStatus | Self::Completions { .. } => {
@@ -202,7 +204,9 @@ Sends a command to an agent, waits for its answer and prints it. The exit code s
   RESTART        restart the process; answered by the new one
 
 An agent that is away is waited for until the time is up. It may be handed to the agent several times, over a
-broken connection for instance; the agent runs it once. With --kafka a server may need some seconds
+broken connection for instance; the agent runs it once, also through a crash if it has a state directory.
+A command whose fate is unknown may have started, or start still for up to 20 seconds: so long it takes to
+notice that a connection is dead. picket commands show tells what became of it since. With --kafka a server may need some seconds
 beyond --timeout to say that an agent did not get it.
 
 Examples:
@@ -212,13 +216,33 @@ Examples:
   picket send-command web-1 restart --timeout 2m")]
     SendCommand(SendCommand),
 
+    /// Shows what became of commands
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        long_about = "\
+Shows what became of commands.
+
+A command is QUEUED when it is on the bus, DELIVERED when a server has put it on the agent's stream, and
+RUNNING when the agent says that it has begun one that takes a while. It ends once, as one of SUCCEEDED,
+FAILED, REJECTED (nothing changed), EXPIRED (certainly not started) or UNKNOWN (it may have started). What
+an agent says after that is shown as an amendment.
+
+Examples:
+  picket commands list --since 1h
+  picket commands list web-1 --state unknown --state expired
+  picket commands show 6f1c7bb2a5d94f0e9a57e1f2c3b4d5e6"
+    )]
+    Commands(Commands),
+
     /// Lists the agents that the server has seen
     #[command(long_about = "\
 Lists the agents that the server has seen: state, version, boot, configuration and books.
 
-CONFIG is the revision applied, and the one wanted where it is another. DELIVERED, LOST and HELD are
-records of the current boot, as the agent last reported them; SPOOLED are records of all its boots on its disk, where an
-agent has a spool; TROUBLE is what is wrong with its identity, where something is.
+TROUBLES says what is wrong with an identity: two live agents with one id, or a boot counter that does not
+rise as one host's does. CONFIG is the revision applied, and the one wanted where it is another. DELIVERED, LOST and HELD are
+records of the current boot, as the agent last reported them; SPOOLED are
+records of all its boots on its disk, where an agent has a spool.
 
 Examples:
   picket agents
@@ -407,9 +431,9 @@ impl EventKind {
             Self::ConfigRejected => StatusEvent::ConfigRejected,
             Self::ConfigRolledBack => StatusEvent::ConfigRolledBack,
             Self::CommandDelivered => StatusEvent::CommandDelivered,
+            Self::CommandRunning => StatusEvent::CommandRunning,
             Self::Loss => StatusEvent::Loss,
             Self::DuplicateId => StatusEvent::DuplicateId,
-            Self::CommandRunning => StatusEvent::CommandRunning,
             Self::CloneSuspected => StatusEvent::CloneSuspected,
             Self::Alert => StatusEvent::Alert,
             Self::AlertLoss => StatusEvent::AlertLoss,
@@ -455,6 +479,10 @@ pub(crate) struct SendCommand {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
+    /// Send it also to an agent whose identity is in doubt
+    #[arg(long)]
+    pub(crate) force: bool,
+
     /// How long the agent has to answer
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
     pub(crate) timeout: Duration,
@@ -480,6 +508,78 @@ impl From<CommandKind> for CommandType {
             CommandKind::Start => Self::Start,
             CommandKind::UpdateConfig => Self::UpdateConfig,
             CommandKind::Restart => Self::Restart,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Commands {
+    /// Lists commands, the newest last
+    List(CommandsList),
+    /// Shows one command with its times, servers and boots
+    Show(CommandsShow),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommandsList {
+    /// Only to these agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+
+    /// Begin at this time: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z") [default: a day ago]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+
+    /// Only those that stand so; may be repeated
+    #[arg(
+        long = "state",
+        value_name = "STATE",
+        value_enum,
+        value_delimiter = ',',
+        ignore_case = true
+    )]
+    pub(crate) states: Vec<State>,
+
+    /// At most so many, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommandsShow {
+    /// The command
+    #[arg(value_name = "ID")]
+    pub(crate) id: CommandId,
+
+    /// How far back to look, given like --since of list [default: a week]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+}
+
+/// Where a command stands, by its name on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    Queued,
+    Delivered,
+    Running,
+    Succeeded,
+    Failed,
+    Rejected,
+    Expired,
+    Unknown,
+}
+
+impl From<State> for CommandState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Queued => Self::Queued,
+            State::Delivered => Self::Delivered,
+            State::Running => Self::Running,
+            State::Succeeded => Self::Succeeded,
+            State::Failed => Self::Failed,
+            State::Rejected => Self::Rejected,
+            State::Expired => Self::Expired,
+            State::Unknown => Self::Unknown,
         }
     }
 }
@@ -641,6 +741,13 @@ mod tests {
         check("picket send-command web-1 EXPLODE", false);
         check("picket send-command web-1 STATUS --timeout 25h", false);
         check("picket send-command web-1 STATUS --param a", false);
+        check("picket send-command web-1 STOP --force", true);
+        check("picket commands list", true);
+        check("picket commands list web-1 --since 1h --state unknown,EXPIRED", true);
+        check("picket commands list --state gone", false);
+        check("picket commands list --limit 1001", false);
+        check("picket commands show c-1", true);
+        check("picket commands show", false);
         check("picket config get _default", true);
         check("picket config get _other", false);
         check("picket config set web-1 --expected-revision 0", true);

@@ -19,11 +19,12 @@ pub(crate) enum Exit {
     Rejected = 4,
     TimedOut = 5,
     NotFound = 6,
+    Unknown = 7,
     Missing = 10,
 }
 
 impl Exit {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -31,6 +32,7 @@ impl Exit {
         Self::Rejected,
         Self::TimedOut,
         Self::NotFound,
+        Self::Unknown,
         Self::Missing,
     ];
 
@@ -41,8 +43,11 @@ impl Exit {
             Self::Usage => "wrong arguments, or an input that cannot be read",
             Self::Unreachable => "the server, or Kafka, cannot be reached",
             Self::Rejected => "rejected: by the agent, or by the server as invalid",
-            Self::TimedOut => "no answer in time: the command expired, or its fate is unknown",
+            Self::TimedOut => {
+                "no answer in time; of a command: it expired, and was certainly not started"
+            }
             Self::NotFound => "nothing found: no such agent or document, no records, no alert",
+            Self::Unknown => "the fate of a command is unknown: it may have started",
             Self::Missing => "audit: records are missing, or an agent's books do not balance",
         }
     }
@@ -110,7 +115,7 @@ mod tests {
     #[test]
     fn codes_are_what_scripts_rely_on() {
         let codes = Exit::ALL.map(|exit| exit as u8);
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 10]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 10]);
     }
 
     #[test]

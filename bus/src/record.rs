@@ -22,7 +22,7 @@ pub enum Payload {
     /// On [`Topic::Commands`].
     Command(Command),
     /// On [`Topic::CommandResponses`].
-    Response(CommandResponse),
+    Response(Box<CommandResponse>),
     /// On [`Topic::AgentStatus`].
     Status(Box<StatusRecord>),
 }

@@ -39,12 +39,20 @@ pub(crate) enum Counter {
     CommandsExpired,
     /// Commands that an agent got and did not answer in time.
     CommandsUnknown,
+    /// Answers that an agent gave again although the bus had them.
+    CommandsAnsweredAgain,
+    /// Answers of agents after a server had said something else.
+    CommandsAmended,
+    /// Commands that were refused because their issuer sends too many.
+    CommandsThrottled,
+    /// Commands that were refused because the agent's identity is in doubt.
+    CommandsDoubtful,
     /// Configurations sent down a stream.
     ConfigsPushed,
 }
 
 impl Counter {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 20] = [
         Self::RecordsStored,
         Self::RecordsLost,
         Self::RecordsUnexplained,
@@ -60,6 +68,10 @@ impl Counter {
         Self::CommandsAnswered,
         Self::CommandsExpired,
         Self::CommandsUnknown,
+        Self::CommandsAnsweredAgain,
+        Self::CommandsAmended,
+        Self::CommandsThrottled,
+        Self::CommandsDoubtful,
         Self::ConfigsPushed,
     ];
 
@@ -80,6 +92,10 @@ impl Counter {
             Self::CommandsAnswered => "commands.answered",
             Self::CommandsExpired => "commands.expired",
             Self::CommandsUnknown => "commands.unknown",
+            Self::CommandsAnsweredAgain => "commands.answered_again",
+            Self::CommandsAmended => "commands.amended",
+            Self::CommandsThrottled => "commands.throttled",
+            Self::CommandsDoubtful => "commands.doubtful",
             Self::ConfigsPushed => "configs.pushed",
         }
     }

@@ -1,14 +1,15 @@
-//! What every task of the server reaches: the rooms, and the two tables that need a lock.
+//! What every task of the server reaches: the rooms, and the tables that need a lock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bus::Bus;
 
 use crate::clock::Clock;
-use crate::command::Commands;
+use crate::command::{Answered, Commands, Rates};
 use crate::config::ConfigStore;
 use crate::counters::Counters;
 use crate::ingest::{Claims, SessionHandle};
+use crate::limits::ANSWERS_MAX;
 use crate::registry::Registry;
 use crate::shutdown::Stopping;
 use crate::troubles::Troubles;
@@ -32,11 +33,13 @@ pub(crate) struct Shared {
     pub(crate) troubles: Arc<Troubles>,
 }
 
-/// What is known of agents, and which of them have a session.
+/// What is known of agents and commands, and which agents have a session.
 #[derive(Debug)]
 pub(crate) struct Tables {
     registry: Mutex<Registry>,
     claims: Mutex<Claims<SessionHandle>>,
+    answered: Mutex<Answered>,
+    rates: Mutex<Rates>,
 }
 
 impl Shared {
@@ -47,11 +50,24 @@ impl Shared {
     pub(crate) fn claims(&self) -> MutexGuard<'_, Claims<SessionHandle>> {
         self.tables.claims()
     }
+
+    pub(crate) fn answered(&self) -> MutexGuard<'_, Answered> {
+        self.tables.answered()
+    }
+
+    pub(crate) fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.tables.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Tables {
     pub(crate) fn new(registry: Registry) -> Self {
-        Self { registry: Mutex::new(registry), claims: Mutex::new(Claims::new()) }
+        Self {
+            registry: Mutex::new(registry),
+            claims: Mutex::new(Claims::new()),
+            answered: Mutex::new(Answered::new(ANSWERS_MAX)),
+            rates: Mutex::default(),
+        }
     }
 
     // A panic while one of these is held is a bug, and each change is a single step: what the panic left is
@@ -63,5 +79,9 @@ impl Tables {
 
     pub(crate) fn claims(&self) -> MutexGuard<'_, Claims<SessionHandle>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn answered(&self) -> MutexGuard<'_, Answered> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::agent::{
-    self, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Loss, RunState,
+    self, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss, RunState,
 };
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
@@ -159,6 +159,12 @@ pub(crate) fn credit(bytes: u64) -> Credit {
     }
 }
 
+/// As [`loss`], of an earlier time.
+pub(crate) fn spool_loss(loss: &crate::spool::Loss) -> proto::Loss {
+    let crate::spool::Loss { first, last, reason, never_sent, unacknowledged, .. } = *loss;
+    self::loss(&Loss { first, last, reason, never_sent, unacknowledged })
+}
+
 /// Records that will never come.
 pub(crate) fn loss(loss: &Loss) -> proto::Loss {
     let reason = match loss.reason {
@@ -204,6 +210,7 @@ pub(crate) fn status<O: OwnPlugins>(
         sessions: status.sessions,
         last_config: agent.config_report().map(|report| config_report(report, overridden)),
         boot: Some(agent.boot().into()),
+        // The shell's, who asks for this.
         spool: None,
     }
 }
@@ -286,7 +293,12 @@ pub(crate) fn response(
     let (command, answer) = agent.answer(slot)?;
     let (outcome, message) = describe(answer, agent, overridden);
     let status = matches!(answer, Answer::Status).then(|| status(agent, now, overridden));
-    let said = CommandResponse { message, status, ..CommandResponse::default() };
+    let previous_boot = match answer {
+        Answer::Restarted { previous } | Answer::BegunBefore { previous, .. } => Some(*previous),
+        _ => None,
+    };
+    let previous_boot = previous_boot.map(Into::into);
+    let said = CommandResponse { message, status, previous_boot, ..CommandResponse::default() };
     Some(answer_to(command, id, agent.boot(), outcome, said))
 }
 
@@ -353,8 +365,32 @@ fn describe<O: OwnPlugins>(
             let message = format!("restart failed, the agent goes on: {}", reason.as_str());
             return (CommandOutcome::Failed, message);
         }
+        Answer::BegunBefore { kind, previous } => {
+            let (outcome, became) = match kind {
+                Kind::Stop => (CommandOutcome::Succeeded, "collecting was stopped"),
+                Kind::Start => (CommandOutcome::Succeeded, "collecting was started"),
+                Kind::UpdateConfig => (
+                    CommandOutcome::Unknown,
+                    "params may have been applied, and do not outlive a process",
+                ),
+                Kind::Restart => (CommandOutcome::Succeeded, "restarted"),
+            };
+            return (outcome, format!("{became}: begun by boot {previous}, which has ended"));
+        }
+        Answer::NotRecorded(reason) => {
+            let reason = reason.as_str();
+            let message = format!("storage: cannot write down that it begins: {reason}");
+            return (CommandOutcome::Rejected, message);
+        }
+        Answer::Misdirected => (CommandOutcome::Rejected, "the command is to another agent"),
+        Answer::Unremembered => (
+            CommandOutcome::Rejected,
+            "storage: an earlier boot may have begun it, and its record is damaged; send a new one",
+        ),
         Answer::Expired => (CommandOutcome::Expired, "the command came after its time to live"),
-        Answer::Busy => (CommandOutcome::Rejected, "too many commands are remembered; try later"),
+        Answer::Busy => {
+            (CommandOutcome::Rejected, "busy: too many commands are remembered; try later")
+        }
         Answer::ShuttingDown => (CommandOutcome::Rejected, "the agent is shutting down"),
         Answer::Unknown => (CommandOutcome::Rejected, "not a command of this agent"),
     };

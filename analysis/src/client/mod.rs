@@ -15,8 +15,9 @@ use proto::operator_service_client::OperatorServiceClient;
 use proto::{
     AgentInfo, Command, CommandResponse, ConfigVersion, DeleteConfigRequest,
     GetConfigHistoryRequest, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
-    ListAgentsRequest, MetricsBatch, ServerStatus, SetConfigRequest, SetConfigResponse,
-    StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
+    ListAgentsRequest, ListCommandsRequest, ListCommandsResponse, MetricsBatch, ServerStatus,
+    SetConfigRequest, SetConfigResponse, StatusBatch, SubscribeMetricsRequest,
+    SubscribeStatusRequest,
 };
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -82,6 +83,14 @@ impl Client {
         let call = async |mut service: Operator| service.list_agents(request).await;
         let response = self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await?;
         Ok(response.agents)
+    }
+
+    pub(crate) async fn commands(
+        &self,
+        request: ListCommandsRequest,
+    ) -> Result<ListCommandsResponse, Error> {
+        let call = async |mut service: Operator| service.list_commands(request).await;
+        self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await
     }
 
     pub(crate) async fn config(&self, agent_id: String) -> Result<GetConfigResponse, Error> {

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use agent_core::id::AgentId;
 use bus::audit::{Audit, History, Place, Report};
 use bus::{Partition, Topic};
 use proto::{
@@ -30,7 +31,7 @@ pub(super) async fn run(
     out: &mut dyn Write,
 ) -> Result<Exit, Error> {
     let since_ms = args.since.map(|since| since.resolve(now_ms()));
-    let scope = Scope { agents: request::names(&args.agents), since_ms };
+    let scope = Scope { agents: args.agents.clone(), since_ms };
     let report = match args.wait {
         None => audit(session, &scope).await?,
         Some(patience) => audit_until_settled(session, &scope, patience).await?,
@@ -38,7 +39,7 @@ pub(super) async fn run(
     let missing: Vec<&str> = scope
         .agents
         .iter()
-        .map(String::as_str)
+        .map(AgentId::as_str)
         .filter(|wanted| report.agents.iter().all(|agent| agent.agent_id != *wanted))
         .collect();
     if report.agents.is_empty() && missing.is_empty() {
@@ -75,7 +76,7 @@ fn exit(report: &Report, wait: Option<Duration>) -> Exit {
 #[derive(Debug)]
 struct Scope {
     /// Empty: all.
-    agents: Vec<String>,
+    agents: Vec<AgentId>,
     /// Unix milliseconds; none: all that is stored.
     since_ms: Option<i64>,
 }
@@ -101,7 +102,8 @@ async fn audit_until_settled(
 }
 
 fn is_settled(report: &Report, scope: &Scope) -> bool {
-    let there = |wanted: &String| report.agents.iter().any(|agent| agent.agent_id == *wanted);
+    let there =
+        |wanted: &AgentId| report.agents.iter().any(|agent| agent.agent_id == wanted.as_str());
     report.difference() == 0 && report.pending() == 0 && scope.agents.iter().all(there)
 }
 
@@ -141,25 +143,11 @@ async fn read(session: &Session, scope: &Scope) -> Result<Read, Error> {
     for extent in extents(&session.source).await?.iter().filter(|extent| extent.is_cut()) {
         audit.handle_cut(extent.topic, extent.partition);
     }
-    match &session.source {
-        Source::Server(server) => {
-            let client = Client::connect(server.clone()).await?;
-            for agent in client.agents(scope.agents.clone()).await? {
-                if let Some(status) = &agent.status
-                    && let Some(boot) = status.boot.or(agent.boot)
-                {
-                    audit.handle_word(&agent.agent_id, boot.into(), status);
-                }
-            }
-        }
-        // What they say is in agent-status, each minute.
-        #[cfg(feature = "kafka")]
-        Source::Kafka(_) => {}
-    }
+    hear(&session.source, scope, &mut audit).await?;
 
     let since_ms = scope.since_ms.unwrap_or(0);
     let request = SubscribeStatusRequest {
-        agents: scope.agents.clone(),
+        agents: request::names(&scope.agents),
         start: Some(status::Start::SinceMs(since_ms)),
         ..SubscribeStatusRequest::default()
     };
@@ -180,6 +168,33 @@ async fn read(session: &Session, scope: &Scope) -> Result<Read, Error> {
         Pass::Whole(_) => Ok(Read::Whole(audit)),
         Pass::Overtaken => Ok(Read::Overtaken),
     }
+}
+
+/// Takes what agents last said of themselves, beside what they say in `agent-status` once a minute.
+async fn hear(source: &Source, scope: &Scope, audit: &mut Audit) -> Result<(), Error> {
+    match source {
+        Source::Server(server) => {
+            let client = Client::connect(server.clone()).await?;
+            for agent in client.agents(request::names(&scope.agents)).await? {
+                if let Some(status) = &agent.status
+                    && let Some(boot) = status.boot.or(agent.boot)
+                {
+                    audit.handle_word(&agent.agent_id, boot.into(), status);
+                }
+            }
+        }
+        #[cfg(feature = "kafka")]
+        Source::Kafka(brokers) => {
+            let since_ms = scope.since_ms.unwrap_or(0);
+            let take = |response: &proto::CommandResponse, status: &proto::AgentStatus| {
+                if let Some(boot) = status.boot.or(response.boot) {
+                    audit.handle_word(&response.agent_id, boot.into(), status);
+                }
+            };
+            brokers.said(&scope.agents, since_ms, take).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn statuses(
@@ -206,7 +221,7 @@ async fn records(
     audit: &mut Audit,
 ) -> Result<Pass, Error> {
     let request = SubscribeMetricsRequest {
-        agents: scope.agents.clone(),
+        agents: request::names(&scope.agents),
         start: Some(metrics::Start::SinceMs(since_ms)),
         ..SubscribeMetricsRequest::default()
     };
@@ -289,7 +304,7 @@ mod tests {
 
     #[test]
     fn it_waits_for_what_is_held_and_for_who_is_not_there() {
-        let scope = |agent: &str| Scope { agents: vec![agent.to_owned()], since_ms: None };
+        let scope = |agent: &str| Scope { agents: vec![agent.parse().unwrap()], since_ms: None };
         assert!(is_settled(&report(0, 0, 0), &scope("a")));
         assert!(!is_settled(&report(0, 0, 0), &scope("b")));
         assert!(!is_settled(&report(0, 1, 0), &scope("a")));

@@ -53,7 +53,7 @@ fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
     }
     let shows_troubles = agents.iter().any(|agent| !agent.troubles.is_empty());
     if shows_troubles {
-        columns.push(("trouble", Align::Left));
+        columns.push(("troubles", Align::Left));
     }
     let mut grid = Grid::new(&columns);
     for agent in agents {
@@ -165,10 +165,7 @@ fn object(agent: &AgentInfo) -> Value {
     put("config_applied", agent.config_applied.into());
     put("config_error", text(&agent.config_error));
     put("server_id", text(&agent.server_id));
-    put(
-        "troubles",
-        if agent.troubles.is_empty() { Value::Null } else { agent.troubles.clone().into() },
-    );
+    put("troubles", (!agent.troubles.is_empty()).then(|| agent.troubles.clone()).into());
     put("status", agent.status.as_ref().map(bus::json::agent_status).into());
     Value::Object(object)
 }

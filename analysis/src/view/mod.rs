@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod alerts;
 pub(crate) mod audit;
+pub(crate) mod commands;
 pub(crate) mod events;
 pub(crate) mod grid;
 pub(crate) mod json;

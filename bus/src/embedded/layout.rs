@@ -126,7 +126,9 @@ pub(super) fn read_entry(topic: Topic, offset: u64, value: &[u8]) -> Result<Entr
     let payload = match topic {
         Topic::MonitoringData => MetricsRecord::decode(payload).map(Payload::Metrics),
         Topic::Commands => Command::decode(payload).map(Payload::Command),
-        Topic::CommandResponses => CommandResponse::decode(payload).map(Payload::Response),
+        Topic::CommandResponses => {
+            CommandResponse::decode(payload).map(|response| Payload::Response(Box::new(response)))
+        }
         Topic::AgentStatus => {
             StatusRecord::decode(payload).map(|status| Payload::Status(Box::new(status)))
         }

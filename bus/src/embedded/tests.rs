@@ -14,10 +14,10 @@ use crate::record::Payload;
 fn record(number: i64) -> Record {
     Record {
         key: "edge-1".parse().unwrap(),
-        payload: Payload::Response(CommandResponse {
+        payload: Payload::Response(Box::new(CommandResponse {
             timestamp: number,
             ..CommandResponse::default()
-        }),
+        })),
     }
 }
 

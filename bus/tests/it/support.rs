@@ -70,7 +70,7 @@ pub(crate) fn any(topic: Topic, name: &str) -> Record {
         Topic::MonitoringData => return metrics(name, 1),
         Topic::Commands => Payload::Command(Command { agent_id, ..Command::default() }),
         Topic::CommandResponses => {
-            Payload::Response(CommandResponse { agent_id, ..CommandResponse::default() })
+            Payload::Response(Box::new(CommandResponse { agent_id, ..CommandResponse::default() }))
         }
         Topic::AgentStatus => {
             Payload::Status(Box::new(StatusRecord { agent_id, ..StatusRecord::default() }))

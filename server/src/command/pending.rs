@@ -68,9 +68,9 @@ pub(crate) enum Submission {
 pub(crate) enum Output {
     /// Give it to the agent's session; answer with [`Pending::handle_delivered`] or
     /// [`Pending::handle_undelivered`].
-    Deliver(Order),
+    Deliver(Box<Order>),
     /// Tell whoever waits. With `publish`, the bus does not have it yet.
-    Answered { response: CommandResponse, publish: bool },
+    Answered { response: Box<CommandResponse>, publish: bool },
 }
 
 /// Which server has the agent's stream, as far as another one can know.
@@ -209,7 +209,7 @@ impl Pending {
         }
         if self.is_full(&order.agent) {
             if holder == Holder::Nobody {
-                let text = format!("agent {} has too many commands waiting", order.agent);
+                let text = format!("busy: agent {} has too many commands waiting", order.agent);
                 self.conclude(now, &order, CommandOutcome::Rejected, text);
             }
             return;
@@ -269,7 +269,8 @@ impl Pending {
         let waited = self.remove(&id).is_some();
         self.answers.remember(id, response.clone());
         if waited {
-            self.outputs.push_back(Output::Answered { response, publish: false });
+            self.outputs
+                .push_back(Output::Answered { response: Box::new(response), publish: false });
         }
     }
 
@@ -450,7 +451,7 @@ impl Pending {
         };
         let reachable = self.connected.contains_key(&open.order.agent);
         if open.published && !open.in_grace && reachable && open.delivery != Delivery::Now {
-            self.outputs.push_back(Output::Deliver(open.order.clone()));
+            self.outputs.push_back(Output::Deliver(Box::new(open.order.clone())));
         }
     }
 
@@ -459,7 +460,7 @@ impl Pending {
         self.remove(&order.id);
         let response = answer(now, order, outcome, message);
         self.answers.remember(order.id.clone(), response.clone());
-        self.outputs.push_back(Output::Answered { response, publish: true });
+        self.outputs.push_back(Output::Answered { response: Box::new(response), publish: true });
     }
 
     /// Time left of a command that is to be delivered now; none if it is over, or the command is not open any more.
@@ -483,8 +484,7 @@ pub(crate) fn answer(
         timestamp: now.unix_seconds(),
         command_id: order.id.to_string(),
         outcome: outcome.into(),
-        boot: None,
-        status: None,
+        ..CommandResponse::default()
     }
 }
 

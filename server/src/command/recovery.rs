@@ -215,7 +215,7 @@ impl Intake {
 }
 
 fn id_of_place(partition: Partition, offset: Offset) -> CommandId {
-    format!("commands-{partition}-{offset}")
+    bus::query::id_of_place(partition, offset)
         .parse()
         .expect("a word and two numbers are a command id")
 }

@@ -47,6 +47,7 @@ impl TryFrom<Hello> for Introduction {
         Rejection::check_text("hello.version", &hello.version, NAME_BYTES_MAX)?;
         Rejection::check_text("hello.host_name", &hello.host_name, NAME_BYTES_MAX)?;
         Rejection::check_text("hello.target", &hello.target, NAME_BYTES_MAX)?;
+        Rejection::check_text("hello.host", &hello.host, NAME_BYTES_MAX)?;
         Ok(Self { agent, boot: boot.into(), hello })
     }
 }

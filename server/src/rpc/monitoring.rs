@@ -1,5 +1,6 @@
 //! The door for agents and for whoever commands them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bus::{Payload, Record};
@@ -15,9 +16,12 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::command::{self, Order, Reply};
+use crate::counters::Counter;
 use crate::ids::fresh_command_id;
 use crate::ingest::{self, Introduction};
-use crate::limits::{HEARTBEAT, MESSAGE_BYTES_MAX, OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX};
+use crate::limits::{
+    HEARTBEAT, ISSUER_COMMANDS_PER_S, MESSAGE_BYTES_MAX, OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX,
+};
 use crate::rejection::{Reason, Rejection};
 use crate::rpc::{refuse, stopping, unavailable};
 use crate::shared::Shared;
@@ -60,14 +64,37 @@ impl Monitoring {
         ingest::last_stored(&*self.shared.bus, agent, *boot, WELCOME_HISTORY_MAX).await
     }
 
-    /// Hands `order` to the router and the bus, and waits for its answer.
-    async fn command(&self, order: Order) -> Result<CommandResponse, Status> {
+    /// Hands `order` of `issuer` to the router and the bus, and waits for its answer.
+    async fn command(
+        &self,
+        order: Order,
+        issuer: Option<IpAddr>,
+    ) -> Result<CommandResponse, Status> {
         let shared = &self.shared;
         let now = shared.clock.now();
-        let rejected = |text| command::answer(now, &order, CommandOutcome::Rejected, text);
+        let rejected = |text| {
+            let server_id = shared.server_id.clone();
+            let answer = command::answer(now, &order, CommandOutcome::Rejected, text);
+            CommandResponse { server_id, ..answer }
+        };
+        if let Some(issuer) = issuer
+            && !shared.rates().allow(now.monotonic, issuer)
+        {
+            shared.counters.reject(Reason::Busy);
+            shared.counters.add(Counter::CommandsThrottled, 1);
+            let text = format!(
+                "busy: {issuer} sends more than {ISSUER_COMMANDS_PER_S} commands a second; try again"
+            );
+            return Ok(rejected(text));
+        }
         if shared.registry().last_seen_ms(&order.agent).is_none() {
             let text = format!("no agent {} has ever connected", order.agent);
             return Ok(rejected(text));
+        }
+        let doubt = shared.registry().doubt(&order.agent, now.unix_ms).map(str::to_owned);
+        if let Some(doubt) = doubt.filter(|_| !order.command.force) {
+            shared.counters.add(Counter::CommandsDoubtful, 1);
+            return Ok(rejected(command::doubtful(&order, &doubt)));
         }
         let reply = shared.commands.submit(order.clone()).await;
         let answer = match reply.map_err(|_| stopping())? {
@@ -79,7 +106,7 @@ impl Monitoring {
             Reply::Answered(response) => return Ok(*response),
             Reply::Busy => {
                 shared.counters.reject(Reason::Busy);
-                let text = format!("agent {} has too many commands waiting", order.agent);
+                let text = format!("busy: agent {} has too many commands waiting", order.agent);
                 return Ok(rejected(text));
             }
             Reply::Taken => {
@@ -151,11 +178,12 @@ impl MonitoringService for Monitoring {
         request: Request<Command>,
     ) -> Result<Response<CommandResponse>, Status> {
         let shared = &self.shared;
+        let issuer = request.remote_addr().map(|address| address.ip());
         let order = command::order(shared.clock.now(), request.into_inner(), fresh_command_id)
             .map_err(|rejection| refuse(shared, rejection))?;
         let mut ending = shared.stopping.clone();
         tokio::select! {
-            response = self.command(order) => response.map(Response::new),
+            response = self.command(order, issuer) => response.map(Response::new),
             () = ending.wait() => Err(stopping()),
         }
     }
