@@ -3,16 +3,15 @@
 mod host;
 mod screen;
 
-use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::fleet::{Binaries, Group, Process, Profile, Server, Site};
+use crate::fleet::{Binaries, Directory, Group, Process, Profile, Server, Site};
 use crate::{interrupt, workspace};
 
 use self::screen::Screen;
@@ -42,7 +41,7 @@ pub fn run(duration: Option<Duration>) -> anyhow::Result<()> {
     screen::say(&format!("built in {} s", started.elapsed().as_secs()));
 
     let interrupted = interrupt::flag([SIGINT, SIGTERM, SIGHUP])?;
-    let directory = Directory::claim(&workspace::target_directory()?.join("demo"))?;
+    let directory = Directory::claim(&workspace::target_directory()?.join("demo"), "demo")?;
     let site = Site::new(binaries, directory.path(), Group::Own)?;
     let agent_id = host::agent_id();
 
@@ -140,63 +139,4 @@ what to try next, in three terminals:
         data = here(site.data()),
         state = here(site.state(agent_id)),
     )
-}
-
-/// The demo's own directory, emptied at the start and kept at the end, and never shared by two demos.
-#[derive(Debug)]
-struct Directory {
-    path: PathBuf,
-    lock: File,
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // Closing would not do: a process that another thread is just starting has a copy of the handle.
-        self.lock.unlock().ok();
-    }
-}
-
-impl Directory {
-    fn claim(parent: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(parent)
-            .with_context(|| format!("cannot create {}", parent.display()))?;
-        let lock_path = parent.join("lock");
-        let lock = File::create(&lock_path)
-            .with_context(|| format!("cannot create {}", lock_path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                bail!("another demo is running in {}; stop it first", parent.display())
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", lock_path.display()));
-            }
-        }
-        let path = parent.join("run");
-        if path.exists() {
-            fs::remove_dir_all(&path)
-                .with_context(|| format!("cannot empty {}", path.display()))?;
-        }
-        Ok(Self { path, lock })
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_is_claimed_once_and_starts_empty() {
-        let parent = tempfile::tempdir().unwrap();
-        let first = Directory::claim(parent.path()).unwrap();
-        fs::create_dir_all(first.path().join("data")).unwrap();
-        assert!(Directory::claim(parent.path()).is_err());
-        drop(first);
-        let second = Directory::claim(parent.path()).unwrap();
-        assert!(!second.path().exists());
-    }
 }

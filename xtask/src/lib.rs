@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod bench;
+pub mod chaos;
 pub mod demo;
 pub mod fleet;
 pub mod fuzz;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use xtask::bench::{Bench, Output};
+use xtask::chaos::{self, Bus, Fault};
 use xtask::services::{self, Data, Service};
 
 /// The project's tasks.
@@ -70,6 +71,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         arguments: Vec<String>,
     },
+    /// Run agents and servers under faults, and check that nothing is lost without a word
+    ///
+    /// A seed decides which fault strikes what and when; the same seed strikes the same again. The exit code is not 0 when
+    /// anything is not as it must be. What each fault is, and what the parts do then, is told in docs/reliability.md. Data and logs of
+    /// the latest run stay in target/chaos/run.
+    Chaos(Chaos),
     /// Measure: what the core costs, what plugins and the packed form save on the recorded hosts, what peers cost a server
     ///
     /// What was found is explained in docs/benchmarks.md.
@@ -77,6 +84,73 @@ enum Task {
     Bench(Subject),
     /// Write the code generated from proto/proto/monitoring.proto anew
     Codegen,
+}
+
+#[derive(Args, Debug)]
+struct Chaos {
+    /// How long faults strike, such as 60s or 3m; starting and settling take a minute or two more
+    #[arg(long = "for", value_name = "TIME", default_value = "3m", value_parser = time)]
+    duration: Duration,
+    /// Decides the faults [default: another one each time]
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// How long the fleet may take after that until nothing is to come any more
+    #[arg(long, value_name = "TIME", default_value = "4m", value_parser = time)]
+    settle: Duration,
+    /// How many agents
+    #[arg(long, value_name = "COUNT", default_value = "5", value_parser = clap::value_parser!(u8).range(2..=50))]
+    agents: u8,
+    /// Only these faults, with commas between [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    faults: Vec<Fault>,
+    /// embedded: one server; kafka: two servers on a Kafka and an etcd of the run's own
+    #[arg(long, value_name = "BUS", default_value = "embedded", value_parser = bus)]
+    bus: Bus,
+    /// End with one JSON object in place of tables
+    #[arg(long)]
+    json: bool,
+    /// Use the binaries that are there, and build none
+    #[arg(long, value_name = "DIRECTORY")]
+    binaries: Option<PathBuf>,
+    /// Keep data and logs there, below `run` [default: target/chaos]
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
+}
+
+impl From<Chaos> for chaos::Options {
+    fn from(chaos: Chaos) -> Self {
+        let Chaos { duration, seed, settle, agents, faults, bus, json, binaries, directory } =
+            chaos;
+        Self {
+            duration,
+            seed,
+            settle,
+            agents: agents.into(),
+            faults,
+            bus,
+            json,
+            binaries,
+            directory,
+        }
+    }
+}
+
+fn bus(name: &str) -> Result<Bus, String> {
+    let named = Bus::ALL.into_iter().find(|bus| bus.name() == name);
+    named.ok_or_else(|| format!("the buses are {}", Bus::ALL.map(Bus::name).join(", ")))
+}
+
+/// Seconds or minutes.
+fn time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let number: u64 = number.parse().map_err(|error| format!("{error}: 60s or 3m"))?;
+    match number.checked_mul(unit) {
+        Some(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        Some(_) | None => Err("it must be 1s to 1440m".to_owned()),
+    }
 }
 
 #[derive(Args, Debug)]
@@ -185,6 +259,7 @@ fn main() -> anyhow::Result<()> {
             xtask::fuzz::run(&xtask::fuzz::Options { duration, seed, install, targets })
         }
         Task::Sim { arguments } => xtask::tasks::simulate(&arguments),
+        Task::Chaos(chaos) => chaos::run(&chaos.into()),
         Task::Bench(subject) => xtask::bench::run(subject.into()),
         Task::Codegen => xtask::tasks::codegen(),
     }
@@ -194,10 +269,20 @@ fn main() -> anyhow::Result<()> {
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::Arguments;
+    use super::*;
 
     #[test]
     fn arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_seconds_or_minutes() {
+        assert_eq!(time("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(time("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(time("3m"), Ok(Duration::from_secs(180)));
+        for bad in ["", "0s", "m", "-1s", "3h", "1.5m", "99999999999999999999s", "1441m"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! It knows command lines, logs and signals. What the processes say to each other it does not know.
 
 mod binaries;
+mod directory;
 mod process;
 
 use std::ffi::{OsStr, OsString};
@@ -17,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 pub use binaries::{Binaries, Profile};
+pub(crate) use directory::Directory;
 pub use process::{Group, Process, poll, tail};
 
 /// How long a server may take from its start to its first line; an unoptimised one on a busy machine is slow.

@@ -10,6 +10,7 @@ mod record;
 mod alerts;
 mod audit;
 mod bad_input;
+mod chaos;
 mod cluster;
 mod codegen;
 mod commands;
