@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 
 use crate::gateway::PortAddress;
+use crate::spool;
 
 /// Collects the metrics of this host and streams them to a picket server.
 ///
@@ -34,6 +35,46 @@ pub(crate) enum Tool {
     Record(Record),
     /// Show what plugins and the packed form make of a recorded file.
     Replay(Replay),
+    /// Look into the records that wait on this host's disk
+    #[command(subcommand)]
+    Spool(SpoolTool),
+}
+
+/// What can be seen of the spool. It is left as it is, and no agent may be using it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpoolTool {
+    /// Say what is in it, and whether all of it is sound: the exit code is 1 when something is damaged.
+    Check {
+        #[command(flatten)]
+        place: SpoolPlace,
+
+        /// One JSON object in place of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the records and alerts that wait, oldest first, as one JSON object per line.
+    Dump {
+        #[command(flatten)]
+        place: SpoolPlace,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SpoolPlace {
+    /// The agent's directory that survives restarts [default: $STATE_DIRECTORY]
+    #[arg(long, env = "PICKET_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    #[arg(long, env = "STATE_DIRECTORY", hide = true)]
+    systemd_state_directory: Option<PathBuf>,
+}
+
+impl SpoolPlace {
+    /// The state directory that was asked for.
+    pub(crate) fn state_dir(self) -> anyhow::Result<PathBuf> {
+        let state_dir = self.state_dir.or(self.systemd_state_directory);
+        state_dir.context("name the agent's state directory with --state-dir")
+    }
 }
 
 #[derive(Args, Debug)]
@@ -105,8 +146,8 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
     pub(crate) server: Option<ServerAddresses>,
 
-    /// Configuration file (TOML: agent_id, server, etcd, etcd_user, etcd_password_file, state_dir, config_confirm,
-    /// serial, baud, and a table "config" with the keys of
+    /// Configuration file (TOML: agent_id, server, etcd, etcd_user, etcd_password_file, state_dir, spool_max_bytes,
+    /// spool_max_age, spool_after, spool_order, config_confirm, serial, baud, and a table "config" with the keys of
     /// the configuration store)
     #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -133,6 +174,9 @@ pub(crate) struct Arguments {
     /// [default: $STATE_DIRECTORY, else none]
     #[arg(long, env = "PICKET_STATE_DIR", value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) spool: SpoolArguments,
 
     #[arg(long, env = "STATE_DIRECTORY", hide = true)]
     pub(crate) systemd_state_directory: Option<PathBuf>,
@@ -168,6 +212,55 @@ pub(crate) struct Arguments {
     /// Least severe level that is logged to stderr
     #[arg(long, env = "PICKET_LOG", value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LogLevel,
+}
+
+/// What happens to records when no server takes them for longer than the memory lasts.
+#[derive(Args, Debug, Default)]
+pub(crate) struct SpoolArguments {
+    /// Keep records in the state directory while no server takes them: so many bytes at most, the oldest go first; suffixes
+    /// K, M and G count in 1024; at least 64K, 0: none [default: 0]
+    #[arg(long, env = "PICKET_SPOOL_MAX_BYTES", value_name = "BYTES", value_parser = spool_bytes)]
+    pub(crate) spool_max_bytes: Option<u64>,
+
+    /// How long a record is kept there [default: 7d]
+    #[arg(long, env = "PICKET_SPOOL_MAX_AGE", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) spool_max_age: Option<Duration>,
+
+    /// How long no server must take records before they go to the disk; also when the memory for them runs full
+    /// [default: 30s]
+    #[arg(long, env = "PICKET_SPOOL_AFTER", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) spool_after: Option<Duration>,
+
+    /// Which of them are sent first when a server is back, beside new ones [default: oldest-first]
+    #[arg(long, env = "PICKET_SPOOL_ORDER", value_name = "ORDER")]
+    pub(crate) spool_order: Option<SpoolOrder>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpoolOrder {
+    OldestFirst,
+    NewestFirst,
+}
+
+impl From<SpoolOrder> for spool::Order {
+    fn from(order: SpoolOrder) -> Self {
+        match order {
+            SpoolOrder::OldestFirst => Self::OldestFirst,
+            SpoolOrder::NewestFirst => Self::NewestFirst,
+        }
+    }
+}
+
+/// Less could not hold a file of records and what is known of lost ones.
+const SPOOL_BYTES_MIN: u64 = 64 * 1024;
+
+/// Bytes of a spool: 0, or at least 64 KiB.
+pub(crate) fn spool_bytes(text: &str) -> Result<u64, String> {
+    let bytes = proto::bytes::parse(text)?;
+    if bytes != 0 && bytes < SPOOL_BYTES_MIN {
+        return Err("it must be 0, or at least 64K".to_owned());
+    }
+    Ok(bytes)
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

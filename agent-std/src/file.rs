@@ -8,7 +8,8 @@ use proto::config::{Document, DocumentError, KEYS};
 use serde::Deserialize;
 
 /// What the file says. Unknown keys are errors: nobody else writes this file.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct File {
     pub(crate) agent_id: Option<String>,
     pub(crate) server: Option<String>,
@@ -16,27 +17,19 @@ pub(crate) struct File {
     pub(crate) etcd_user: Option<String>,
     pub(crate) etcd_password_file: Option<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) spool_max_bytes: Option<String>,
+    pub(crate) spool_max_age: Option<String>,
+    pub(crate) spool_after: Option<String>,
+    pub(crate) spool_order: Option<String>,
     pub(crate) config_confirm: Option<String>,
+    #[serde(default)]
     pub(crate) serial: Vec<String>,
     pub(crate) baud: Option<u32>,
+    #[serde(default, rename = "config")]
+    table: serde_json::Map<String, serde_json::Value>,
+    /// What the table `config` says.
+    #[serde(skip)]
     pub(crate) config: Document,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Form {
-    agent_id: Option<String>,
-    server: Option<String>,
-    etcd: Option<String>,
-    etcd_user: Option<String>,
-    etcd_password_file: Option<PathBuf>,
-    state_dir: Option<PathBuf>,
-    config_confirm: Option<String>,
-    #[serde(default)]
-    serial: Vec<String>,
-    baud: Option<u32>,
-    #[serde(default)]
-    config: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Why the file cannot be used.
@@ -57,37 +50,15 @@ pub(crate) fn read(path: &Path) -> Result<File, FileError> {
     let path_buf = || path.to_owned();
     let text =
         fs::read_to_string(path).map_err(|source| FileError::Read { path: path_buf(), source })?;
-    let form = toml::from_str::<Form>(&text)
+    let mut file = toml::from_str::<File>(&text)
         .map_err(|source| FileError::Syntax { path: path_buf(), source: Box::new(source) })?;
-    let config = Document::from_value(serde_json::Value::Object(form.config))
+    let table = serde_json::Value::Object(std::mem::take(&mut file.table));
+    file.config = Document::from_value(table)
         .map_err(|source| FileError::Config { path: path_buf(), source })?;
-    if let Some(key) = config.unknown_keys().next() {
+    if let Some(key) = file.config.unknown_keys().next() {
         return Err(FileError::UnknownKey { path: path_buf(), key: key.to_owned() });
     }
-    let Form {
-        agent_id,
-        server,
-        etcd,
-        etcd_user,
-        etcd_password_file,
-        state_dir,
-        config_confirm,
-        serial,
-        baud,
-        config: _,
-    } = form;
-    Ok(File {
-        agent_id,
-        server,
-        etcd,
-        etcd_user,
-        etcd_password_file,
-        state_dir,
-        config_confirm,
-        serial,
-        baud,
-        config,
-    })
+    Ok(file)
 }
 
 #[cfg(test)]

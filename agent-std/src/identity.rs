@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use agent_core::agent::Restarted;
 use agent_core::id::{AgentId, AgentIdError, BootId};
+use sha2::{Digest as _, Sha256};
 
 use crate::state_file;
 
@@ -43,6 +44,34 @@ fn from_host_name(name: &str) -> String {
         .collect::<String>();
     replaced.trim_matches(['.', '_', '-']).to_owned()
 }
+
+/// Files in which a Linux system or its hardware says which one it is. A copied disk takes the first with it, the others
+/// stay with the hardware; the last one is for root alone.
+const HOST_FILES: [&str; 3] =
+    ["/etc/machine-id", "/proc/device-tree/serial-number", "/sys/class/dmi/id/product_uuid"];
+
+/// Goes into the hash before them, so that it tells nobody else what they hold.
+const HOST_SALT: &[u8] = b"picket-agent host 1\n";
+
+/// What tells this host from others: a hash in hexadecimal; empty where the host does not say.
+pub(crate) fn host() -> String {
+    let parts = HOST_FILES.map(|path| fs::read(path).unwrap_or_default());
+    host_of(&parts)
+}
+
+fn host_of(parts: &[Vec<u8>]) -> String {
+    if parts.iter().all(Vec::is_empty) {
+        return String::new();
+    }
+    let mut hash = Sha256::new_with_prefix(HOST_SALT);
+    for part in parts {
+        hash.update(Sha256::digest(part));
+    }
+    hash.finalize().iter().take(HOST_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Enough that no two hosts have the same by chance.
+const HOST_BYTES: usize = 16;
 
 /// A fresh boot: random, and counted if there is a place to count.
 pub(crate) fn next_boot(state_dir: Option<&Path>) -> Result<BootId, IdentityError> {
@@ -127,6 +156,16 @@ mod tests {
         assert_eq!(from_host_name("_my host_"), "my-host");
         assert!(agent_id(Some("a/b")).is_err());
         assert!(agent_id(None).is_ok());
+    }
+
+    #[test]
+    fn hosts_are_told_apart_by_any_part() {
+        let parts = |one: &str, other: &str| host_of(&[one.into(), other.into()]);
+        assert_eq!(parts("a", "b").len(), 32);
+        assert_eq!(parts("a", "b"), parts("a", "b"));
+        assert_ne!(parts("a", "b"), parts("a", "c"));
+        assert_ne!(parts("ab", ""), parts("a", "b"));
+        assert_eq!(parts("", ""), "");
     }
 
     #[test]

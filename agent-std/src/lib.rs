@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod boot_book;
 mod cli;
 mod clock;
 mod collector;
@@ -13,9 +14,16 @@ mod event;
 mod file;
 mod gateway;
 mod identity;
+mod journal;
 mod main_loop;
 mod net;
 mod replay;
+mod sealed;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulated;
+pub mod spool;
+mod spooling;
 mod state_file;
 mod tool;
 mod trace;
@@ -29,7 +37,7 @@ use agent_core::agent::Agent;
 use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
-use clap::Parser as _;
+use clap::{Parser as _, ValueEnum as _};
 use proto::address::{ServerAddress, ServerAddresses};
 use proto::config::Document;
 use tracing::level_filters::LevelFilter;
@@ -41,9 +49,11 @@ use crate::config::{Configuration, Keeper, Layers};
 use crate::event::{EVENTS_MAX, Event};
 use crate::file::File;
 use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
+use crate::journal::Journal;
 use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
 use crate::net::{ConfigStore, Network, Servers};
+use crate::spooling::Spooling;
 
 /// Something outside could not be used: a file, a directory, the system.
 const FAILURE: u8 = 1;
@@ -52,6 +62,12 @@ const USAGE: u8 = 2;
 
 /// Longer than a server takes to start anew, and short enough for a host to be back before somebody drives to it.
 const CONFIG_CONFIRM_DEFAULT: Duration = Duration::from_secs(120);
+
+/// Longer than most outages, and shorter than metrics are kept by default.
+const SPOOL_AGE: Duration = Duration::from_secs(7 * 86_400);
+
+/// A restart of the server takes less, and wears no disk.
+const SPOOL_AFTER: Duration = Duration::from_secs(30);
 
 /// The agent of a host, with the user's own plugins.
 type HostAgent<O> = Agent<RING_BYTES, COMMANDS_MAX, O>;
@@ -99,6 +115,7 @@ struct Settings {
     ports: Vec<PortAddress>,
     baud: u32,
     config_confirm: Duration,
+    spool: spooling::Settings,
     store: Option<ConfigStore>,
     layers: Layers,
     config: agent_core::config::Config,
@@ -110,6 +127,7 @@ impl Settings {
             Some(path) => file::read(path)?,
             None => File::default(),
         };
+        let spool = spool_settings(&arguments.spool, &file)?;
         let flags = Document::from_value(arguments.document())
             .context("flags or PICKET_ variables cannot be used")?;
         let id = identity::agent_id(arguments.agent_id.as_deref().or(file.agent_id.as_deref()))?;
@@ -142,6 +160,10 @@ impl Settings {
             (Some(duration), _) => duration,
             (None, in_file) => in_file.transpose()?.unwrap_or(CONFIG_CONFIRM_DEFAULT),
         };
+        ensure!(
+            spool.bytes_max == 0 || state_dir.is_some(),
+            "a spool needs a state directory (--state-dir)"
+        );
         let in_file = file.serial.iter().map(|port| {
             let parsed = port.parse::<PortAddress>();
             parsed.with_context(|| format!("serial {port:?} of the file is no port"))
@@ -164,11 +186,47 @@ impl Settings {
             ports,
             baud,
             config_confirm,
+            spool,
             store,
             layers,
             config,
         })
     }
+}
+
+/// The settings of the spool, from flags and variables, else from the file.
+fn spool_settings(flags: &cli::SpoolArguments, file: &File) -> anyhow::Result<spooling::Settings> {
+    fn either<T>(
+        flag: Option<T>,
+        in_file: Option<&str>,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+        default: T,
+    ) -> anyhow::Result<T> {
+        let Some(text) = in_file.filter(|_| flag.is_none()) else {
+            return Ok(flag.unwrap_or(default));
+        };
+        let parsed = parse(text).map_err(anyhow::Error::msg);
+        parsed.with_context(|| format!("{key} {text:?} of the file"))
+    }
+    let duration = |text: &str| humantime::parse_duration(text).map_err(|error| error.to_string());
+    let max_bytes = file.spool_max_bytes.as_deref();
+    let max_age = file.spool_max_age.as_deref();
+    let (after, order) = (file.spool_after.as_deref(), file.spool_order.as_deref());
+    let parse_order = |text: &str| cli::SpoolOrder::from_str(text, false);
+    let oldest_first = cli::SpoolOrder::OldestFirst;
+    Ok(spooling::Settings {
+        bytes_max: either(
+            flags.spool_max_bytes,
+            max_bytes,
+            "spool_max_bytes",
+            cli::spool_bytes,
+            0,
+        )?,
+        age_max: either(flags.spool_max_age, max_age, "spool_max_age", duration, SPOOL_AGE)?,
+        after: either(flags.spool_after, after, "spool_after", duration, SPOOL_AFTER)?,
+        order: either(flags.spool_order, order, "spool_order", parse_order, oldest_first)?.into(),
+    })
 }
 
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
@@ -180,6 +238,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         ports,
         baud,
         config_confirm,
+        spool,
         store,
         layers,
         config,
@@ -222,6 +281,18 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     };
     // It stays where it is made: moving it would touch all the memory of its ring.
     let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
+    let unix_seconds = collector::unix_ms().div_euclid(1000);
+    let (journal, inputs) = Journal::open(state_dir.as_deref(), id.clone(), unix_seconds);
+    for input in inputs {
+        agent.handle(clock.now(), input);
+    }
+    let spooling = match &state_dir {
+        None => None,
+        Some(state_dir) => Some(
+            Spooling::open(state_dir, spool, id.clone(), boot, clock.now())
+                .context("the spool cannot be used")?,
+        ),
+    };
     let keeper = state_dir.map(|directory| Keeper::new(&directory, id.clone()));
     let (configuration, inputs) = Configuration::open(layers, keeper, config_confirm, clock.now());
     for input in inputs {
@@ -239,6 +310,11 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         gateway_settings,
         gateway: None,
         configuration,
+        journal,
+        spooling,
+        host: identity::host(),
+        update: None,
+        tells_progress: false,
         authority,
         was_open: false,
         packing: Packing::default(),

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
-use proto::{ConfigPush, Hello, Welcome};
+use proto::{AgentStatus, ConfigPush, Hello, Welcome};
 
 use crate::HostAgent;
 use crate::clock::Clock;
@@ -25,8 +25,10 @@ use crate::config::{Candidate, Configuration, LayersError, Offer, Source, Step, 
 use crate::event::Event;
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::identity;
+use crate::journal::Journal;
 use crate::net::message::{self, Packing};
 use crate::net::{LinkEvent, Network, Request, Servers, StoreEvent, Uplink};
+use crate::spooling::{Spooled, Spooling};
 
 /// How long the end of a stream may take before the process ends or is replaced.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -47,6 +49,16 @@ pub(crate) struct MainLoop {
     /// None also while it is stopped for a restart.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) configuration: Configuration,
+    /// What outlives the process of commands.
+    pub(crate) journal: Journal,
+    /// None when there is no state directory.
+    pub(crate) spooling: Option<Spooling>,
+    /// What tells this host from others.
+    pub(crate) host: String,
+    /// What an UPDATE_CONFIG makes of the layers, until it has begun.
+    pub(crate) update: Option<Candidate>,
+    /// Whether the server of the stream in hand understands that a command has begun.
+    pub(crate) tells_progress: bool,
     /// Who decides what the remote configuration is.
     pub(crate) authority: Authority,
     /// Whether the stream in hand was open, so that a failed attempt is logged differently from a loss.
@@ -118,7 +130,19 @@ impl MainLoop {
                 }
                 Output::Dial => self.dial(agent, now),
                 Output::Transmit(transmit) => self.transmit(agent, now, transmit),
-                Output::Spool => {}
+                Output::Remember => {
+                    let outcome = self.journal.remember(agent, now).map_err(|error| {
+                        tracing::error!(%error, "cannot write down which command begins");
+                        Reason::from(error.to_string().as_str())
+                    });
+                    agent.handle(now, Input::Remembered(outcome));
+                    self.settle_update(agent);
+                }
+                Output::Spool => {
+                    if let Some(spooling) = &mut self.spooling {
+                        spooling.store_all(now, agent);
+                    }
+                }
                 Output::Restart => {
                     let reason = self.restart(agent);
                     tracing::error!(reason = reason.as_str(), "cannot restart; the agent goes on");
@@ -134,7 +158,16 @@ impl MainLoop {
                             inputs.into_iter().for_each(|input| agent.handle(now, input));
                         }
                         Step::Wait(also_until) => {
-                            return Next::Wait(until.into_iter().chain(also_until).min());
+                            let deadlines = until.into_iter().chain(also_until);
+                            let Some(spooling) = &mut self.spooling else {
+                                return Next::Wait(deadlines.min());
+                            };
+                            match spooling.poll(now, agent) {
+                                Spooled::Changed => {}
+                                Spooled::Wait(spool_until) => {
+                                    return Next::Wait(deadlines.chain(spool_until).min());
+                                }
+                            }
                         }
                     }
                 }
@@ -156,13 +189,19 @@ impl MainLoop {
             acknowledged: records.map_or(0, Sequence::number),
             alerts_acknowledged: alerts.map_or(0, Sequence::number),
             own_config: self.authority != Authority::Server,
+            host: self.host.clone(),
         };
         self.was_open = false;
         tracing::debug!(session = status.sessions, "dialling");
         self.request(Request::Dial(Box::new(hello)));
     }
 
-    fn transmit(&self, agent: &mut HostAgent<impl OwnPlugins>, now: Instant, transmit: Transmit) {
+    fn transmit(
+        &mut self,
+        agent: &mut HostAgent<impl OwnPlugins>,
+        now: Instant,
+        transmit: Transmit,
+    ) {
         let body = match transmit {
             Transmit::Batch(batch) => {
                 if let Some(loss) = &batch.loss {
@@ -183,18 +222,35 @@ impl MainLoop {
                 let record = message::plain(&self.id, agent.boot(), sequence, &sample);
                 return self.request(Request::Send(Box::new(record), transmit));
             }
-            Transmit::Replay => None,
+            Transmit::Replay => {
+                let packing = self.packing;
+                self.spooling.as_mut().and_then(|spooling| spooling.transmit(packing))
+            }
             Transmit::Answer(slot) => {
                 let overridden = self.configuration.overridden();
-                message::response(&self.id, agent, slot, now, &overridden).map(Body::Response)
+                let response = message::response(&self.id, agent, slot, now, &overridden);
+                response.map(|mut response| {
+                    if let Some(status) = &mut response.status {
+                        status.spool = self.spooling.as_ref().map(Spooling::status);
+                    }
+                    Body::Response(response)
+                })
             }
+            Transmit::Begun(slot) => agent
+                .begun(slot)
+                .filter(|_| self.tells_progress)
+                .map(|id| Body::Progress(proto::CommandProgress { command_id: id.to_string() })),
             Transmit::ConfigReport => agent
                 .config_report()
                 .map(|report| message::config_report(report, &self.configuration.overridden()))
                 .map(Body::Config),
             Transmit::Status => {
                 let overridden = self.configuration.overridden();
-                Some(Body::Status(message::status(agent, now, &overridden)))
+                let spool = self.spooling.as_ref().map(Spooling::status);
+                Some(Body::Status(AgentStatus {
+                    spool,
+                    ..message::status(agent, now, &overridden)
+                }))
             }
         };
         match body {
@@ -202,7 +258,7 @@ impl MainLoop {
                 let message = message::envelope(&self.id, body);
                 self.request(Request::Send(Box::new(message), transmit));
             }
-            // Forgotten between the output and here: the slot it took is free again.
+            // Forgotten between the output and here, or not for this server: the slot it took is free again.
             None => agent.handle(now, Input::Transmitted(transmit)),
         }
     }
@@ -253,12 +309,12 @@ impl MainLoop {
             LinkEvent::Received(command) => self.on_message(agent, now, *command),
             LinkEvent::Transmitted(transmit) => agent.handle(now, Input::Transmitted(transmit)),
             LinkEvent::Refused { reason } => {
-                agent.handle(now, Input::LinkClosed);
+                self.on_link_closed(agent, now);
                 let server = self.servers.current();
                 tracing::error!(%server, reason, "refused; give one of the two another --agent-id");
             }
             LinkEvent::Closed { reason } => {
-                agent.handle(now, Input::LinkClosed);
+                self.on_link_closed(agent, now);
                 let retry_ms = match agent.link() {
                     LinkState::Down { retry_at } => (retry_at - now).as_millis(),
                     _ => 0,
@@ -269,6 +325,13 @@ impl MainLoop {
                     tracing::warn!(reason, retry_ms, "cannot connect; samples are kept");
                 }
             }
+        }
+    }
+
+    fn on_link_closed(&mut self, agent: &mut HostAgent<impl OwnPlugins>, now: Instant) {
+        agent.handle(now, Input::LinkClosed);
+        if let Some(spooling) = &mut self.spooling {
+            spooling.handle_closed();
         }
     }
 
@@ -287,6 +350,9 @@ impl MainLoop {
         let acknowledged = Sequence::new(welcome.acknowledged);
         let credit = message::credit(welcome.credit_bytes);
         agent.handle(now, Input::LinkWelcomed { acknowledged, heartbeat, credit });
+        if let Some(spooling) = &mut self.spooling {
+            spooling.handle_welcomed(welcome.replay);
+        }
     }
 
     fn on_message(
@@ -301,6 +367,10 @@ impl MainLoop {
         match message.body {
             Some(ServerBody::Ack(ack)) => {
                 let Some(boot) = ack.boot.map(BootId::from) else { return };
+                if let Some(spooling) = &mut self.spooling {
+                    let inputs = spooling.handle_acknowledged(ack.replayed);
+                    inputs.into_iter().for_each(|input| agent.handle(now, input));
+                }
                 if let Some(through) = Sequence::new(ack.sequence) {
                     agent.handle(now, Input::Acknowledged { boot, through });
                 }
@@ -407,29 +477,32 @@ impl MainLoop {
         now: Instant,
         command: proto::Command,
     ) {
-        if !command.agent_id.is_empty() && command.agent_id != self.id.as_str() {
-            tracing::warn!(id = command.command_id, "a command for another agent is ignored");
-            return;
-        }
         let id = command.command_id.parse().ok();
         let time_to_live = message::time_to_live(command.ttl_ms);
-        let mut candidate = None;
+        self.tells_progress = command.wants_progress;
+        self.update = None;
+        let is_misdirected = !command.agent_id.is_empty() && command.agent_id != self.id.as_str();
         let action = match CommandType::try_from(command.r#type) {
+            _ if is_misdirected => Action::Misdirected,
             Ok(CommandType::Status) => Action::Status,
+            Ok(_) if self.journal.is_doubtful(command.timestamp) => Action::Unremembered,
             Ok(CommandType::Stop) => Action::Stop,
             Ok(CommandType::Start) => Action::Start,
             Ok(CommandType::Restart) => Action::Restart,
             Ok(CommandType::UpdateConfig) => {
                 let (layers, config) = split(self.configuration.update(&command.params));
-                candidate = layers;
+                self.update = layers;
                 Action::UpdateConfig(config)
             }
             Err(_) => Action::Unknown,
         };
         tracing::info!(id = command.command_id, action = action.name(), "command");
         agent.handle(now, Input::Command(Command { id, action, time_to_live }));
-        // The core may have refused to run it; then the layers stay as they are.
-        if let Some(candidate) = candidate
+    }
+
+    /// An UPDATE_CONFIG may have begun. The core may have refused to run it; then the layers stay as they are.
+    fn settle_update(&mut self, agent: &HostAgent<impl OwnPlugins>) {
+        if let Some(candidate) = self.update.take()
             && *agent.config() == candidate.config
         {
             self.configuration.adopt_update(candidate);
@@ -454,6 +527,9 @@ impl MainLoop {
         if let Some(gateway) = self.gateway.take() {
             gateway.finish();
         }
+        if let Some(spooling) = &mut self.spooling {
+            spooling.close(agent);
+        }
         let (delivered, lost) = (ledger.delivered, ledger.lost.total());
         tracing::info!(produced = ledger.produced, delivered, lost, "stopped");
     }
@@ -469,7 +545,7 @@ impl MainLoop {
         let error = identity::restart(&self.program, restarted);
         self.configuration.handle_end_failed(self.clock.now());
         // The stream was closed for it.
-        agent.handle(self.clock.now(), Input::LinkClosed);
+        self.on_link_closed(agent, self.clock.now());
         let program = self.program.display();
         Reason::from(format!("cannot run {program}: {error}").as_str())
     }
@@ -477,7 +553,7 @@ impl MainLoop {
 
 /// Whether a stream stands that the server has answered. One that knows only the fixed facts may never do so in words; its
 /// stream counts once the core takes it for such.
-fn is_answered(link: LinkState) -> bool {
+pub(crate) fn is_answered(link: LinkState) -> bool {
     match link {
         LinkState::Plain | LinkState::Full { .. } => true,
         LinkState::Down { .. }
@@ -488,7 +564,7 @@ fn is_answered(link: LinkState) -> bool {
 }
 
 /// The candidate, and the configuration or the reason for the core.
-fn split(
+pub(crate) fn split(
     candidate: Result<Candidate, LayersError>,
 ) -> (Option<Candidate>, Result<agent_core::config::Config, Reason>) {
     match candidate {

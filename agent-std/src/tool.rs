@@ -1,4 +1,4 @@
-//! What the program does beside being an agent: recording a host, and replaying what was recorded.
+//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,23 +8,33 @@ use std::time::Duration;
 
 use agent_core::metric::MetricSet;
 use agent_core::plugin::own::OwnPlugins;
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use proto::config::Document;
 
-use crate::cli::{OutputForm, Record, Replay, Tool};
+use crate::cli::{OutputForm, Record, Replay, SpoolPlace, SpoolTool, Tool};
 use crate::clock::Clock;
 use crate::collector::{Collector as _, SysinfoCollector, unix_ms};
 use crate::replay::{stages, write_table};
+use crate::spool::inspect::{dump, inspect};
+use crate::spool::{DIRECTORY_NAME, StdDisk};
 use crate::trace;
 
 /// Runs `tool`. A reader that has seen enough is no error.
 pub(crate) fn run<O: OwnPlugins>(tool: Tool) -> anyhow::Result<()> {
     match tool {
         Tool::Record(record) => run_record(&record),
-        Tool::Replay(replay) => match run_replay::<O>(replay) {
-            Err(error) if is_closed_pipe(&error) => Ok(()),
-            result => result,
-        },
+        Tool::Replay(replay) => pass_closed_pipe(run_replay::<O>(replay)),
+        Tool::Spool(SpoolTool::Check { place, json }) => {
+            pass_closed_pipe(run_spool_check(place, json))
+        }
+        Tool::Spool(SpoolTool::Dump { place }) => pass_closed_pipe(run_spool_dump(place)),
+    }
+}
+
+fn pass_closed_pipe(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if is_closed_pipe(&error) => Ok(()),
+        result => result,
     }
 }
 
@@ -79,5 +89,38 @@ fn run_replay<O: OwnPlugins>(arguments: Replay) -> anyhow::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+fn run_spool_check(place: SpoolPlace, json: bool) -> anyhow::Result<()> {
+    let mut disk = look_into(place)?;
+    let inspection = inspect(&mut disk).context("cannot read the spool")?;
+    check_unused(&disk)?;
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&inspection)?)?;
+    } else {
+        inspection.write(&mut out)?;
+    }
+    match inspection.troubles.as_slice() {
+        [] => Ok(()),
+        troubles => bail!("the spool is damaged: {}", troubles.join("; ")),
+    }
+}
+
+fn run_spool_dump(place: SpoolPlace) -> anyhow::Result<()> {
+    let mut disk = look_into(place)?;
+    dump(&mut disk, &mut io::stdout().lock())?;
+    check_unused(&disk)
+}
+
+fn look_into(place: SpoolPlace) -> anyhow::Result<StdDisk> {
+    let directory = place.state_dir()?.join(DIRECTORY_NAME);
+    StdDisk::look(&directory).context("cannot look into the spool")
+}
+
+/// An agent that came meanwhile has changed what was being read.
+fn check_unused(disk: &StdDisk) -> anyhow::Result<()> {
+    ensure!(!disk.is_in_use(), "an agent has begun to use the spool: stop it, and try again");
     Ok(())
 }

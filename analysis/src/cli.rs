@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_core::id::AgentId;
+use agent_core::id::{AgentId, CommandId};
 use agent_core::limits::COMMAND_TTL_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use proto::command::CommandType;
-use proto::{AlertSeverity, StatusEvent};
+use proto::{AlertSeverity, CommandState, StatusEvent};
 
 use crate::client::ServerAddress;
 use crate::exit;
@@ -33,8 +33,10 @@ Examples:
   picket monitor --duration 30s                a live view, and a summary after 30 seconds
   picket alerts --active                       which alerts stand
   picket events --since 1day                   connects, losses and the like of the last day
+  picket audit                                 whether every record is there, or declared lost
   picket agents                                who is there
   picket send-command web-1 STATUS             ask an agent for its state and its books
+  picket commands list --state unknown         which commands nobody knows the end of
   picket config set web-1 web-1.json           change what an agent collects, at once",
     after_long_help = exit::table(),
 )]
@@ -80,7 +82,7 @@ pub(crate) enum Output {
     Table,
     /// One JSON object a line; field names are stable, what is absent is left out
     Json,
-    /// Comma-separated values with a header; for metrics, monitor, alerts, events and agents
+    /// Comma-separated values with a header; for metrics, monitor, alerts, events, commands, audit and agents
     Csv,
 }
 
@@ -92,6 +94,8 @@ impl Command {
             | Self::Monitor(_)
             | Self::Alerts(_)
             | Self::Events(_)
+            | Self::Commands(_)
+            | Self::Audit(_)
             | Self::SendCommand(_) => true,
             Self::Agents(_) | Self::Config(_) | Self::ServerStatus | Self::Completions { .. } => {
                 false
@@ -170,6 +174,25 @@ Examples:
   picket events --event all -o json")]
     Events(Events),
 
+    /// Checks that every record is there or declared lost, against the books of the agents
+    #[command(long_about = "\
+Checks that every record is there or declared lost, against the books of the agents.
+
+It reads all records and all that happened, and finds for each boot of each agent which sequences were stored, which
+were declared lost and why, which are still to come, and which are missing: neither stored, nor declared lost, nor held
+by the agent as it last said. Alerts are checked likewise, and whether the agent's own books balance. The exit code is 0
+when nothing is missing, and 10 when something is; what is missing is named below the table.
+
+LOST is an upper bound where it says \"at most\": a process that ended without a word had reserved so many sequences, and
+need not have used all. What the store no longer keeps is told as before the history, and not judged.
+
+Examples:
+  picket audit
+  picket audit web-1 --boots
+  picket audit --since 1day -o json | jq 'select(.difference > 0)'
+  picket audit --wait 60s                      until nothing is held any more")]
+    Audit(Audit),
+
     /// Sends a command to an agent and waits for its answer
     #[command(long_about = "\
 Sends a command to an agent, waits for its answer and prints it. The exit code says the outcome.
@@ -181,7 +204,9 @@ Sends a command to an agent, waits for its answer and prints it. The exit code s
   RESTART        restart the process; answered by the new one
 
 An agent that is away is waited for until the time is up. It may be handed to the agent several times, over a
-broken connection for instance; the agent runs it once. With --kafka a server may need some seconds
+broken connection for instance; the agent runs it once, also through a crash if it has a state directory.
+A command whose fate is unknown may have started, or start still for up to 20 seconds: so long it takes to
+notice that a connection is dead. picket commands show tells what became of it since. With --kafka a server may need some seconds
 beyond --timeout to say that an agent did not get it.
 
 Examples:
@@ -191,12 +216,33 @@ Examples:
   picket send-command web-1 restart --timeout 2m")]
     SendCommand(SendCommand),
 
+    /// Shows what became of commands
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        long_about = "\
+Shows what became of commands.
+
+A command is QUEUED when it is on the bus, DELIVERED when a server has put it on the agent's stream, and
+RUNNING when the agent says that it has begun one that takes a while. It ends once, as one of SUCCEEDED,
+FAILED, REJECTED (nothing changed), EXPIRED (certainly not started) or UNKNOWN (it may have started). What
+an agent says after that is shown as an amendment.
+
+Examples:
+  picket commands list --since 1h
+  picket commands list web-1 --state unknown --state expired
+  picket commands show 6f1c7bb2a5d94f0e9a57e1f2c3b4d5e6"
+    )]
+    Commands(Commands),
+
     /// Lists the agents that the server has seen
     #[command(long_about = "\
 Lists the agents that the server has seen: state, version, boot, configuration and books.
 
-CONFIG is the revision applied, and the one wanted where it is another. DELIVERED, LOST and HELD are
-records of the current boot, as the agent last reported them.
+TROUBLES says what is wrong with an identity: two live agents with one id, or a boot counter that does not
+rise as one host's does. CONFIG is the revision applied, and the one wanted where it is another. DELIVERED, LOST and HELD are
+records of the current boot, as the agent last reported them; SPOOLED are
+records of all its boots on its disk, where an agent has a spool.
 
 Examples:
   picket agents
@@ -338,7 +384,7 @@ pub(crate) struct Events {
     #[arg(long)]
     pub(crate) follow: bool,
 
-    /// Only this kind of event; may be repeated [default: all but heartbeat and command-delivered]
+    /// Only this kind of event; may be repeated [default: all but heartbeat, command-delivered and command-running]
     #[arg(
         long = "event",
         value_name = "EVENT",
@@ -360,8 +406,10 @@ pub(crate) enum EventKind {
     ConfigRejected,
     ConfigRolledBack,
     CommandDelivered,
+    CommandRunning,
     Loss,
     DuplicateId,
+    CloneSuspected,
     Alert,
     AlertLoss,
     All,
@@ -370,7 +418,7 @@ pub(crate) enum EventKind {
 impl EventKind {
     /// Whether it is shown only when it is asked for by name.
     pub(crate) const fn is_frequent(self) -> bool {
-        matches!(self, Self::Heartbeat | Self::CommandDelivered | Self::All)
+        matches!(self, Self::Heartbeat | Self::CommandDelivered | Self::CommandRunning | Self::All)
     }
 
     /// The one on the wire; none stands for all of them.
@@ -383,13 +431,35 @@ impl EventKind {
             Self::ConfigRejected => StatusEvent::ConfigRejected,
             Self::ConfigRolledBack => StatusEvent::ConfigRolledBack,
             Self::CommandDelivered => StatusEvent::CommandDelivered,
+            Self::CommandRunning => StatusEvent::CommandRunning,
             Self::Loss => StatusEvent::Loss,
             Self::DuplicateId => StatusEvent::DuplicateId,
+            Self::CloneSuspected => StatusEvent::CloneSuspected,
             Self::Alert => StatusEvent::Alert,
             Self::AlertLoss => StatusEvent::AlertLoss,
             Self::All => return None,
         })
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Only these agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+
+    /// Judge only what was stored since: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z")
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+
+    /// A row for each boot in place of each agent
+    #[arg(long)]
+    pub(crate) boots: bool,
+
+    /// Check again and again until nothing is missing and nothing is still to come, at most so long: "90" (seconds),
+    /// "2m"
+    #[arg(long, value_name = "TIME", value_parser = patience)]
+    pub(crate) wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -408,6 +478,10 @@ pub(crate) struct SendCommand {
     /// With UPDATE_CONFIG: a JSON object whose keys are the parameters; "-" reads standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Send it also to an agent whose identity is in doubt
+    #[arg(long)]
+    pub(crate) force: bool,
 
     /// How long the agent has to answer
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
@@ -434,6 +508,78 @@ impl From<CommandKind> for CommandType {
             CommandKind::Start => Self::Start,
             CommandKind::UpdateConfig => Self::UpdateConfig,
             CommandKind::Restart => Self::Restart,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Commands {
+    /// Lists commands, the newest last
+    List(CommandsList),
+    /// Shows one command with its times, servers and boots
+    Show(CommandsShow),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommandsList {
+    /// Only to these agents
+    #[arg(value_name = "AGENT")]
+    pub(crate) agents: Vec<AgentId>,
+
+    /// Begin at this time: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z") [default: a day ago]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+
+    /// Only those that stand so; may be repeated
+    #[arg(
+        long = "state",
+        value_name = "STATE",
+        value_enum,
+        value_delimiter = ',',
+        ignore_case = true
+    )]
+    pub(crate) states: Vec<State>,
+
+    /// At most so many, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommandsShow {
+    /// The command
+    #[arg(value_name = "ID")]
+    pub(crate) id: CommandId,
+
+    /// How far back to look, given like --since of list [default: a week]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Point>,
+}
+
+/// Where a command stands, by its name on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    Queued,
+    Delivered,
+    Running,
+    Succeeded,
+    Failed,
+    Rejected,
+    Expired,
+    Unknown,
+}
+
+impl From<State> for CommandState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Queued => Self::Queued,
+            State::Delivered => Self::Delivered,
+            State::Running => Self::Running,
+            State::Succeeded => Self::Succeeded,
+            State::Failed => Self::Failed,
+            State::Rejected => Self::Rejected,
+            State::Expired => Self::Expired,
+            State::Unknown => Self::Unknown,
         }
     }
 }
@@ -548,6 +694,11 @@ fn timeout(text: &str) -> Result<Duration, String> {
     Ok(timeout)
 }
 
+/// A duration; a number alone is in seconds.
+fn patience(text: &str) -> Result<Duration, humantime::DurationError> {
+    text.parse().map(Duration::from_secs).or_else(|_| humantime::parse_duration(text))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -581,12 +732,22 @@ mod tests {
         check("picket events --event connected,config_applied --event LOSS", true);
         check("picket events --event gone", false);
         check("picket events --since yesterday", false);
+        check("picket audit web-1 db.2 --since 1day --boots --wait 90", true);
+        check("picket audit --wait 2m -o csv", true);
+        check("picket audit --wait soon", false);
         check("picket send-command web-1 status", true);
         check("picket send-command web-1 UPDATE_CONFIG --param a=b", true);
         check("picket send-command web-1 update-config", true);
         check("picket send-command web-1 EXPLODE", false);
         check("picket send-command web-1 STATUS --timeout 25h", false);
         check("picket send-command web-1 STATUS --param a", false);
+        check("picket send-command web-1 STOP --force", true);
+        check("picket commands list", true);
+        check("picket commands list web-1 --since 1h --state unknown,EXPIRED", true);
+        check("picket commands list --state gone", false);
+        check("picket commands list --limit 1001", false);
+        check("picket commands show c-1", true);
+        check("picket commands show", false);
         check("picket config get _default", true);
         check("picket config get _other", false);
         check("picket config set web-1 --expected-revision 0", true);

@@ -19,10 +19,12 @@ pub(crate) enum Exit {
     Rejected = 4,
     TimedOut = 5,
     NotFound = 6,
+    Unknown = 7,
+    Missing = 10,
 }
 
 impl Exit {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -30,6 +32,8 @@ impl Exit {
         Self::Rejected,
         Self::TimedOut,
         Self::NotFound,
+        Self::Unknown,
+        Self::Missing,
     ];
 
     const fn meaning(self) -> &'static str {
@@ -39,8 +43,12 @@ impl Exit {
             Self::Usage => "wrong arguments, or an input that cannot be read",
             Self::Unreachable => "the server, or Kafka, cannot be reached",
             Self::Rejected => "rejected: by the agent, or by the server as invalid",
-            Self::TimedOut => "no answer in time: the command expired, or its fate is unknown",
+            Self::TimedOut => {
+                "no answer in time; of a command: it expired, and was certainly not started"
+            }
             Self::NotFound => "nothing found: no such agent or document, no records, no alert",
+            Self::Unknown => "the fate of a command is unknown: it may have started",
+            Self::Missing => "audit: records are missing, or an agent's books do not balance",
         }
     }
 
@@ -96,7 +104,7 @@ pub(crate) fn conclude(result: Result<Exit, Error>) -> Exit {
 
 /// The table of exit codes for the help.
 pub(crate) fn table() -> String {
-    let lines = Exit::ALL.map(|exit| format!("  {}  {}\n", exit as u8, exit.meaning()));
+    let lines = Exit::ALL.map(|exit| format!("  {:<2} {}\n", exit as u8, exit.meaning()));
     format!("Exit codes:\n{}", lines.concat())
 }
 
@@ -107,7 +115,7 @@ mod tests {
     #[test]
     fn codes_are_what_scripts_rely_on() {
         let codes = Exit::ALL.map(|exit| exit as u8);
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 10]);
     }
 
     #[test]
@@ -121,7 +129,7 @@ mod tests {
     fn the_table_names_every_code() {
         let table = table();
         for exit in Exit::ALL {
-            assert!(table.contains(&format!("\n  {}  ", exit as u8)), "{table}");
+            assert!(table.contains(&format!("\n  {:<2} ", exit as u8)), "{table}");
         }
     }
 }

@@ -13,8 +13,8 @@ use jiff::tz::TimeZone;
 use proto::command::CommandType;
 use proto::subscribe_metrics_request::Start;
 use proto::{
-    Command, StatusEvent, SubscribeMetricsRequest, SubscribeStatusRequest,
-    subscribe_status_request as status,
+    Command, CommandState, ListCommandsRequest, StatusEvent, SubscribeMetricsRequest,
+    SubscribeStatusRequest, subscribe_status_request as status,
 };
 
 use crate::cli::{self, EventKind};
@@ -26,6 +26,10 @@ const LAST_DEFAULT: u64 = 20;
 /// everything.
 const ALERTS_SINCE: Point = Point::Ago(Duration::from_secs(24 * 3600));
 const EVENTS_SINCE: Point = Point::Ago(Duration::from_secs(3600));
+
+/// How far back `commands` looks: as long as a command may wait, and a week for one that is named.
+const COMMANDS_SINCE: Point = Point::Ago(Duration::from_secs(24 * 3600));
+const COMMAND_SINCE: Point = Point::Ago(Duration::from_secs(7 * 24 * 3600));
 
 /// A point in time as operators give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,7 +237,29 @@ pub(crate) fn command(
         timestamp: now_ms.div_euclid(1000),
         params,
         ttl_ms: u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX),
-        message: None,
+        force: args.force,
+        ..Command::default()
+    }
+}
+
+/// What `commands list` asks for.
+pub(crate) fn commands(args: &cli::CommandsList, now_ms: i64) -> ListCommandsRequest {
+    ListCommandsRequest {
+        agents: names(&args.agents),
+        since_ms: args.since.unwrap_or(COMMANDS_SINCE).resolve(now_ms),
+        states: args.states.iter().map(|state| CommandState::from(*state).into()).collect(),
+        limit: args.limit,
+        ..ListCommandsRequest::default()
+    }
+}
+
+/// What `commands show` asks for.
+pub(crate) fn command_history(args: &cli::CommandsShow, now_ms: i64) -> ListCommandsRequest {
+    ListCommandsRequest {
+        since_ms: args.since.unwrap_or(COMMAND_SINCE).resolve(now_ms),
+        command_id: args.id.to_string(),
+        limit: 1,
+        ..ListCommandsRequest::default()
     }
 }
 
@@ -349,7 +375,7 @@ mod tests {
         check("picket events --event all", &[]);
         check("picket events --event loss,all", &[]);
         let by_default = status_asked("picket events").events;
-        assert_eq!(by_default.len(), 9);
+        assert_eq!(by_default.len(), 10);
         assert!(!by_default.contains(&E::Heartbeat.into()));
     }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod bytes;
 pub mod config;
 pub mod convert;
 

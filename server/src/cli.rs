@@ -186,20 +186,9 @@ fn parse_brokers(text: &str) -> Result<String, String> {
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 1,
-        "K" | "KIB" => 1 << 10,
-        "M" | "MIB" => 1 << 20,
-        "G" | "GIB" => 1 << 30,
-        "T" | "TIB" => 1 << 40,
-        other => return Err(format!("unknown unit {other:?}, use K, M, G or T")),
-    };
-    let number: u64 = digits.parse().map_err(|_| "expected a number, such as 512M".to_owned())?;
-    match number.checked_mul(unit) {
-        None => Err("number is too large".to_owned()),
-        Some(bytes) if bytes < RETENTION_BYTES_MIN => Err("must be at least 1M".to_owned()),
-        Some(bytes) => Ok(bytes),
+    match proto::bytes::parse(text)? {
+        bytes if bytes < RETENTION_BYTES_MIN => Err("must be at least 1M".to_owned()),
+        bytes => Ok(bytes),
     }
 }
 

@@ -39,6 +39,14 @@ pub(crate) enum Counter {
     CommandsExpired,
     /// Commands that an agent got and did not answer in time.
     CommandsUnknown,
+    /// Answers that an agent gave again although the bus had them.
+    CommandsAnsweredAgain,
+    /// Answers of agents after a server had said something else.
+    CommandsAmended,
+    /// Commands that were refused because their issuer sends too many.
+    CommandsThrottled,
+    /// Commands that were refused because the agent's identity is in doubt.
+    CommandsDoubtful,
     /// Configurations sent down a stream.
     ConfigsPushed,
     /// Times that an agent was told how much it may send from now on.
@@ -58,7 +66,7 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 27] = [
         Self::RecordsStored,
         Self::RecordsLost,
         Self::RecordsUnexplained,
@@ -74,6 +82,10 @@ impl Counter {
         Self::CommandsAnswered,
         Self::CommandsExpired,
         Self::CommandsUnknown,
+        Self::CommandsAnsweredAgain,
+        Self::CommandsAmended,
+        Self::CommandsThrottled,
+        Self::CommandsDoubtful,
         Self::ConfigsPushed,
         Self::CreditsSent,
         Self::ConnectionsRefused,
@@ -101,6 +113,10 @@ impl Counter {
             Self::CommandsAnswered => "commands.answered",
             Self::CommandsExpired => "commands.expired",
             Self::CommandsUnknown => "commands.unknown",
+            Self::CommandsAnsweredAgain => "commands.answered_again",
+            Self::CommandsAmended => "commands.amended",
+            Self::CommandsThrottled => "commands.throttled",
+            Self::CommandsDoubtful => "commands.doubtful",
             Self::ConfigsPushed => "configs.pushed",
             Self::CreditsSent => "credits.sent",
             Self::ConnectionsRefused => "connections.refused",

@@ -9,6 +9,10 @@
 pub mod cli;
 pub mod serve;
 
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulated;
+
 mod net;
 mod rpc;
 
@@ -21,6 +25,7 @@ mod registry;
 mod budget;
 mod clock;
 mod counters;
+mod damage;
 mod feed;
 mod ids;
 mod levels;

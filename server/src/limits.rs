@@ -158,6 +158,12 @@ pub(crate) const COMMANDS_MAX: usize = 65_536;
 /// Answers that are remembered, so that a command sent again gets the answer again.
 pub(crate) const ANSWERS_MAX: usize = 4096;
 
+/// Commands that one issuer may send, all at once or one after the other.
+pub(crate) const ISSUER_COMMANDS_PER_S: u64 = 16;
+
+/// Issuers whose commands are counted. One takes about 50 bytes.
+pub(crate) const ISSUERS_MAX: usize = 1024;
+
 /// How much longer the other servers wait before they say what became of a command that is over: enough for the one
 /// that has the agent to say so over the bus. Each adds up to half as much, so that they do not speak at once.
 pub(crate) const COMMAND_GRACE: Duration = Duration::from_secs(5);
@@ -195,6 +201,7 @@ pub(crate) const SHUTDOWN_STREAMS_MAX: Duration = Duration::from_secs(7);
 
 const _: () = {
     assert!(CONFIG_HISTORY_BYTES_MAX + 16 * 1024 < MESSAGE_BYTES_MAX);
+    assert!(bus::query::COMMANDS_BYTES_MAX + 16 * 1024 < MESSAGE_BYTES_MAX);
     assert!(bus::query::BATCH_BYTES_MAX + 48 * 1024 < MESSAGE_BYTES_MAX);
     assert!(proto::config::DOCUMENT_BYTES_MAX < MESSAGE_BYTES_MAX / 2);
     assert!(AGENTS_MAX < LAYERS_MAX);

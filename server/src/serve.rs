@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::command::{Commands, Router};
 use crate::config::ConfigStore;
 use crate::counters::Counters;
+use crate::damage;
 use crate::ids::server_id;
 use crate::ingest::Sink;
 use crate::levels::Levels;
@@ -86,6 +87,7 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
     follower.read_first(&shared.config, &troubles).await;
     let news = remember(&shared).await;
     let follower = tokio::spawn(follower.run(Arc::clone(&shared)));
+    let damage = tokio::spawn(damage::tell(Arc::clone(&shared)));
 
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, Health::Serving).await;
@@ -112,6 +114,7 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
         router.abort();
         news.abort();
         follower.abort();
+        damage.abort();
         // The last statuses are on their way out while the bus closes.
         let goodbye = tokio::time::timeout(GOODBYE_MAX, &mut serving);
         let (closed, _) = tokio::join!(storage.close(), goodbye);

@@ -1,4 +1,4 @@
-//! What every task of the server reaches: the rooms, and the two tables that need a lock.
+//! What every task of the server reaches: the rooms, and the tables that need a lock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,11 +6,12 @@ use bus::Bus;
 
 use crate::budget::Budget;
 use crate::clock::Clock;
-use crate::command::Commands;
+use crate::command::{Answered, Commands, Rates};
 use crate::config::ConfigStore;
 use crate::counters::Counters;
 use crate::ingest::{Claims, Load, SessionHandle, Sink};
 use crate::levels::{Level, Levels};
+use crate::limits::ANSWERS_MAX;
 use crate::registry::Registry;
 use crate::shutdown::Stopping;
 use crate::troubles::Troubles;
@@ -39,11 +40,13 @@ pub(crate) struct Shared {
     pub(crate) troubles: Arc<Troubles>,
 }
 
-/// What is known of agents, and which of them have a session.
+/// What is known of agents and commands, and which agents have a session.
 #[derive(Debug)]
 pub(crate) struct Tables {
     registry: Mutex<Registry>,
     claims: Mutex<Claims<SessionHandle>>,
+    answered: Mutex<Answered>,
+    rates: Mutex<Rates>,
 }
 
 impl Shared {
@@ -63,11 +66,24 @@ impl Shared {
     pub(crate) fn claims(&self) -> MutexGuard<'_, Claims<SessionHandle>> {
         self.tables.claims()
     }
+
+    pub(crate) fn answered(&self) -> MutexGuard<'_, Answered> {
+        self.tables.answered()
+    }
+
+    pub(crate) fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.tables.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Tables {
     pub(crate) fn new(registry: Registry) -> Self {
-        Self { registry: Mutex::new(registry), claims: Mutex::new(Claims::new()) }
+        Self {
+            registry: Mutex::new(registry),
+            claims: Mutex::new(Claims::new()),
+            answered: Mutex::new(Answered::new(ANSWERS_MAX)),
+            rates: Mutex::default(),
+        }
     }
 
     // A panic while one of these is held is a bug, and each change is a single step: what the panic left is
@@ -79,5 +95,9 @@ impl Tables {
 
     pub(crate) fn claims(&self) -> MutexGuard<'_, Claims<SessionHandle>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn answered(&self) -> MutexGuard<'_, Answered> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -59,6 +59,17 @@ enum Task {
         #[arg(value_name = "TARGET")]
         targets: Vec<String>,
     },
+    /// Play simulated worlds through, and check every promise in them
+    ///
+    /// The real core of the agent and the real rules of the server, over a simulated network, bus and clocks; see
+    /// docs/simulation.md. Builds `sim` (release) and gives it the arguments; --help says which there are. The exit code is
+    /// not 0 when a promise was broken, which a seed shows again, or when a kind of fault was never met.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// Such as --seeds 100, or --seed 7 --trace
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        arguments: Vec<String>,
+    },
     /// Measure: what the core costs, what plugins and the packed form save on the recorded hosts, what peers cost a server
     ///
     /// What was found is explained in docs/benchmarks.md.
@@ -173,6 +184,7 @@ fn main() -> anyhow::Result<()> {
             let duration = Duration::from_secs(seconds.into());
             xtask::fuzz::run(&xtask::fuzz::Options { duration, seed, install, targets })
         }
+        Task::Sim { arguments } => xtask::tasks::simulate(&arguments),
         Task::Bench(subject) => xtask::bench::run(subject.into()),
         Task::Codegen => xtask::tasks::codegen(),
     }

@@ -55,6 +55,7 @@ fn run(bencher: &mut Bencher<'_, ProcessorTime>, rows: &[Sample], agent: &mut Ag
                 Output::Transmit(transmit) => transmit_and_acknowledge(agent, now, transmit),
                 Output::Collect(_)
                 | Output::Dial
+                | Output::Remember
                 | Output::Restart
                 | Output::Spool
                 | Output::Exit => {}
@@ -78,6 +79,7 @@ fn transmit_and_acknowledge(agent: &mut Agent, now: Instant, transmit: Transmit)
         Transmit::Plain(_)
         | Transmit::Replay
         | Transmit::Answer(_)
+        | Transmit::Begun(_)
         | Transmit::ConfigReport
         | Transmit::Status => {}
     }
@@ -97,6 +99,7 @@ fn transmit_and_acknowledge(agent: &mut Agent, now: Instant, transmit: Transmit)
         Transmit::Plain(_)
         | Transmit::Replay
         | Transmit::Answer(_)
+        | Transmit::Begun(_)
         | Transmit::ConfigReport
         | Transmit::Status => {}
     }

@@ -56,14 +56,66 @@ pub enum Action {
     Restart,
     /// The shell does not know this command.
     Unknown,
+    /// The command is to another agent.
+    Misdirected,
+    /// What earlier boots began is not known any more, and this command may be among it.
+    Unremembered,
+}
+
+/// A command that must not run twice, by what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// [`Action::Stop`].
+    Stop,
+    /// [`Action::Start`].
+    Start,
+    /// [`Action::UpdateConfig`].
+    UpdateConfig,
+    /// [`Action::Restart`].
+    Restart,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Stop, Self::Start, Self::UpdateConfig, Self::Restart];
+
+    /// The name of the command.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "STOP",
+            Self::Start => "START",
+            Self::UpdateConfig => "UPDATE_CONFIG",
+            Self::Restart => "RESTART",
+        }
+    }
+}
+
+/// A command that was begun, or is about to be, as it must outlive the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Its name.
+    pub id: CommandId,
+    /// What it asks for.
+    pub kind: Kind,
+    /// The boot that took it.
+    pub boot: BootId,
+    /// The next boot has to answer it unasked: it was to end this one.
+    pub is_owed: bool,
+    /// How long it may still come again.
+    pub left: Duration,
 }
 
 impl Action {
     /// Whether running it twice does the same as running it once.
     pub(crate) const fn repetition(&self) -> Repetition {
         match self {
-            Self::Status | Self::Unknown => Repetition::Harmless,
-            Self::Stop | Self::Start | Self::UpdateConfig(_) | Self::Restart => Repetition::Harmful,
+            Self::Status | Self::Unknown | Self::Misdirected | Self::Unremembered => {
+                Repetition::Harmless
+            }
+            Self::Stop => Repetition::Harmful(Kind::Stop),
+            Self::Start => Repetition::Harmful(Kind::Start),
+            Self::UpdateConfig(_) => Repetition::Harmful(Kind::UpdateConfig),
+            Self::Restart => Repetition::Harmful(Kind::Restart),
         }
     }
 
@@ -76,6 +128,8 @@ impl Action {
             Self::UpdateConfig(_) => "UPDATE_CONFIG",
             Self::Restart => "RESTART",
             Self::Unknown => "unknown",
+            Self::Misdirected => "misdirected",
+            Self::Unremembered => "unremembered",
         }
     }
 }
@@ -100,12 +154,25 @@ pub enum Answer {
     },
     /// The process could not be restarted; it goes on.
     RestartFailed(Reason),
+    /// An earlier boot began it, and ended before its answer was known to be durable.
+    BegunBefore {
+        /// What it was.
+        kind: Kind,
+        /// The boot that took it.
+        previous: BootId,
+    },
     /// Not started: it came too late.
     Expired,
     /// Not started: too many commands are remembered.
     Busy,
+    /// Not started: that it begins could not be made durable.
+    NotRecorded(Reason),
     /// Not started: the process is shutting down.
     ShuttingDown,
+    /// Not started: it is to another agent.
+    Misdirected,
+    /// Not started: an earlier boot may have begun it, and what those began is not known any more.
+    Unremembered,
     /// Not started: not a command of this agent.
     Unknown,
 }
@@ -146,8 +213,8 @@ pub(crate) enum Admission {
 pub(crate) enum Repetition {
     /// It does: once its answer is acknowledged it need not be remembered.
     Harmless,
-    /// It does not.
-    Harmful,
+    /// It does not: before it begins it must be durable that it does.
+    Harmful(Kind),
 }
 
 #[derive(Clone, Debug)]
@@ -155,6 +222,8 @@ struct Entry {
     id: CommandId,
     progress: Progress,
     repetition: Repetition,
+    // The boot that took it.
+    boot: BootId,
     // After this no server sends the command again.
     forget_after: Instant,
 }
@@ -162,8 +231,24 @@ struct Entry {
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "the core does not allocate")]
 enum Progress {
-    Running,
-    Answered { answer: Answer, delivery: Delivery },
+    /// It waits until it is durable that it begins, or it runs; `notice` is whether the server is to hear of it.
+    Running {
+        notice: Notice,
+    },
+    Answered {
+        answer: Answer,
+        delivery: Delivery,
+    },
+}
+
+/// Whether the server is told that a command has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Notice {
+    /// It takes no while.
+    Needless,
+    Due,
+    /// It was, on this stream or one before it. It is not acknowledged: the answer says more.
+    Given,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,9 +285,11 @@ pub(crate) struct CommandTable<const N: usize> {
 }
 
 impl<const N: usize> CommandTable<N> {
+    /// A command comes to the boot `boot`.
     pub(crate) fn admit(
         &mut self,
         now: Instant,
+        boot: BootId,
         id: &CommandId,
         repetition: Repetition,
         life: Duration,
@@ -217,14 +304,12 @@ impl<const N: usize> CommandTable<N> {
             return Admission::Repeat;
         }
         let forget_after = now + life + GRACE;
-        let entry = Entry { id: id.clone(), progress: Progress::Running, repetition, forget_after };
+        let progress = Progress::Running { notice: Notice::Needless };
+        let entry = Entry { id: id.clone(), progress, repetition, boot, forget_after };
         if self.entries.is_full() {
             let Some(index) = self.entries.iter().position(|entry| entry.is_forgettable(now))
             else {
-                if !self.refusals.iter().any(|refusal| refusal.id == *id) {
-                    // When there is no room for it, the server answers once the time of the command is up.
-                    self.refusals.push(Refusal { id: id.clone(), is_sent: false }).ok();
-                }
+                self.refuse(id);
                 return Admission::Busy;
             };
             self.entries.swap_remove(index);
@@ -236,6 +321,19 @@ impl<const N: usize> CommandTable<N> {
         Admission::Run(CommandSlot(Place::Entry(self.entries.len() - 1)))
     }
 
+    /// Answers [`Answer::Busy`] to a command that is not remembered.
+    pub(crate) fn refuse(&mut self, id: &CommandId) {
+        if !self.refusals.iter().any(|refusal| refusal.id == *id) {
+            // When there is no room for it, the server answers once the time of the command is up.
+            self.refusals.push(Refusal { id: id.clone(), is_sent: false }).ok();
+        }
+    }
+
+    /// Whether it came before and is remembered.
+    pub(crate) fn knows(&self, id: &CommandId) -> bool {
+        self.entries.iter().any(|entry| entry.id == *id)
+    }
+
     pub(crate) fn answer(&mut self, slot: CommandSlot, answer: Answer) {
         if let Place::Entry(index) = slot.0
             && let Some(entry) = self.entries.get_mut(index)
@@ -244,17 +342,75 @@ impl<const N: usize> CommandTable<N> {
         }
     }
 
-    /// Answers the one command that runs longer than one input, if there is one.
-    pub(crate) fn answer_running(&mut self, answer: Answer) {
-        let running = |entry: &Entry| matches!(entry.progress, Progress::Running);
-        if let Some(index) = self.entries.iter().position(running) {
-            self.answer(CommandSlot(Place::Entry(index)), answer);
-        }
+    /// Where the one command stands that runs longer than one input, if there is one.
+    pub(crate) fn running_slot(&self) -> Option<CommandSlot> {
+        let index = self.entries.iter().position(Entry::is_running)?;
+        Some(CommandSlot(Place::Entry(index)))
     }
 
     pub(crate) fn running(&self) -> Option<&CommandId> {
-        let running = |entry: &&Entry| matches!(entry.progress, Progress::Running);
-        self.entries.iter().find(running).map(|entry| &entry.id)
+        self.entries.iter().find(|entry| entry.is_running()).map(|entry| &entry.id)
+    }
+
+    /// The command in `slot` takes a while from now on.
+    pub(crate) fn begin(&mut self, slot: CommandSlot) {
+        if let Place::Entry(index) = slot.0
+            && let Some(Entry { progress: Progress::Running { notice }, .. }) =
+                self.entries.get_mut(index)
+        {
+            *notice = Notice::Due;
+        }
+    }
+
+    /// The next command to tell the server of that it has begun; it then counts as told.
+    pub(crate) fn poll_begun(&mut self) -> Option<CommandSlot> {
+        let (index, notice) = self.entries.iter_mut().enumerate().find_map(|(index, entry)| {
+            match &mut entry.progress {
+                Progress::Running { notice: notice @ Notice::Due } => Some((index, notice)),
+                Progress::Running { .. } | Progress::Answered { .. } => None,
+            }
+        })?;
+        *notice = Notice::Given;
+        Some(CommandSlot(Place::Entry(index)))
+    }
+
+    /// The command in `slot`, if it has begun and has no answer yet.
+    pub(crate) fn begun(&self, slot: CommandSlot) -> Option<&CommandId> {
+        let Place::Entry(index) = slot.0 else { return None };
+        self.entries.get(index).filter(|entry| entry.is_running()).map(|entry| &entry.id)
+    }
+
+    /// What an earlier boot began: it does not run again. It is answered when it comes again, and unasked if it is owed.
+    /// Commands that are known already, and more than there is room for, are left out; answers whether it was taken in.
+    pub(crate) fn recall(&mut self, now: Instant, intent: Intent) -> bool {
+        let Intent { id, kind, boot, is_owed, left } = intent;
+        if self.entries.iter().any(|entry| entry.id == id) {
+            return true;
+        }
+        let answer = match kind {
+            Kind::Restart => Answer::Restarted { previous: boot },
+            Kind::Stop | Kind::Start | Kind::UpdateConfig => {
+                Answer::BegunBefore { kind, previous: boot }
+            }
+        };
+        let delivery = if is_owed { Delivery::Due } else { Delivery::Acknowledged };
+        let progress = Progress::Answered { answer, delivery };
+        let repetition = Repetition::Harmful(kind);
+        let entry = Entry { id, progress, repetition, boot, forget_after: now + left };
+        self.entries.push(entry).is_ok()
+    }
+
+    /// What must outlive the process at `now`: every command that must not run twice and may still come.
+    pub(crate) fn intents(&self, now: Instant) -> impl Iterator<Item = Intent> + '_ {
+        self.entries.iter().filter_map(move |entry| {
+            let Repetition::Harmful(kind) = entry.repetition else { return None };
+            let left = entry.forget_after - now;
+            if entry.was_refused() || left.is_zero() {
+                return None;
+            }
+            let is_owed = entry.is_running() && kind == Kind::Restart;
+            Some(Intent { id: entry.id.clone(), kind, boot: entry.boot, is_owed, left })
+        })
     }
 
     /// The next answer to put on the stream, which then counts as sent.
@@ -279,24 +435,27 @@ impl<const N: usize> CommandTable<N> {
             Place::Entry(index) => {
                 self.entries.get(index).and_then(|entry| match &entry.progress {
                     Progress::Answered { answer, .. } => Some((&entry.id, answer)),
-                    Progress::Running => None,
+                    Progress::Running { .. } => None,
                 })
             }
         }
     }
 
     /// The server has an answer to `id`. On one stream it acknowledges answers in the order in which they were sent, so
-    /// what is meant is a refusal if one is on its way.
-    pub(crate) fn acknowledge(&mut self, id: &CommandId) {
+    /// what is meant is a refusal if one is on its way. Answers whether it ends what the next boot would owe.
+    pub(crate) fn acknowledge(&mut self, id: &CommandId) -> bool {
         let refusal = self.refusals.iter().position(|refusal| refusal.is_sent && refusal.id == *id);
         if let Some(index) = refusal {
             self.refusals.remove(index);
-            return;
+            return false;
         }
         let named = self.entries.iter_mut().find(|entry| entry.id == *id);
-        if let Some(Entry { progress: Progress::Answered { delivery, .. }, .. }) = named {
-            *delivery = Delivery::Acknowledged;
-        }
+        let Some(Entry { progress: Progress::Answered { answer, delivery }, .. }) = named else {
+            return false;
+        };
+        let is_first =
+            core::mem::replace(delivery, Delivery::Acknowledged) != Delivery::Acknowledged;
+        is_first && matches!(answer, Answer::Restarted { .. })
     }
 
     /// A new stream: what was sent on the old one without an acknowledgement is due again.
@@ -310,6 +469,13 @@ impl<const N: usize> CommandTable<N> {
                 *delivery = Delivery::Due;
             }
         }
+    }
+
+    /// Whether the server is still to hear that a command has begun.
+    pub(crate) fn has_notice(&self) -> bool {
+        let is_due =
+            |entry: &Entry| matches!(entry.progress, Progress::Running { notice: Notice::Due });
+        self.entries.iter().any(is_due)
     }
 
     /// Whether an answer is still without an acknowledgement.
@@ -326,7 +492,28 @@ impl Entry {
     const fn delivery_mut(&mut self) -> Option<&mut Delivery> {
         match &mut self.progress {
             Progress::Answered { delivery, .. } => Some(delivery),
-            Progress::Running => None,
+            Progress::Running { .. } => None,
+        }
+    }
+
+    const fn is_running(&self) -> bool {
+        matches!(self.progress, Progress::Running { .. })
+    }
+
+    /// Whether it was answered without having been begun, so that another boot may take it.
+    const fn was_refused(&self) -> bool {
+        match &self.progress {
+            Progress::Running { .. } => false,
+            Progress::Answered { answer, .. } => matches!(
+                answer,
+                Answer::Expired
+                    | Answer::Busy
+                    | Answer::NotRecorded(_)
+                    | Answer::ShuttingDown
+                    | Answer::Unknown
+                    | Answer::Misdirected
+                    | Answer::Unremembered
+            ),
         }
     }
 
@@ -338,162 +525,6 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::format;
-
-    use super::*;
-    use crate::limits::COMMANDS_MAX;
-
-    type CommandTable = super::CommandTable<COMMANDS_MAX>;
-
-    const LIFE: Duration = Duration::from_secs(30);
-
-    fn id(number: usize) -> CommandId {
-        format!("c{number}").parse().unwrap()
-    }
-
-    fn run(table: &mut CommandTable, at_ms: u64, number: usize) -> CommandSlot {
-        match table.admit(Instant::from_ms(at_ms), &id(number), Repetition::Harmful, LIFE) {
-            Admission::Run(slot) => slot,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_command_runs_once_and_its_answer_is_given_again() {
-        let mut table = CommandTable::default();
-        let slot = run(&mut table, 0, 1);
-        assert_eq!(
-            table.admit(Instant::from_ms(1), &id(1), Repetition::Harmful, LIFE),
-            Admission::Repeat
-        );
-        table.answer(slot, Answer::Stopped(Change::Done));
-        let slot = table.poll_due().unwrap();
-        assert_eq!(table.get(slot), Some((&id(1), &Answer::Stopped(Change::Done))));
-        assert_eq!(
-            table.admit(Instant::from_ms(2), &id(1), Repetition::Harmful, LIFE),
-            Admission::Repeat
-        );
-        assert_eq!(table.poll_due(), None, "it is on its way");
-        table.acknowledge(&id(1));
-        assert_eq!(
-            table.admit(Instant::from_ms(3), &id(1), Repetition::Harmful, LIFE),
-            Admission::Repeat
-        );
-        assert!(table.poll_due().is_some());
-    }
-
-    #[test]
-    fn an_answer_is_resent_on_a_new_stream_until_acknowledged() {
-        let mut table = CommandTable::default();
-        let slot = run(&mut table, 0, 1);
-        table.answer(slot, Answer::Status);
-        assert!(table.poll_due().is_some());
-        table.resend();
-        assert!(table.poll_due().is_some());
-        assert!(table.has_unacknowledged());
-        table.acknowledge(&id(1));
-        table.resend();
-        assert_eq!(table.poll_due(), None);
-        assert!(!table.has_unacknowledged());
-    }
-
-    #[test]
-    fn a_full_table_refuses_rather_than_forget_what_could_come_again() {
-        let mut table = CommandTable::default();
-        for number in 0..COMMANDS_MAX {
-            let slot = run(&mut table, 0, number);
-            table.answer(slot, Answer::Status);
-            table.acknowledge(&id(number));
-        }
-        let soon = Instant::from_ms(90_000);
-        assert_eq!(table.admit(soon, &id(999), Repetition::Harmful, LIFE), Admission::Busy);
-        let refusal = table.poll_due().unwrap();
-        assert_eq!(table.get(refusal), Some((&id(999), &Answer::Busy)));
-        assert_eq!(table.poll_due(), None);
-        run(&mut table, 90_001, 999);
-    }
-
-    /// A full table that has just refused command 999, at the time at which the others may be forgotten.
-    fn refusing() -> (CommandTable, Instant) {
-        let mut table = CommandTable::default();
-        for number in 0..COMMANDS_MAX {
-            let slot = run(&mut table, 0, number);
-            table.answer(slot, Answer::Status);
-            table.poll_due();
-            table.acknowledge(&id(number));
-        }
-        let full = Instant::from_ms(90_000);
-        assert_eq!(table.admit(full, &id(999), Repetition::Harmful, LIFE), Admission::Busy);
-        (table, Instant::from_ms(90_001))
-    }
-
-    #[test]
-    fn the_acknowledgement_of_a_refusal_is_not_taken_for_that_of_the_answer() {
-        let (mut table, later) = refusing();
-        assert!(table.poll_due().is_some(), "the refusal is on its way");
-        let slot = run(&mut table, later.as_ms(), 999);
-        table.answer(slot, Answer::Stopped(Change::Done));
-        table.acknowledge(&id(999));
-        let slot = table.poll_due().unwrap();
-        assert_eq!(table.get(slot), Some((&id(999), &Answer::Stopped(Change::Done))));
-        table.acknowledge(&id(999));
-        assert!(!table.has_unacknowledged());
-    }
-
-    #[test]
-    fn a_command_that_runs_after_all_is_not_refused_any_more() {
-        let (mut table, later) = refusing();
-        let slot = run(&mut table, later.as_ms(), 999);
-        table.answer(slot, Answer::Stopped(Change::Done));
-        let slot = table.poll_due().unwrap();
-        assert_eq!(table.get(slot), Some((&id(999), &Answer::Stopped(Change::Done))));
-        assert_eq!(table.poll_due(), None);
-    }
-
-    #[test]
-    fn the_acknowledgement_of_a_refusal_does_not_come_on_another_stream() {
-        let (mut table, later) = refusing();
-        assert!(table.poll_due().is_some());
-        table.resend();
-        assert_eq!(table.poll_due(), None);
-        let slot = run(&mut table, later.as_ms(), 999);
-        table.answer(slot, Answer::Status);
-        assert!(table.poll_due().is_some());
-        table.acknowledge(&id(999));
-        assert!(!table.has_unacknowledged());
-    }
-
-    #[test]
-    fn refusals_that_wait_are_bounded() {
-        let (mut table, _) = refusing();
-        let full = Instant::from_ms(90_000);
-        for number in 999..2000 {
-            let admission = table.admit(full, &id(number), Repetition::Harmful, LIFE);
-            assert_eq!(admission, Admission::Busy);
-        }
-        let refused = core::iter::from_fn(|| table.poll_due()).count();
-        assert_eq!(refused, REFUSALS_MAX);
-    }
-
-    #[test]
-    fn harmless_commands_make_room_once_their_answers_are_acknowledged() {
-        let mut table = CommandTable::default();
-        for number in 0..1000 {
-            let life = Duration::from_secs(86_400);
-            let at = Instant::from_ms(0);
-            let Admission::Run(slot) = table.admit(at, &id(number), Repetition::Harmless, life)
-            else {
-                panic!("{number}");
-            };
-            table.answer(slot, Answer::Status);
-            table.acknowledge(&id(number));
-        }
-    }
-
-    #[test]
-    fn a_long_reason_is_cut_at_a_character() {
-        let reason = Reason::from("\u{e4}".repeat(150).as_str());
-        assert_eq!(reason.as_str().chars().count(), 100);
-    }
-}
+mod model;
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ mod sampler;
 
 use core::time::Duration;
 
-pub use command::{Action, Answer, Change, Command, CommandSlot, Reason};
+pub use command::{Action, Answer, Change, Command, CommandSlot, Intent, Kind, Reason};
 pub use gaps::{Deferred, Loss};
 pub use link::{Link, LinkState};
 pub use outbox::Batch;
@@ -143,6 +143,13 @@ pub enum Input {
     },
     /// Configurations come from another store from now on, whose revisions do not compare with those before.
     StoreChanged,
+    /// What [`Output::Remember`] asked for is durable, or why it cannot be. A shell that has no place for it says at once
+    /// that it is: then commands run once in each boot.
+    Remembered(Result<(), Reason>),
+    /// What an earlier boot began, as [`Agent::intents`] gave it: it does not run again. For the start, before all else.
+    Recall(Intent),
+    /// An earlier boot was stopped by a command, so this one begins stopped. For the start, as [`Input::Recall`].
+    RecallStopped,
     /// [`Output::Restart`] did not work.
     RestartFailed(Reason),
     /// The process was asked to end. Asked twice, it ends without delivering what it holds.
@@ -158,6 +165,9 @@ pub enum Output {
     Dial,
     /// Put this on the stream.
     Transmit(Transmit),
+    /// Make [`Agent::intents`] and [`Agent::is_to_stay_stopped`] durable in place of what was before, then hand in
+    /// [`Input::Remembered`], before any other input. A command waits for it.
+    Remember,
     /// Put into the spool what [`Agent::held_records`] and [`Agent::held_alerts`] give, and hand in [`Input::Deferred`]: the
     /// agent is about to end. Given once; what is not deferred after it is lost.
     Spool,
@@ -182,6 +192,8 @@ pub enum Transmit {
     Replay,
     /// The answer of [`Agent::answer`].
     Answer(CommandSlot),
+    /// The command of [`Agent::begun`] has begun, and takes a while.
+    Begun(CommandSlot),
     /// The report of [`Agent::config_report`].
     ConfigReport,
     /// The status of [`Agent::status`].
@@ -266,6 +278,15 @@ pub struct Restarted {
     pub command: CommandId,
     /// The boot that took it.
     pub previous: BootId,
+}
+
+/// A command that waits until it is durable that it begins.
+#[derive(Clone, Debug)]
+struct Intended {
+    // What the table calls running, unless it has no name.
+    is_named: bool,
+    action: Action,
+    expires_at: Instant,
 }
 
 /// Why the agent drains.
@@ -380,6 +401,10 @@ pub struct Agent<
     replay: Replay,
     credit: Credit,
     commands: CommandTable<COMMANDS>,
+    // At most one: the shell answers before it hands in anything else.
+    intended: Option<Intended>,
+    // What outlives the process has changed.
+    remember_due: bool,
     link: Link,
 }
 
@@ -396,8 +421,13 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     ) -> Self {
         let mut commands = CommandTable::default();
         if let Some(Restarted { command, previous }) = restarted
-            && let Admission::Run(slot) =
-                commands.admit(now, &command, Repetition::Harmful, COMMAND_TTL_MAX)
+            && let Admission::Run(slot) = commands.admit(
+                now,
+                previous,
+                &command,
+                Repetition::Harmful(Kind::Restart),
+                COMMAND_TTL_MAX,
+            )
         {
             commands.answer(slot, Answer::Restarted { previous });
         }
@@ -420,6 +450,8 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             replay: Replay::new(),
             credit: Credit::Unlimited,
             commands,
+            intended: None,
+            remember_due: false,
             link: Link::new(now, seed),
         }
     }
@@ -469,7 +501,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
                 Lane::Records => self.outgoing.samples.spool_lost(reason, count),
                 Lane::Alerts => self.outgoing.alerts.spool_lost(reason, count),
             },
-            Input::AnswerAcknowledged(id) => self.commands.acknowledge(&id),
+            Input::AnswerAcknowledged(id) => self.remember_due |= self.commands.acknowledge(&id),
             Input::Ping => self.link.hasten_heartbeat(now),
             Input::Command(command) => self.on_command(now, command),
             Input::Configure { revision, config } => self.on_configure(now, revision, config),
@@ -478,6 +510,12 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
                 self.report_config(revision, ConfigOutcome::RolledBack(reason));
             }
             Input::StoreChanged => self.newest_push = ConfigRevision::default(),
+            Input::Remembered(outcome) => self.on_remembered(now, outcome),
+            Input::Recall(intent) => {
+                // A program with room for fewer than the one before it forgets the last of them.
+                self.commands.recall(now, intent);
+            }
+            Input::RecallStopped => self.mode = Mode::Stopped,
             Input::RestartFailed(reason) => self.on_restart_failed(now, reason),
             Input::Shutdown => self.on_shutdown(now),
         }
@@ -488,6 +526,9 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     pub fn poll(&mut self, now: Instant) -> Output {
         self.link.advance(now);
         self.confirm_handed_over(now);
+        if core::mem::take(&mut self.remember_due) {
+            return Output::Remember;
+        }
         if let Some(output) = self.poll_ending(now) {
             return output;
         }
@@ -564,6 +605,29 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     /// The answer that [`Transmit::Answer`] is about.
     pub fn answer(&self, slot: CommandSlot) -> Option<(&CommandId, &Answer)> {
         self.commands.get(slot)
+    }
+
+    /// The command that [`Transmit::Begun`] is about; none once it has an answer.
+    pub fn begun(&self, slot: CommandSlot) -> Option<&CommandId> {
+        self.commands.begun(slot)
+    }
+
+    /// The commands that must not run twice and may still come, be it to another boot: at most as many as it remembers.
+    pub fn intents(&self, now: Instant) -> impl Iterator<Item = Intent> + '_ {
+        self.commands.intents(now)
+    }
+
+    /// Whether the next boot has to begin stopped.
+    pub fn is_to_stay_stopped(&self) -> bool {
+        match self.intended.as_ref().map(|intended| &intended.action) {
+            Some(Action::Stop) => true,
+            Some(Action::Start) => false,
+            _ => match self.mode {
+                Mode::Stopped => true,
+                Mode::Running => false,
+                Mode::Draining { resume, .. } | Mode::Ended { resume } => resume == Resume::Stopped,
+            },
+        }
     }
 
     /// What became of the latest configuration from the server; none if there was none.
@@ -684,6 +748,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             Transmit::Batch(_)
             | Transmit::Replay
             | Transmit::Answer(_)
+            | Transmit::Begun(_)
             | Transmit::ConfigReport
             | Transmit::Status => return,
         };
@@ -770,28 +835,74 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
 
     fn on_command(&mut self, now: Instant, command: Command) {
         let Command { id, action, time_to_live } = command;
+        let repetition = action.repetition();
+        let is_harmful = repetition != Repetition::Harmless;
+        if is_harmful && self.intended.is_some() {
+            if let Some(id) = id.filter(|id| !self.commands.knows(id)) {
+                self.commands.refuse(&id);
+            }
+            return;
+        }
         let slot = match &id {
             None => None,
-            Some(id) => match self.commands.admit(now, id, action.repetition(), time_to_live) {
+            Some(id) => match self.commands.admit(now, self.boot, id, repetition, time_to_live) {
                 Admission::Run(slot) => Some(slot),
                 Admission::Repeat | Admission::Busy => return,
             },
         };
-        if let Some(answer) = self.run(now, action, time_to_live)
+        let expires_at = now + time_to_live;
+        if is_harmful && self.obstacle(now, expires_at).is_none() {
+            self.intended = Some(Intended { is_named: slot.is_some(), action, expires_at });
+            self.remember_due = true;
+            return;
+        }
+        if let Some(answer) = self.run(now, action, expires_at)
             && let Some(slot) = slot
         {
             self.commands.answer(slot, answer);
         }
     }
 
+    /// It is durable that the command that waits begins; or it cannot be, then it must not.
+    fn on_remembered(&mut self, now: Instant, outcome: Result<(), Reason>) {
+        let Some(Intended { is_named, action, expires_at }) = self.intended.take() else {
+            return;
+        };
+        let answer = match outcome {
+            Ok(()) => self.run(now, action, expires_at),
+            Err(reason) => Some(Answer::NotRecorded(reason)),
+        };
+        let Some(slot) = self.commands.running_slot().filter(|_| is_named) else {
+            return;
+        };
+        match answer {
+            Some(answer) => self.commands.answer(slot, answer),
+            None => self.commands.begin(slot),
+        }
+    }
+
+    /// Why no command that changes anything may begin at `now`, if it must not.
+    fn obstacle(&self, now: Instant, expires_at: Instant) -> Option<Answer> {
+        if expires_at <= now {
+            return Some(Answer::Expired);
+        }
+        let is_ending = matches!(self.mode, Mode::Draining { .. } | Mode::Ended { .. });
+        is_ending.then_some(Answer::ShuttingDown)
+    }
+
     /// Runs a command. No answer: it is still running.
-    fn run(&mut self, now: Instant, action: Action, time_to_live: Duration) -> Option<Answer> {
-        let ending = matches!(self.mode, Mode::Draining { .. } | Mode::Ended { .. });
+    fn run(&mut self, now: Instant, action: Action, expires_at: Instant) -> Option<Answer> {
         Some(match action {
-            _ if time_to_live.is_zero() => Answer::Expired,
+            _ if expires_at <= now => Answer::Expired,
             Action::Status => Answer::Status,
             Action::Unknown => Answer::Unknown,
-            _ if ending => Answer::ShuttingDown,
+            Action::Misdirected => Answer::Misdirected,
+            Action::Unremembered => Answer::Unremembered,
+            Action::Stop | Action::Start | Action::UpdateConfig(_) | Action::Restart
+                if let Some(obstacle) = self.obstacle(now, expires_at) =>
+            {
+                obstacle
+            }
             Action::Stop => Answer::Stopped(self.stop()),
             Action::Start => Answer::Started(self.start(now)),
             Action::UpdateConfig(Ok(config)) => match Self::refusal(&config) {
@@ -855,7 +966,11 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
         let (Mode::Draining { resume, .. } | Mode::Ended { resume }) = self.mode else {
             return;
         };
-        self.commands.answer_running(Answer::RestartFailed(reason));
+        if let Some(slot) = self.commands.running_slot() {
+            self.commands.answer(slot, Answer::RestartFailed(reason));
+        }
+        // The next boot is not the restart that was asked for.
+        self.remember_due = true;
         self.mode = Mode::Stopped;
         if resume == Resume::Running {
             self.start(now);
@@ -914,8 +1029,14 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
                 self.outgoing.samples.held() == 0
                     && self.outgoing.alerts.held() == 0
                     && !self.commands.has_unacknowledged()
+                    && !self.has_notice()
             }
         }
+    }
+
+    /// Whether a server that understands it is still to hear that a command has begun.
+    fn has_notice(&self) -> bool {
+        matches!(self.link.state(), LinkState::Full { .. }) && self.commands.has_notice()
     }
 
     /// What was given up is declared while there is somebody to hear it. Nobody waits for the acknowledgement: a shell that
@@ -950,6 +1071,9 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             LinkState::Full { .. } => {
                 if let Some(slot) = self.commands.poll_due() {
                     return Some(Transmit::Answer(slot));
+                }
+                if let Some(slot) = self.commands.poll_begun() {
+                    return Some(Transmit::Begun(slot));
                 }
                 if core::mem::take(&mut self.config_report_due) {
                     return Some(Transmit::ConfigReport);

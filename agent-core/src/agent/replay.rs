@@ -11,6 +11,19 @@ pub enum Lane {
     Alerts,
 }
 
+impl Lane {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Records, Self::Alerts];
+
+    /// The name in files and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Records => "records",
+            Self::Alerts => "alerts",
+        }
+    }
+}
+
 /// The spool is the shell's. This is what the agent has to know of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Replay {

@@ -49,6 +49,7 @@ impl<const RING: usize> Shell<RING> {
         for _ in 0..1000 {
             match self.agent.poll(self.now()) {
                 Output::Wait(_) => return outputs,
+                Output::Remember => self.agent.handle(self.now(), Input::Remembered(Ok(()))),
                 output => outputs.push(output),
             }
         }
@@ -777,7 +778,10 @@ impl Server {
                 Transmit::Alerts(batch) => self.alerts.take(&batch),
                 Transmit::Plain(_) => panic!("the server speaks the full form"),
                 Transmit::Replay => self.brought_in_turn += 1,
-                Transmit::Answer(_) | Transmit::ConfigReport | Transmit::Status => {}
+                Transmit::Answer(_)
+                | Transmit::Begun(_)
+                | Transmit::ConfigReport
+                | Transmit::Status => {}
             }
             outputs.extend(shell.handle(Input::Transmitted(transmit)));
         }
@@ -882,6 +886,65 @@ fn a_plugin_that_was_not_built_in_is_refused() {
     let config = config(|s| s.plugins.push(own).unwrap());
     let outputs = shell.command("c", Action::UpdateConfig(Ok(config)));
     assert!(matches!(shell.answers(&outputs)[0], Answer::ConfigRejected(_)));
+}
+
+#[test]
+fn a_command_begins_once_it_is_durable_that_it_does() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    let send = |shell: &mut Shell, id: &str, action| {
+        let id = Some(id.parse().unwrap());
+        let command = Command { id, action, time_to_live: Duration::from_secs(30) };
+        shell.agent.handle(shell.now(), Input::Command(command));
+    };
+    send(&mut shell, "s", Action::Stop);
+    assert_eq!(shell.agent.poll(shell.now()), Output::Remember);
+    assert_eq!(shell.agent.status(shell.now()).state, RunState::Running);
+    assert!(shell.agent.is_to_stay_stopped());
+    let intents = shell.agent.intents(shell.now()).map(|intent| intent.kind).collect::<Vec<_>>();
+    assert_eq!(intents, [Kind::Stop]);
+    // Another one that must not run twice has to wait for its turn; the same one waits already.
+    send(&mut shell, "t", Action::Start);
+    send(&mut shell, "s", Action::Stop);
+    shell.agent.handle(shell.now(), Input::Remembered(Ok(())));
+    let outputs = shell.drain();
+    assert_eq!(shell.agent.status(shell.now()).state, RunState::Stopped);
+    assert_eq!(shell.answers(&outputs).len(), 2);
+    assert!(shell.answers(&outputs).contains(&Answer::Stopped(Change::Done)));
+    assert!(shell.answers(&outputs).contains(&Answer::Busy));
+
+    send(&mut shell, "r", Action::Restart);
+    assert_eq!(shell.agent.poll(shell.now()), Output::Remember);
+    let reason = Reason::from("no space left on device");
+    let outputs = shell.handle(Input::Remembered(Err(reason.clone())));
+    assert_eq!(shell.answers(&outputs), [Answer::NotRecorded(reason)]);
+    assert!(!outputs.contains(&Output::Restart));
+    assert!(shell.agent.intents(shell.now()).all(|intent| intent.kind != Kind::Restart));
+}
+
+#[test]
+fn the_server_hears_that_a_restart_has_begun_before_it_does() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    let outputs = shell.command("r", Action::Restart);
+    let begun = outputs.iter().position(|o| matches!(o, Output::Transmit(Transmit::Begun(_))));
+    let restart = outputs.iter().position(|output| *output == Output::Restart);
+    assert!(begun.is_some() && begun < restart, "{outputs:?}");
+}
+
+#[test]
+fn status_is_answered_while_the_collector_is_stuck() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    // The snapshot that was asked for at the start never comes.
+    for _ in 0..10 {
+        let outputs = shell.advance(5 * SECOND);
+        assert!(!outputs.iter().any(|output| matches!(output, Output::Collect(_))));
+    }
+    let outputs = shell.command("s", Action::Status);
+    assert_eq!(shell.answers(&outputs), [Answer::Status], "at the time at which it came");
+    let outputs = shell.command("p", Action::Stop);
+    assert_eq!(shell.answers(&outputs), [Answer::Stopped(Change::Done)]);
 }
 
 #[test]

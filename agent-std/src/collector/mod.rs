@@ -72,3 +72,39 @@ pub(crate) fn unix_ms() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Hangs in each measurement until it is let go.
+    struct Stuck(Receiver<()>);
+
+    impl Collector for Stuck {
+        fn collect(&mut self, _: MetricSet) -> Values {
+            self.0.recv().ok();
+            Values::EMPTY
+        }
+    }
+
+    #[test]
+    fn whoever_asks_does_not_wait_for_a_collector_that_is_stuck() {
+        let (release, held) = bounded(1);
+        let (sender, events) = bounded(4);
+        let collector = CollectorThread::spawn(Stuck(held), Clock::start(), sender).unwrap();
+        assert!(collector.request(MetricSet::FIXED));
+        // The thread may or may not have taken the first one; that these return at all is the point.
+        for _ in 0..3 {
+            collector.request(MetricSet::FIXED);
+        }
+        assert!(!collector.request(MetricSet::FIXED), "one waits already");
+        assert!(events.is_empty());
+        release.send(()).unwrap();
+        let event = events.recv_timeout(Duration::from_secs(60));
+        assert!(matches!(event, Ok(Event::Snapshot(_))));
+        // Lets the thread end.
+        drop(release);
+    }
+}

@@ -1,25 +1,24 @@
 //! The file in the state directory in which the agent keeps its remote configuration over restarts.
 //!
 //! ```text
-//! picket-agent configuration 1 <SHA-256 of all that follows the line, 64 hexadecimal digits>
+//! picket-agent configuration 1 <checksum>
 //! {"agent":"edge-01","confirmed":{...},"trial":null,"quarantine":[]}
 //! ```
 //!
 //! It is replaced as a whole ([`state_file`]), and read only when every byte of it is as it was written. A file that cannot
 //! be used is left as it is until there is a document to put in its place.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use agent_core::id::AgentId;
 use serde::{Deserialize, Serialize};
 
-use crate::config::trial::{Memory, digest};
+use crate::config::trial::Memory;
+use crate::sealed::{self, SealError};
 use crate::state_file;
 
 const FILE_NAME: &str = "configuration";
-const MAGIC: &str = "picket-agent configuration ";
 const FORMAT: &str = "1";
 
 /// Two documents with every character escaped and a full quarantine take less than half of it.
@@ -28,14 +27,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Why the kept configuration is not used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeptError {
-    #[error("it cannot be read")]
-    Read(#[source] io::Error),
-    #[error("it is no file of an agent")]
-    Foreign,
-    #[error("it has the format {found:.20}, this agent reads {FORMAT}")]
-    Format { found: String },
-    #[error("it is damaged")]
-    Damaged,
+    #[error(transparent)]
+    Seal(#[from] SealError),
     #[error("it has a content that this agent does not know")]
     Content(#[source] serde_json::Error),
     #[error("it is of the agent {agent:.63}")]
@@ -74,14 +67,10 @@ impl Keeper {
 
     /// What was written last; nothing when there is no file.
     pub(crate) fn read(&self) -> Result<Memory, KeptError> {
-        let file = match File::open(self.path()) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Memory::default()),
-            Err(error) => return Err(KeptError::Read(error)),
-        };
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(KeptError::Read)?;
-        decode(&bytes, &self.agent)
+        match sealed::read(&self.path(), FILE_BYTES_MAX)? {
+            Some(bytes) => decode(&bytes, &self.agent),
+            None => Ok(Memory::default()),
+        }
     }
 
     /// # Errors
@@ -94,20 +83,11 @@ impl Keeper {
 
 fn encode(memory: &Memory, agent: &AgentId) -> io::Result<Vec<u8>> {
     let body = serde_json::to_string(&Written { agent: agent.as_str(), memory })?;
-    Ok(format!("{MAGIC}{FORMAT} {}\n{body}", digest(&body)).into_bytes())
+    Ok(sealed::seal(FILE_NAME, FORMAT, &body))
 }
 
 fn decode(bytes: &[u8], agent: &AgentId) -> Result<Memory, KeptError> {
-    let rest = bytes.strip_prefix(MAGIC.as_bytes()).ok_or(KeptError::Foreign)?;
-    let rest = str::from_utf8(rest).map_err(|_| KeptError::Damaged)?;
-    let (header, body) = rest.split_once('\n').ok_or(KeptError::Damaged)?;
-    let (format, sum) = header.split_once(' ').ok_or(KeptError::Damaged)?;
-    if format != FORMAT {
-        return Err(KeptError::Format { found: format.to_owned() });
-    }
-    if sum != digest(body) {
-        return Err(KeptError::Damaged);
-    }
+    let body = sealed::unseal(bytes, FILE_NAME, FORMAT)?;
     let found = serde_json::from_str::<Found>(body).map_err(KeptError::Content)?;
     if found.agent != agent.as_str() {
         return Err(KeptError::OtherAgent { agent: found.agent });
@@ -117,7 +97,7 @@ fn decode(bytes: &[u8], agent: &AgentId) -> Result<Memory, KeptError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::time::Duration;
 
     use agent_core::time::Instant;
@@ -183,8 +163,7 @@ mod tests {
         let other = encode(&full(), &"edge-02".parse().unwrap()).unwrap();
         check(&other, "of the agent edge-02");
         let body = "{}";
-        let unknown = format!("{MAGIC}{FORMAT} {}\n{body}", digest(body));
-        check(unknown.as_bytes(), "content that this agent does not know");
+        check(&sealed::seal(FILE_NAME, FORMAT, body), "content that this agent does not know");
     }
 
     #[test]
@@ -193,9 +172,9 @@ mod tests {
         let keeper = Keeper::new(directory.path(), agent());
         let file = File::create(keeper.path()).unwrap();
         file.set_len(1 << 33).unwrap();
-        assert!(matches!(keeper.read(), Err(KeptError::Foreign)));
+        assert!(matches!(keeper.read(), Err(KeptError::Seal(SealError::Foreign))));
         fs::remove_file(keeper.path()).unwrap();
         fs::create_dir(keeper.path()).unwrap();
-        assert!(matches!(keeper.read(), Err(KeptError::Read(_))));
+        assert!(matches!(keeper.read(), Err(KeptError::Seal(SealError::Read(_)))));
     }
 }

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use agent_core::time::Instant;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+
+use crate::sealed::digest;
 
 /// By then the keep-alive of a stream (15 s) has found a server that vanished.
 const SETTLED_AFTER: Duration = Duration::from_secs(20);
@@ -286,12 +287,6 @@ impl Trial {
 /// A window that is shorter decides; then a server that has vanished without a word may be taken for one that is there.
 fn settled_after(window: Duration) -> Duration {
     SETTLED_AFTER.min(window)
-}
-
-/// SHA-256 of `text` in hexadecimal.
-pub(super) fn digest(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -393,6 +393,8 @@ impl Device {
             acknowledged: records.map_or(0, Sequence::number),
             alerts_acknowledged: alerts.map_or(0, Sequence::number),
             own_config: false,
+            // What tells devices apart is not for the host to say.
+            host: String::new(),
         })));
     }
 

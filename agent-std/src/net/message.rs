@@ -3,12 +3,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::agent::{
-    self, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Loss, RunState,
+    self, Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss,
+    RunState,
 };
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
-use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, RECORD_BYTES_MAX};
+use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, COMMANDS_MAX, RECORD_BYTES_MAX};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::plugin::{DropReason, OwnIndex, PluginKind};
@@ -19,8 +20,6 @@ use proto::{
     AgentMessage, AgentStatus, AlertBatch, AlertLedger, CommandOutcome, CommandResponse,
     ConfigOutcome, MetricsRequest, NamedCount, RecordBatch, Welcome, convert,
 };
-
-use crate::HostAgent;
 
 /// A message that only a server with a welcome understands.
 pub(crate) fn envelope(agent: &AgentId, body: Body) -> MetricsRequest {
@@ -52,8 +51,8 @@ impl From<&Welcome> for Packing {
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
 /// The records and the loss of `batch`.
-pub(crate) fn record_batch(
-    agent: &HostAgent<impl OwnPlugins>,
+pub(crate) fn record_batch<const RING: usize>(
+    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
     batch: &Batch,
     packing: Packing,
 ) -> RecordBatch {
@@ -99,7 +98,10 @@ fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
 }
 
 /// The alerts and the loss of `batch`.
-pub(crate) fn alert_batch(agent: &HostAgent<impl OwnPlugins>, batch: &Batch) -> AlertBatch {
+pub(crate) fn alert_batch<const RING: usize>(
+    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
+    batch: &Batch,
+) -> AlertBatch {
     let losses = batch.loss.iter().map(loss).collect();
     let deferred = batch.deferred.iter().map(deferred).collect();
     AlertBatch { deferred, ..alerts(agent.boot(), agent.alerts(batch), losses) }
@@ -159,6 +161,12 @@ pub(crate) fn credit(bytes: u64) -> Credit {
     }
 }
 
+/// As [`loss`], of an earlier time.
+pub(crate) fn spool_loss(loss: &crate::spool::Loss) -> proto::Loss {
+    let crate::spool::Loss { first, last, reason, never_sent, unacknowledged, .. } = *loss;
+    self::loss(&Loss { first, last, reason, never_sent, unacknowledged })
+}
+
 /// Records that will never come.
 pub(crate) fn loss(loss: &Loss) -> proto::Loss {
     let reason = match loss.reason {
@@ -180,8 +188,8 @@ pub(crate) fn loss(loss: &Loss) -> proto::Loss {
 }
 
 /// What the agent says of itself.
-pub(crate) fn status<O: OwnPlugins>(
-    agent: &HostAgent<O>,
+pub(crate) fn status<const RING: usize, O: OwnPlugins>(
+    agent: &Agent<RING, COMMANDS_MAX, O>,
     now: Instant,
     overridden: &[String],
 ) -> AgentStatus {
@@ -204,6 +212,7 @@ pub(crate) fn status<O: OwnPlugins>(
         sessions: status.sessions,
         last_config: agent.config_report().map(|report| config_report(report, overridden)),
         boot: Some(agent.boot().into()),
+        // The shell's, who asks for this.
         spool: None,
     }
 }
@@ -276,9 +285,9 @@ pub(crate) fn config_report(report: &ConfigReport, overridden: &[String]) -> pro
 }
 
 /// The answer in `slot`; none if it was forgotten in between.
-pub(crate) fn response(
+pub(crate) fn response<const RING: usize>(
     id: &AgentId,
-    agent: &HostAgent<impl OwnPlugins>,
+    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
     slot: CommandSlot,
     now: Instant,
     overridden: &[String],
@@ -286,7 +295,12 @@ pub(crate) fn response(
     let (command, answer) = agent.answer(slot)?;
     let (outcome, message) = describe(answer, agent, overridden);
     let status = matches!(answer, Answer::Status).then(|| status(agent, now, overridden));
-    let said = CommandResponse { message, status, ..CommandResponse::default() };
+    let previous_boot = match answer {
+        Answer::Restarted { previous } | Answer::BegunBefore { previous, .. } => Some(*previous),
+        _ => None,
+    };
+    let previous_boot = previous_boot.map(Into::into);
+    let said = CommandResponse { message, status, previous_boot, ..CommandResponse::default() };
     Some(answer_to(command, id, agent.boot(), outcome, said))
 }
 
@@ -310,9 +324,9 @@ pub(crate) fn answer_to(
     }
 }
 
-fn describe<O: OwnPlugins>(
+fn describe<const RING: usize, O: OwnPlugins>(
     answer: &Answer,
-    agent: &HostAgent<O>,
+    agent: &Agent<RING, COMMANDS_MAX, O>,
     overridden: &[String],
 ) -> (CommandOutcome, String) {
     let settings = agent.config().settings();
@@ -353,8 +367,32 @@ fn describe<O: OwnPlugins>(
             let message = format!("restart failed, the agent goes on: {}", reason.as_str());
             return (CommandOutcome::Failed, message);
         }
+        Answer::BegunBefore { kind, previous } => {
+            let (outcome, became) = match kind {
+                Kind::Stop => (CommandOutcome::Succeeded, "collecting was stopped"),
+                Kind::Start => (CommandOutcome::Succeeded, "collecting was started"),
+                Kind::UpdateConfig => (
+                    CommandOutcome::Unknown,
+                    "params may have been applied, and do not outlive a process",
+                ),
+                Kind::Restart => (CommandOutcome::Succeeded, "restarted"),
+            };
+            return (outcome, format!("{became}: begun by boot {previous}, which has ended"));
+        }
+        Answer::NotRecorded(reason) => {
+            let reason = reason.as_str();
+            let message = format!("storage: cannot write down that it begins: {reason}");
+            return (CommandOutcome::Rejected, message);
+        }
+        Answer::Misdirected => (CommandOutcome::Rejected, "the command is to another agent"),
+        Answer::Unremembered => (
+            CommandOutcome::Rejected,
+            "storage: an earlier boot may have begun it, and its record is damaged; send a new one",
+        ),
         Answer::Expired => (CommandOutcome::Expired, "the command came after its time to live"),
-        Answer::Busy => (CommandOutcome::Rejected, "too many commands are remembered; try later"),
+        Answer::Busy => {
+            (CommandOutcome::Rejected, "busy: too many commands are remembered; try later")
+        }
         Answer::ShuttingDown => (CommandOutcome::Rejected, "the agent is shutting down"),
         Answer::Unknown => (CommandOutcome::Rejected, "not a command of this agent"),
     };

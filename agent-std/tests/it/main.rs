@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper may fail loudly")]
 
 mod arguments;
+mod begun;
 mod device;
 mod full_server;
 mod gateway;
@@ -15,4 +16,6 @@ mod process;
 #[path = "../../../etcd/tests/it/real.rs"]
 #[expect(dead_code, reason = "these tests need a part of it")]
 mod real_etcd;
+mod replay;
 mod scripted;
+mod spool;

@@ -1,7 +1,7 @@
 //! The agent as a child process.
 
 use std::io::Read as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -73,6 +73,11 @@ pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     (child.wait().unwrap().code(), said)
+}
+
+/// Runs the program to its end; answers all that it said.
+pub(crate) fn output(arguments: &[&str]) -> Output {
+    command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
 }
 
 fn command(arguments: &[&str]) -> Command {

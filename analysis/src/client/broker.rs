@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use agent_core::id::AgentId;
 use bus::kafka::{KafkaBus, OpenError, Options};
-use bus::query::Answer;
+use bus::query::{Answer, CommandQuery, commands};
 use bus::{
     Bus, BusError, Delivery, Payload, PublishError, Record, Selection, Start, Subscription, Topic,
+    Watermarks,
 };
-use proto::{Command, CommandOutcome, CommandResponse};
+use proto::{
+    AgentStatus, Command, CommandOutcome, CommandResponse, ListCommandsRequest,
+    ListCommandsResponse,
+};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -76,6 +80,42 @@ impl Brokers {
         Ok(Feed::new(receiver, tokio::spawn(reader.run(answer))))
     }
 
+    /// Hands over what agents have said of themselves in the answers to STATUS that were stored since, oldest first.
+    pub(crate) async fn said(
+        &self,
+        agents: &[AgentId],
+        since_ms: i64,
+        mut take: impl FnMut(&CommandResponse, &AgentStatus),
+    ) -> Result<(), Error> {
+        let selection = if agents.is_empty() {
+            Selection::All
+        } else {
+            Selection::Keys(agents.iter().cloned().collect())
+        };
+        let start = Start::Time(since_ms);
+        let answers = self.bus.subscribe(Topic::CommandResponses, start, selection).await;
+        let mut answers = answers.map_err(|error| self.error(&error))?;
+        loop {
+            match answers.next().await.map_err(|error| self.error(&error))? {
+                Delivery::Entries(entries) => {
+                    for entry in entries {
+                        if let Payload::Response(response) = &entry.payload
+                            && let Some(status) = &response.status
+                        {
+                            take(response, status);
+                        }
+                    }
+                }
+                Delivery::Skipped { .. } => {}
+                Delivery::CaughtUp => return Ok(()),
+            }
+        }
+    }
+
+    pub(super) async fn watermarks(&self, topic: Topic) -> Result<Vec<Watermarks>, Error> {
+        self.bus.watermarks(topic).await.map_err(|error| self.error(&error))
+    }
+
     async fn answer<R: Subscribe>(&self, request: &R) -> Result<Answer<R::Form>, Error> {
         let query = request.clone().query();
         let query = query.map_err(|error| Error::Rejected { message: error.to_string() })?;
@@ -107,6 +147,16 @@ impl Brokers {
                 ..CommandResponse::default()
             }),
         }
+    }
+
+    /// What became of commands.
+    pub(crate) async fn commands(
+        &self,
+        request: ListCommandsRequest,
+    ) -> Result<ListCommandsResponse, Error> {
+        let query = CommandQuery::try_from(request)
+            .map_err(|error| Error::Rejected { message: error.to_string() })?;
+        commands(&*self.bus, query).await.map_err(|error| self.error(&error))
     }
 
     fn error(&self, error: &BusError) -> Error {
@@ -142,7 +192,7 @@ async fn answer_to(id: &str, answers: &mut dyn Subscription) -> Result<CommandRe
             if let Payload::Response(response) = entry.payload
                 && response.command_id == id
             {
-                return Ok(response);
+                return Ok(*response);
             }
         }
     }

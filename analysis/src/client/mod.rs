@@ -2,6 +2,7 @@
 
 #[cfg(feature = "kafka")]
 mod broker;
+mod extent;
 mod feed;
 mod source;
 mod subscribe;
@@ -14,8 +15,9 @@ use proto::operator_service_client::OperatorServiceClient;
 use proto::{
     AgentInfo, Command, CommandResponse, ConfigVersion, DeleteConfigRequest,
     GetConfigHistoryRequest, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
-    ListAgentsRequest, MetricsBatch, ServerStatus, SetConfigRequest, SetConfigResponse,
-    StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest,
+    ListAgentsRequest, ListCommandsRequest, ListCommandsResponse, MetricsBatch, ServerStatus,
+    SetConfigRequest, SetConfigResponse, StatusBatch, SubscribeMetricsRequest,
+    SubscribeStatusRequest,
 };
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -23,6 +25,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 #[cfg(feature = "kafka")]
 pub(crate) use self::broker::Brokers;
+pub(crate) use self::extent::extents;
 pub(crate) use self::feed::{Event, Feed, Resumption};
 pub(crate) use self::source::Source;
 pub(crate) use self::subscribe::Subscribe;
@@ -80,6 +83,14 @@ impl Client {
         let call = async |mut service: Operator| service.list_agents(request).await;
         let response = self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await?;
         Ok(response.agents)
+    }
+
+    pub(crate) async fn commands(
+        &self,
+        request: ListCommandsRequest,
+    ) -> Result<ListCommandsResponse, Error> {
+        let call = async |mut service: Operator| service.list_commands(request).await;
+        self.answer(ANSWER_TIMEOUT, call(self.operator.clone())).await
     }
 
     pub(crate) async fn config(&self, agent_id: String) -> Result<GetConfigResponse, Error> {
@@ -226,7 +237,7 @@ pub(crate) enum Error {
 
 impl Error {
     /// Whether the same request may succeed on a new connection.
-    const fn is_transient(&self) -> bool {
+    pub(crate) const fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. }
             | Self::Lost { .. }

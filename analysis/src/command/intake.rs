@@ -103,13 +103,15 @@ mod tests {
     #[test]
     fn gaps_and_faults_are_told() {
         let mut intake = Intake::new(MetricSet::ALL);
+        // More gaps than are remembered, and one record that falls into the lowest of them.
+        let lossy = (1..=200).map(|step| entry(2 * step, vec![1]));
         let taken = intake.take(MetricsBatch {
-            entries: vec![entry(2000, vec![1]), entry(1, vec![1]), entry(2001, vec![])],
+            entries: lossy.chain([entry(3, vec![1]), entry(2001, vec![])]).collect(),
             skipped_first: 0,
             skipped_last: 9,
             ..MetricsBatch::default()
         });
-        assert_eq!(taken.samples.len(), 1);
+        assert_eq!(taken.samples.len(), 200);
         assert_eq!(taken.remark.unwrap(), "retention removed offsets 0..9");
         assert_eq!(
             intake.left_out().unwrap(),

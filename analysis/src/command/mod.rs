@@ -2,6 +2,8 @@
 
 mod agents;
 mod alerts;
+mod audit;
+mod commands;
 mod completions;
 mod config;
 mod events;
@@ -87,7 +89,9 @@ async fn dispatch(session: &Session, command: Command) -> Result<Exit, Error> {
         Command::Monitor(args) => monitor::run(session, &args, &mut out).await,
         Command::Alerts(args) => alerts::run(session, &args, &mut out).await,
         Command::Events(args) => events::run(session, &args, &mut out).await,
+        Command::Audit(args) => audit::run(session, &args, &mut out).await,
         Command::SendCommand(args) => send_command::run(session, &args, &mut out).await,
+        Command::Commands(args) => commands::run(session, &args, &mut out).await,
         Command::Agents(args) => agents::run(session, &args, &mut out).await,
         Command::Config(args) => config::run(session, args, &mut out).await,
         Command::ServerStatus => server_status::run(session, &mut out).await,
@@ -104,6 +108,8 @@ fn check_output(command: &Command, output: Output) -> Result<(), Error> {
         | Command::Monitor(_)
         | Command::Alerts(_)
         | Command::Events(_)
+        | Command::Commands(_)
+        | Command::Audit(_)
         | Command::Agents(_) => Ok(()),
         Command::SendCommand(_)
         | Command::Config(_)
@@ -111,7 +117,7 @@ fn check_output(command: &Command, output: Output) -> Result<(), Error> {
         | Command::Completions { .. } => match output {
             Output::Table | Output::Json => Ok(()),
             Output::Csv => Err(Error::Usage(
-                "--output csv is for get-metrics, monitor, alerts, events and agents; \
+                "--output csv is for get-metrics, monitor, alerts, events, commands, audit and agents; \
                  use --output json"
                     .to_owned(),
             )),

@@ -34,8 +34,20 @@ pub(super) async fn run(
         Source::Kafka(brokers) => brokers.send_command(command).await?,
     };
     view::status::write(&response, session.output, out)?;
-    Ok(exit(&response))
+    let exit = exit(&response);
+    if exit == Exit::Unknown {
+        out.flush()?;
+        view::notice(&format!(
+            "it may still start within {DEAD_PEER_SECONDS} s, which a dead connection takes to be noticed; \
+             see picket commands show {}",
+            response.command_id
+        ));
+    }
+    Ok(exit)
 }
+
+/// How long a command may be under way on a connection that nobody has noticed to be dead.
+const DEAD_PEER_SECONDS: u32 = 20;
 
 fn params(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     request::params_from_json(&input::read(path)?)
@@ -55,7 +67,8 @@ fn exit(response: &CommandResponse) -> Exit {
         CommandOutcome::Succeeded => Exit::Ok,
         CommandOutcome::Unspecified | CommandOutcome::Failed => Exit::Failed,
         CommandOutcome::Rejected => Exit::Rejected,
-        CommandOutcome::Expired | CommandOutcome::Unknown => Exit::TimedOut,
+        CommandOutcome::Expired => Exit::TimedOut,
+        CommandOutcome::Unknown => Exit::Unknown,
     }
 }
 
@@ -83,6 +96,6 @@ mod tests {
         check(CommandOutcome::Failed, false, Exit::Failed);
         check(CommandOutcome::Rejected, false, Exit::Rejected);
         check(CommandOutcome::Expired, false, Exit::TimedOut);
-        check(CommandOutcome::Unknown, false, Exit::TimedOut);
+        check(CommandOutcome::Unknown, false, Exit::Unknown);
     }
 }

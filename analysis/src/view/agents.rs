@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
-use proto::{AgentInfo, NamedCount, RunState};
+use proto::{AgentInfo, NamedCount, RunState, SpoolStatus};
 use serde_json::{Map, Value};
 
 use crate::cli::Output;
@@ -43,8 +43,17 @@ fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
         ("lost", Align::Right),
         ("held", Align::Right),
     ];
+    // Without a spool, and while nothing is wrong, these say nothing.
+    let shows_spool = agents.iter().any(|agent| spool(agent).is_some());
+    if shows_spool {
+        columns.push(("spooled", Align::Right));
+    }
     if shows_server {
         columns.push(("server", Align::Left));
+    }
+    let shows_troubles = agents.iter().any(|agent| !agent.troubles.is_empty());
+    if shows_troubles {
+        columns.push(("troubles", Align::Left));
     }
     let mut grid = Grid::new(&columns);
     for agent in agents {
@@ -68,8 +77,14 @@ fn table(agents: &[AgentInfo], zone: &TimeZone, now_ms: i64) -> Grid {
             lost,
             held,
         ];
+        if shows_spool {
+            row.push(dash(spool(agent).map(|spool| spool.records.to_string())));
+        }
         if shows_server {
             row.push(dash(nonempty(&agent.server_id)));
+        }
+        if shows_troubles {
+            row.push(dash(nonempty(&agent.troubles.join("; "))));
         }
         grid.push(row);
     }
@@ -92,6 +107,8 @@ fn csv(agents: &[AgentInfo]) -> Grid {
         ("lost", Align::Right),
         ("held", Align::Right),
         ("server_id", Align::Left),
+        ("spooled", Align::Right),
+        ("troubles", Align::Left),
     ]);
     for agent in agents {
         let time = |unix_ms| match unix_ms {
@@ -115,6 +132,8 @@ fn csv(agents: &[AgentInfo]) -> Grid {
             lost,
             held,
             agent.server_id.clone(),
+            spool(agent).map_or_else(String::new, |spool| spool.records.to_string()),
+            agent.troubles.join("; "),
         ]);
     }
     grid
@@ -146,8 +165,14 @@ fn object(agent: &AgentInfo) -> Value {
     put("config_applied", agent.config_applied.into());
     put("config_error", text(&agent.config_error));
     put("server_id", text(&agent.server_id));
+    put("troubles", (!agent.troubles.is_empty()).then(|| agent.troubles.clone()).into());
     put("status", agent.status.as_ref().map(bus::json::agent_status).into());
     Value::Object(object)
+}
+
+/// The records on its disk, of all its boots.
+fn spool(agent: &AgentInfo) -> Option<&SpoolStatus> {
+    agent.status.as_ref()?.spool.as_ref()
 }
 
 /// One word: away, or what the agent last said of itself, or connected when it has not said anything.
@@ -258,13 +283,32 @@ py     away     -                    1h ago  -        -                   -     
     }
 
     #[test]
+    fn spool_and_troubles_have_columns_where_there_are_any() {
+        let [mut full, plain] = agents();
+        full.troubles = vec!["another host has its id".into(), "its disk was copied".into()];
+        let status = full.status.as_mut().unwrap();
+        status.spool = Some(SpoolStatus { records: 12, ..SpoolStatus::default() });
+        let mut bytes = Vec::new();
+        write(&[full.clone(), plain], Output::Table, &TimeZone::UTC, NOW_MS, &mut bytes).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let ends =
+            ["SPOOLED  TROUBLES", "12  another host has its id; its disk was copied", "-  -"];
+        assert_eq!(text.lines().count(), ends.len());
+        for (line, end) in text.lines().zip(ends) {
+            assert!(line.ends_with(end), "{line:?} does not end with {end:?}");
+        }
+        assert_eq!(object(&full)["troubles"][1], "its disk was copied");
+        assert_eq!(object(&full)["status"]["spool"]["records"], 12);
+    }
+
+    #[test]
     fn csv_has_a_cell_for_everything() {
         check(
             Output::Csv,
             "\
-agent_id,connected,connected_since,last_seen,version,boot,host_name,config_wanted,config_applied,dialect,delivered,lost,held,server_id
-web-1,true,2023-11-14T22:12:20.000Z,2023-11-14T22:13:18.000Z,0.1.0,1-0000000000000002,web\\u{1b},5,4,full,90,3,7,
-py,false,,2023-11-14T21:13:20.000Z,,,,0,0,plain,,,,
+agent_id,connected,connected_since,last_seen,version,boot,host_name,config_wanted,config_applied,dialect,delivered,lost,held,server_id,spooled,troubles
+web-1,true,2023-11-14T22:12:20.000Z,2023-11-14T22:13:18.000Z,0.1.0,1-0000000000000002,web\\u{1b},5,4,full,90,3,7,,,
+py,false,,2023-11-14T21:13:20.000Z,,,,0,0,plain,,,,,,
 ",
         );
     }

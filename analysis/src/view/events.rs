@@ -87,7 +87,11 @@ fn heartbeat(agent: &AgentStatus) -> String {
         let lost = total(&ledger.lost);
         format!(", delivered {}, lost {lost}, held {}", ledger.delivered, ledger.held)
     });
-    format!("{state}, up for {up}{books}")
+    let spool = agent
+        .spool
+        .as_ref()
+        .map_or_else(String::new, |spool| format!(", {}", status::waiting(spool)));
+    format!("{state}, up for {up}{books}{spool}")
 }
 
 fn config(report: &ConfigReport) -> String {
@@ -96,26 +100,37 @@ fn config(report: &ConfigReport) -> String {
 
 /// A loss in a few words.
 pub(crate) fn loss(loss: &Loss) -> String {
-    let reason = match LossReason::try_from(loss.reason) {
-        Ok(LossReason::Unspecified) => "for an unknown reason".to_owned(),
-        Ok(reason) => {
-            let name = reason.as_str_name();
-            name.strip_prefix("LOSS_REASON_").unwrap_or(name).to_ascii_lowercase()
-        }
-        Err(_) => format!("for reason {}", loss.reason),
-    };
+    let reason = LossReason::try_from(loss.reason)
+        .map_or_else(|_| format!("for reason {}", loss.reason), |reason| words(reason).to_owned());
     let (first, last) = (loss.first, loss.last);
     let count = last.saturating_sub(first).saturating_add(1);
+    // Sequences were reserved that the process need not have used.
+    let bound = if loss.reason() == LossReason::Crash { "at most " } else { "" };
     let arrived = match loss.unacknowledged {
         0 => String::new(),
         count => format!(", of which {count} may have arrived"),
     };
-    format!("{count} {reason}, {first} to {last}{arrived}")
+    format!("{bound}{count} {reason}, {first} to {last}{arrived}")
+}
+
+/// What became of so many records.
+const fn words(reason: LossReason) -> &'static str {
+    match reason {
+        LossReason::Unspecified => "for an unknown reason",
+        LossReason::Overwritten => "overwritten in the full ring",
+        LossReason::Shutdown => "given up at a shutdown",
+        LossReason::Link => "missing on the link to the gateway",
+        LossReason::Crash => "gone with a crash",
+        LossReason::SpoolFull => "pushed out of the full spool",
+        LossReason::SpoolExpired => "too old for the spool",
+        LossReason::SpoolDamaged => "unreadable in the spool",
+        LossReason::StoreDamaged => "unreadable in the server's store",
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::{AlertRecord, Boot, ConfigOutcome, Ledger, NamedCount, RunState};
+    use proto::{AlertRecord, Boot, ConfigOutcome, Ledger, NamedCount, RunState, SpoolStatus};
 
     use super::*;
 
@@ -155,12 +170,14 @@ mod tests {
                 held: 1,
                 ..Ledger::default()
             }),
+            spool: Some(SpoolStatus { records: 4, ..SpoolStatus::default() }),
             ..AgentStatus::default()
         };
         check(
             StatusRecord { status: Some(status), ..StatusRecord::default() },
             StatusEvent::Heartbeat,
-            "heartbeat           running, up for 1m 30s, delivered 7, lost 2, held 1",
+            "heartbeat           running, up for 1m 30s, delivered 7, lost 2, held 1, \
+             records 4 and alerts 0 in the spool",
         );
         let report = ConfigReport {
             revision: 5,
@@ -192,8 +209,14 @@ mod tests {
             let loss = Loss { first: 3, last: 5, reason, never_sent: 2, unacknowledged };
             assert_eq!(super::loss(&loss), expected);
         };
-        check(LossReason::Overwritten.into(), 0, "3 overwritten, 3 to 5");
-        check(LossReason::Shutdown.into(), 1, "3 shutdown, 3 to 5, of which 1 may have arrived");
+        check(LossReason::Overwritten.into(), 0, "3 overwritten in the full ring, 3 to 5");
+        check(
+            LossReason::Shutdown.into(),
+            1,
+            "3 given up at a shutdown, 3 to 5, of which 1 may have arrived",
+        );
+        check(LossReason::Crash.into(), 0, "at most 3 gone with a crash, 3 to 5");
+        check(LossReason::SpoolFull.into(), 0, "3 pushed out of the full spool, 3 to 5");
         check(99, 0, "3 for reason 99, 3 to 5");
         let all = Loss { last: u64::MAX, ..Loss::default() };
         assert!(loss(&all).starts_with("18446744073709551615 for an unknown reason, 0 to"));

@@ -2,6 +2,8 @@
 
 pub(crate) mod agents;
 pub(crate) mod alerts;
+pub(crate) mod audit;
+pub(crate) mod commands;
 pub(crate) mod events;
 pub(crate) mod grid;
 pub(crate) mod json;

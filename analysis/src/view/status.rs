@@ -5,7 +5,7 @@ use std::iter;
 
 use proto::{
     AgentStatus, AlertLedger, CommandOutcome, CommandResponse, ConfigOutcome, ConfigReport, Ledger,
-    NamedCount, PluginCounters, RunState,
+    NamedCount, PluginCounters, RunState, SpoolStatus,
 };
 
 use crate::cli::Output;
@@ -114,7 +114,27 @@ fn status_lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
         lines.extend(names.zip(ledger.plugins.iter().map(counters_text)));
         lines.extend(ledger.alerts.as_ref().map(|alerts| ("alerts", alerts_text(alerts))));
     }
+    lines.extend(status.spool.as_ref().map(|spool| ("spool", spool_text(spool))));
     lines
+}
+
+/// What waits in the spool, and what is wrong with it.
+pub(crate) fn waiting(spool: &SpoolStatus) -> String {
+    let problem = match spool.problem.as_str() {
+        "" => String::new(),
+        problem => format!(", which cannot be written: {problem}"),
+    };
+    format!("records {} and alerts {} in the spool{problem}", spool.records, spool.alerts)
+}
+
+fn spool_text(spool: &SpoolStatus) -> String {
+    let SpoolStatus { bytes, bytes_max, written_bytes, oldest_ms, .. } = spool;
+    let oldest = match i64::try_from(*oldest_ms) {
+        Ok(unix_ms) if 0 < unix_ms => format!(", the oldest of {}", bus::json::iso_8601(unix_ms)),
+        Ok(_) | Err(_) => String::new(),
+    };
+    let waiting = waiting(spool);
+    format!("{waiting}{oldest}; {bytes} of {bytes_max} bytes, {written_bytes} written in this boot")
 }
 
 /// The two equations of the books.
@@ -129,12 +149,13 @@ fn ledger_lines(ledger: &Ledger) -> [(&'static str, String); 2] {
         difference(ledger.produced, &[suppressed, ledger.in_plugins, ledger.recorded]),
     );
     let sent = format!(
-        "recorded {} = delivered {} + lost {} + held {}{}",
+        "recorded {} = delivered {} + lost {} + held {}{}{}",
         ledger.recorded,
         ledger.delivered,
         itemised(lost, &ledger.lost),
         ledger.held,
-        difference(ledger.recorded, &[ledger.delivered, lost, ledger.held]),
+        spooled(ledger.spooled),
+        difference(ledger.recorded, &[ledger.delivered, lost, ledger.held, ledger.spooled]),
     );
     [("books", sampled), ("", sent)]
 }
@@ -157,13 +178,19 @@ fn counters_text(counters: &PluginCounters) -> String {
 fn alerts_text(alerts: &AlertLedger) -> String {
     let lost = total(&alerts.lost);
     format!(
-        "recorded {} = delivered {} + lost {} + held {}{}",
+        "recorded {} = delivered {} + lost {} + held {}{}{}",
         alerts.recorded,
         alerts.delivered,
         itemised(lost, &alerts.lost),
         alerts.held,
-        difference(alerts.recorded, &[alerts.delivered, lost, alerts.held]),
+        spooled(alerts.spooled),
+        difference(alerts.recorded, &[alerts.delivered, lost, alerts.held, alerts.spooled]),
     )
+}
+
+/// A term of an equation; without anything in a spool it is left out.
+fn spooled(count: u64) -> String {
+    if count == 0 { String::new() } else { format!(" + spooled {count}") }
 }
 
 fn itemised(total: u64, counts: &[NamedCount]) -> String {
@@ -283,6 +310,37 @@ counters  filter: received 100 = forwarded 85 + merged 0 + dropped 15 (idle 10, 
 alerts    recorded 5 = delivered 3 + lost 1 (overwritten 1) + held 1
 "
         );
+    }
+
+    #[test]
+    fn a_spool_is_a_term_of_the_books_and_has_a_line_of_its_own() {
+        let mut response = response();
+        let status = response.status.as_mut().unwrap();
+        let ledger = status.ledger.as_mut().unwrap();
+        ledger.spooled = 1;
+        ledger.alerts.as_mut().unwrap().spooled = 1;
+        status.spool = Some(SpoolStatus {
+            bytes: 4096,
+            bytes_max: 65_536,
+            records: 7,
+            alerts: 1,
+            written_bytes: 9000,
+            oldest_ms: 1_700_000_000_000,
+            problem: "no space left".into(),
+        });
+        let mut bytes = Vec::new();
+        write(&response, Output::Table, &mut bytes).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let lines = [
+            "          recorded 80 = delivered 77 + lost 0 + held 2 + spooled 1",
+            "alerts    recorded 5 = delivered 3 + lost 1 (overwritten 1) + held 1 + spooled 1; \
+             does not balance, off by -1",
+            "spool     records 7 and alerts 1 in the spool, which cannot be written: no space left, \
+             the oldest of 2023-11-14T22:13:20.000Z; 4096 of 65536 bytes, 9000 written in this boot",
+        ];
+        for line in lines {
+            assert!(text.lines().any(|written| written == line), "{line:?} is not in\n{text}");
+        }
     }
 
     #[test]

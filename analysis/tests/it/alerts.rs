@@ -160,7 +160,7 @@ fn losses_and_gaps_are_told() {
     assert_eq!(
         run.stderr,
         "picket: retention removed offsets 0..7\n\
-         picket: a lost alerts: 3 overwritten, 2 to 4, of which 1 may have arrived\n"
+         picket: a lost alerts: 3 overwritten in the full ring, 2 to 4, of which 1 may have arrived\n"
     );
 }
 

@@ -2,8 +2,9 @@
 
 use proto::command::CommandType;
 use proto::{
-    AgentInfo, AgentStatus, AlertLedger, CommandOutcome, CommandResponse, Ledger,
-    ListAgentsResponse, NamedCount, PluginCounters,
+    AgentInfo, AgentStatus, AlertLedger, CommandHistory, CommandOutcome, CommandResponse,
+    CommandState, CommandStep, Ledger, ListAgentsResponse, ListCommandsResponse, NamedCount,
+    PluginCounters,
 };
 use tonic::Status;
 
@@ -34,7 +35,7 @@ fn the_exit_code_is_the_outcome() {
     check(CommandOutcome::Failed, 1, "failed");
     check(CommandOutcome::Rejected, 4, "rejected, nothing changed");
     check(CommandOutcome::Expired, 5, "expired, certainly not started");
-    check(CommandOutcome::Unknown, 5, "unknown, it may have started");
+    check(CommandOutcome::Unknown, 7, "unknown, it may have started");
 }
 
 #[test]
@@ -177,4 +178,54 @@ fn the_server_tells_its_figures() {
     assert_eq!(run.code, 0);
     let value: serde_json::Value = run.stdout.parse().unwrap();
     assert_eq!(value["agents_known"], 0);
+}
+
+fn history(id: &str, state: CommandState) -> CommandHistory {
+    let step = |state: CommandState| CommandStep { state: state.into(), ..CommandStep::default() };
+    CommandHistory {
+        command_id: id.into(),
+        agent_id: "web-1".into(),
+        state: state.into(),
+        steps: vec![step(CommandState::Queued), step(state)],
+        ..CommandHistory::default()
+    }
+}
+
+#[test]
+fn commands_are_listed_and_one_is_shown() {
+    let commands =
+        vec![history("c1", CommandState::Succeeded), history("c2", CommandState::Unknown)];
+    let commands = ListCommandsResponse { commands, truncated: true };
+    let server = Server::start(Script { commands, ..Script::default() });
+    let listed =
+        run(&server.name(), "commands list web-1 --state unknown,succeeded --since 1h -o json");
+    assert_eq!((listed.code, listed.stdout.lines().count()), (0, 2), "{listed:#?}");
+    assert!(listed.stderr.contains("there are more commands"), "{listed:#?}");
+    let shown = run(&server.name(), "commands show c1");
+    assert_eq!(shown.code, 0);
+    assert!(shown.stdout.starts_with("command   c1\nagent     web-1\n"), "{shown:#?}");
+    let script = server.script.lock().unwrap();
+    let [list, show] = script.listed.as_slice() else { panic!("{:?}", script.listed) };
+    assert_eq!(list.agents, ["web-1"]);
+    let states = [CommandState::Unknown, CommandState::Succeeded].map(i32::from);
+    assert_eq!((list.states.as_slice(), list.limit), (states.as_slice(), 100));
+    assert_eq!((show.command_id.as_str(), show.limit), ("c1", 1));
+    assert!(show.since_ms < list.since_ms);
+}
+
+#[test]
+fn a_command_that_nobody_knows_ends_with_6() {
+    let server = Server::start(Script::default());
+    let shown = run(&server.name(), "commands show c1");
+    assert_eq!(shown.code, 6);
+    assert!(shown.stderr.contains("no command c1"), "{shown:#?}");
+    assert_eq!(run(&server.name(), "commands list").code, 6);
+}
+
+#[test]
+fn what_may_start_still_is_said_and_a_command_can_be_forced() {
+    let server = answering(CommandOutcome::Unknown);
+    let sent = run(&server.name(), "send-command web-1 STOP --force");
+    assert!(sent.stderr.contains("within 20 s"), "{sent:#?}");
+    assert!(server.script.lock().unwrap().commanded[0].force);
 }

@@ -36,7 +36,7 @@ fn the_table_is_for_people() {
 TIME                 AGENT         EVENT               DETAIL
 2023-11-14 22:13:20  web-1         connected           from [::1]:9
 2023-11-14 22:13:20  web-1         alert               cpu_percent RAISED at 0.00, limit > 0.00, critical
-2023-11-14 22:13:20  db.2          loss                1 shutdown, 5 to 5
+2023-11-14 22:13:20  db.2          loss                1 given up at a shutdown, 5 to 5
 2023-11-14 22:13:20  db.2          disconnected        gone\\u{1b}
 ",
     );
@@ -65,7 +65,7 @@ fn csv_is_for_spreadsheets() {
     assert_eq!(lines[0], "timestamp,agent_id,event,boot,server_id,detail");
     assert_eq!(
         lines[3],
-        "2023-11-14T22:13:20.000Z,db.2,loss,1-0000000000000abc,s1,\"1 shutdown, 5 to 5\""
+        "2023-11-14T22:13:20.000Z,db.2,loss,1-0000000000000abc,s1,\"1 given up at a shutdown, 5 to 5\""
     );
 }
 

@@ -3,6 +3,7 @@
 
 mod alerts;
 mod arguments;
+mod audit;
 mod command;
 mod config;
 mod events;

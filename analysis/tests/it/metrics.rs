@@ -42,7 +42,7 @@ fn json_lines_are_for_programs() {
         concat!(
             r#"{"agent_id":"web-1","timestamp":"2023-11-14T22:13:21.000Z","#,
             r#""timestamp_ms":1700000001000,"metrics":{"cpu_percent":1.0,"disk_read_mb":1.0},"#,
-            r#""metadata":{"rack":"7"},"boot":"1-0000000000000abc","sequence":1}"#,
+            r#""metadata":{"rack":"7"},"boot":"1-0000000000000abc","sequence":1,"session":1}"#,
             "\n"
         ),
     );

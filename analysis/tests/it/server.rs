@@ -10,9 +10,10 @@ use proto::operator_service_server::{OperatorService, OperatorServiceServer};
 use proto::{
     Boot, Command, CommandResponse, Cursor, DeleteConfigRequest, GetConfigHistoryRequest,
     GetConfigHistoryResponse, GetConfigRequest, GetConfigResponse, GetServerStatusRequest,
-    ListAgentsRequest, ListAgentsResponse, MetricsBatch, MetricsRecord, MetricsRequest, Position,
-    Record, ServerStatus, SetConfigRequest, SetConfigResponse, StatusBatch, StatusEvent,
-    StatusRecord, StoredMetrics, StoredStatus, SubscribeMetricsRequest, SubscribeStatusRequest,
+    ListAgentsRequest, ListAgentsResponse, ListCommandsRequest, ListCommandsResponse, MetricsBatch,
+    MetricsRecord, MetricsRequest, Position, Record, ServerStatus, SetConfigRequest,
+    SetConfigResponse, StatusBatch, StatusEvent, StatusRecord, StoredMetrics, StoredStatus,
+    SubscribeMetricsRequest, SubscribeStatusRequest,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -32,11 +33,13 @@ pub(crate) struct Script {
     pub(crate) history: Option<Result<GetConfigHistoryResponse, Status>>,
     pub(crate) change: Option<Result<SetConfigResponse, Status>>,
     pub(crate) status: ServerStatus,
+    pub(crate) commands: ListCommandsResponse,
 
     pub(crate) subscribed: Vec<SubscribeMetricsRequest>,
     pub(crate) status_subscribed: Vec<SubscribeStatusRequest>,
     pub(crate) commanded: Vec<Command>,
     pub(crate) set: Vec<SetConfigRequest>,
+    pub(crate) listed: Vec<ListCommandsRequest>,
 }
 
 /// What one subscription brings.
@@ -183,6 +186,15 @@ impl OperatorService for Fake {
         _: Request<GetConfigHistoryRequest>,
     ) -> Result<Response<GetConfigHistoryResponse>, Status> {
         self.answer(|script| &script.history)
+    }
+
+    async fn list_commands(
+        &self,
+        request: Request<ListCommandsRequest>,
+    ) -> Result<Response<ListCommandsResponse>, Status> {
+        let mut script = self.0.lock().unwrap();
+        script.listed.push(request.into_inner());
+        Ok(Response::new(script.commands.clone()))
     }
 
     async fn get_server_status(

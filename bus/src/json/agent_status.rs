@@ -176,6 +176,7 @@ fn hello(hello: &Hello) -> Value {
     object.put_some("acknowledged", nonzero(hello.acknowledged));
     object.put_some("alerts_acknowledged", nonzero(hello.alerts_acknowledged));
     object.put_some("own_config", hello.own_config.then_some(true));
+    object.put_some("host", nonempty(&hello.host));
     object.into_value()
 }
 
@@ -304,6 +305,7 @@ fn hello_from(hello: Part<'_>) -> Result<Hello, JsonError> {
         acknowledged: hello.whole("acknowledged")?,
         alerts_acknowledged: hello.whole("alerts_acknowledged")?,
         own_config: hello.flag("own_config")?,
+        host: hello.text("host")?,
     })
 }
 
@@ -539,7 +541,7 @@ mod tests {
             let hello = with_hello.then(|| Hello {
                 agent_id: "a".into(), boot, session: f, version: text.clone(),
                 host_name: text.clone(), target: String::new(), config_revision: g, acknowledged: h,
-                alerts_acknowledged: a, own_config: below,
+                alerts_acknowledged: a, own_config: below, host: text.clone(),
             });
             let reason = LossReason::Shutdown.into();
             StatusRecord {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use proto::command::CommandType;
-use proto::{Command, CommandOutcome, CommandResponse};
+use proto::{Amendment, Command, CommandOutcome, CommandResponse};
 use serde_json::Value;
 
 use super::agent_status::agent_status_from;
@@ -13,7 +13,7 @@ use super::{JsonError, Object, agent_status, boot, expected, name, nonempty, non
 /// The form of a record of `commands`.
 ///
 /// Shape: `agent_id`, `type` (`STATUS`, ...), `params`, `timestamp` (Unix seconds), and, where they are set,
-/// `command_id` and `ttl_ms`.
+/// `command_id`, `ttl_ms` and `force`.
 pub fn command(command: &Command) -> Value {
     let mut object = Object::new();
     object.put("agent_id", command.agent_id.as_str());
@@ -22,13 +22,15 @@ pub fn command(command: &Command) -> Value {
     object.put("timestamp", command.timestamp);
     object.put_some("command_id", nonempty(&command.command_id));
     object.put_some("ttl_ms", nonzero(command.ttl_ms));
+    object.put_some("force", command.force.then_some(true));
     object.into_value()
 }
 
 /// The form of a record of `command-responses`.
 ///
 /// Shape: `agent_id`, `success`, `outcome`, `message`, `timestamp` (Unix seconds), and, where they are set,
-/// `command_id`, `boot` and `status` (see [`agent_status`]).
+/// `command_id`, `boot`, `previous_boot`, `server_id`, `amends` (`outcome`, `server_id`, `timestamp`) and `status` (see
+/// [`agent_status`]).
 pub fn command_response(response: &CommandResponse) -> Value {
     let mut object = Object::new();
     object.put("agent_id", response.agent_id.as_str());
@@ -41,7 +43,21 @@ pub fn command_response(response: &CommandResponse) -> Value {
     object.put("timestamp", response.timestamp);
     object.put_some("command_id", nonempty(&response.command_id));
     object.put_some("boot", response.boot.map(boot));
+    object.put_some("previous_boot", response.previous_boot.map(boot));
+    object.put_some("server_id", nonempty(&response.server_id));
+    object.put_some("amends", response.amends.as_ref().map(amendment));
     object.put_some("status", response.status.as_ref().map(agent_status));
+    object.into_value()
+}
+
+fn amendment(amendment: &Amendment) -> Value {
+    let mut object = Object::new();
+    object.put(
+        "outcome",
+        name::<CommandOutcome>(amendment.outcome, CommandOutcome::as_str_name, OUTCOME_PREFIX),
+    );
+    object.put_some("server_id", nonempty(&amendment.server_id));
+    object.put("timestamp", amendment.timestamp);
     object.into_value()
 }
 
@@ -66,7 +82,8 @@ pub fn command_from(value: &Value) -> Result<Command, JsonError> {
         timestamp: record.seconds("timestamp")?,
         params: params(value)?,
         ttl_ms: record.whole("ttl_ms")?,
-        message: None,
+        force: record.flag("force")?,
+        ..Command::default()
     })
 }
 
@@ -92,6 +109,17 @@ pub fn command_response_from(value: &Value) -> Result<CommandResponse, JsonError
         outcome,
         boot: record.boot()?,
         status: record.part("status")?.map(agent_status_from).transpose()?,
+        server_id: record.text("server_id")?,
+        previous_boot: record.boot_at("previous_boot")?,
+        amends: record.part("amends")?.map(amendment_from).transpose()?,
+    })
+}
+
+fn amendment_from(amendment: Part<'_>) -> Result<Amendment, JsonError> {
+    Ok(Amendment {
+        outcome: amendment.number("outcome", CommandOutcome::from_str_name, OUTCOME_PREFIX)?,
+        server_id: amendment.text("server_id")?,
+        timestamp: amendment.seconds("timestamp")?,
     })
 }
 
@@ -178,6 +206,7 @@ mod tests {
                 }),
                 ..AgentStatus::default()
             }),
+            ..CommandResponse::default()
         };
         let form = command_response(&response);
         assert_eq!(command_response_from(&form), Ok(response));
@@ -278,7 +307,8 @@ mod tests {
         ) {
             let [agent_id, command_id, _] = texts;
             let given = Command {
-                command_id, agent_id, r#type: given_type, timestamp, params, ttl_ms, message: None,
+                command_id, agent_id, r#type: given_type, timestamp, params, ttl_ms,
+                force: ttl_ms % 2 == 1, ..Command::default()
             };
             let text = command(&given).to_string();
             prop_assert_eq!(command_from(&text.parse().unwrap()), Ok(given));
@@ -300,7 +330,11 @@ mod tests {
                 ..AgentStatus::default()
             });
             let given = CommandResponse {
-                success, message, agent_id, timestamp, command_id, outcome, boot, status,
+                success, agent_id, timestamp, command_id, outcome, boot, status,
+                previous_boot: boot,
+                amends: success.then(|| Amendment { outcome, server_id: message.clone(), timestamp }),
+                server_id: message.clone(),
+                message,
             };
             let text = command_response(&given).to_string();
             prop_assert_eq!(command_response_from(&text.parse().unwrap()), Ok(given));

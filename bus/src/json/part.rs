@@ -71,7 +71,11 @@ impl<'a> Part<'a> {
     }
 
     pub(super) fn boot(&self) -> Result<Option<Boot>, JsonError> {
-        let boot = self.get("boot").as_str().map(str::parse::<BootId>).transpose()?;
+        self.boot_at("boot")
+    }
+
+    pub(super) fn boot_at(&self, key: &str) -> Result<Option<Boot>, JsonError> {
+        let boot = self.get(key).as_str().map(str::parse::<BootId>).transpose()?;
         Ok(boot.map(Boot::from))
     }
 

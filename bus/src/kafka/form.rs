@@ -1,7 +1,7 @@
 //! What a record is as a Kafka message, and back: key, value and headers.
 
 use agent_core::id::AgentId;
-use proto::{CommandResponse, MetricsRecord};
+use proto::MetricsRecord;
 use serde_json::Value;
 
 use super::rejected::Reason;
@@ -60,7 +60,7 @@ fn headers(payload: &Payload) -> Vec<(&'static str, String)> {
             boot.into_iter().chain(sequence).collect()
         }
         Payload::Command(command) => command_id(&command.command_id),
-        Payload::Response(CommandResponse { command_id: id, .. }) => command_id(id),
+        Payload::Response(response) => command_id(&response.command_id),
         Payload::Status(_) => Vec::new(),
     }
 }
@@ -136,7 +136,7 @@ fn payload(topic: Topic, value: &Value) -> Result<(String, Payload), JsonError> 
         }
         Topic::CommandResponses => {
             let response = json::command_response_from(value)?;
-            (response.agent_id.clone(), Payload::Response(response))
+            (response.agent_id.clone(), Payload::Response(Box::new(response)))
         }
         Topic::AgentStatus => {
             let status = json::status_record_from(value)?;

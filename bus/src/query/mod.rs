@@ -3,6 +3,7 @@
 //! What is the same for every topic is here; [`Metrics`] and [`Statuses`] say what their own are. The server answers
 //! its rpcs with it, and the operator's tool reads a broker with it when it goes past the servers.
 
+mod commands;
 mod metrics;
 mod status;
 
@@ -11,6 +12,9 @@ use std::collections::{BTreeSet, VecDeque};
 use agent_core::id::{AgentId, AgentIdError};
 use proto::Position;
 
+pub use commands::{
+    COMMANDS, COMMANDS_BYTES_MAX, COMMANDS_MAX, CommandQuery, commands, id_of_place,
+};
 pub use metrics::Metrics;
 pub use status::Statuses;
 

@@ -103,11 +103,14 @@ fn round_trip(snapshots: u32, cpu: i64) -> Result<usize, Failure> {
                     Transmit::Batch(_)
                     | Transmit::Replay
                     | Transmit::Answer(_)
+                    | Transmit::Begun(_)
                     | Transmit::ConfigReport
                     | Transmit::Status => {}
                 }
                 agent.handle(now, Input::Transmitted(transmit));
             }
+            // Nothing outlives this agent, and nobody commands it.
+            Output::Remember => agent.handle(now, Input::Remembered(Ok(()))),
             Output::Wait(Some(at)) => now = now.max(at),
             Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => return Ok(records),
         }

@@ -70,7 +70,12 @@ pub(crate) fn through(trace: &[Sample], plugins: &[PluginKind]) -> Vec<Sample> {
                     }
                     agent.handle(now, Input::Transmitted(transmit));
                 }
-                Output::Collect(_) | Output::Dial | Output::Restart | Output::Spool | Output::Exit => {}
+                Output::Collect(_)
+                | Output::Dial
+                | Output::Remember
+                | Output::Restart
+                | Output::Spool
+                | Output::Exit => {}
             }
         }
     };

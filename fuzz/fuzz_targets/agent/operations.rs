@@ -201,6 +201,7 @@ impl Shell {
                 Output::Wait(_) => return self.check(),
                 Output::Exit => self.exited = true,
                 Output::Transmit(transmit) => self.transmit(transmit),
+                Output::Remember => self.agent.handle(self.now(), Input::Remembered(Ok(()))),
                 Output::Collect(_) | Output::Dial | Output::Spool | Output::Restart => {}
             }
             if self.exited {
@@ -225,6 +226,7 @@ impl Shell {
                 assert!(sequences.eq(batch.first.number()..batch.end.number()));
             }
             Transmit::Answer(slot) => assert!(self.agent.answer(slot).is_some()),
+            Transmit::Begun(slot) => assert!(self.agent.begun(slot).is_some()),
             Transmit::ConfigReport => assert!(self.agent.config_report().is_some()),
             Transmit::Replay | Transmit::Status => {}
         }

@@ -204,6 +204,7 @@ impl World {
                 Output::Dial => self.stream = Stream::Dialled,
                 Output::Transmit(transmit) => self.transmit(transmit),
                 Output::Restart => self.restart_due = true,
+                Output::Remember => self.agent.handle(self.now(), Input::Remembered(Ok(()))),
                 Output::Collect(_) | Output::Spool => {}
                 Output::Exit => panic!("nobody asked the agent to exit"),
             }

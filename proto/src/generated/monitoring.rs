@@ -229,6 +229,10 @@ pub struct Hello {
     /// it reads its configuration itself (etcd): a server need not push it
     #[prost(bool, tag = "10")]
     pub own_config: bool,
+    /// Tells hosts apart: a salted hash of what the host's system and hardware call themselves; empty: not known. A copy of a
+    /// virtual machine may have that of the original.
+    #[prost(string, tag = "11")]
+    pub host: ::prost::alloc::string::String,
 }
 /// The response header `picket-welcome-bin` of StreamMetrics: what the server offers.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -284,7 +288,7 @@ pub mod agent_message {
         Progress(super::CommandProgress),
     }
 }
-/// The agent has begun a command that takes a while. Not acknowledged.
+/// The agent has begun a command that takes a while. Only when the command asked for it. Not acknowledged.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommandProgress {
     #[prost(string, tag = "1")]
@@ -591,9 +595,16 @@ pub struct Command {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// Ours. Time left to start it, milliseconds; 0: 60,000; at most 86,400,000.
+    /// Ours. Time left to start it, milliseconds; 0: 60,000; at most 86,400,000. Whoever passes it on takes off how long it
+    /// was held, by a monotonic clock.
     #[prost(uint64, tag = "9")]
     pub ttl_ms: u64,
+    /// Ours. Also to an agent whose identity is in doubt (CLONE_SUSPECTED); others are rejected then.
+    #[prost(bool, tag = "17")]
+    pub force: bool,
+    /// Ours, server to agent: a CommandProgress is understood.
+    #[prost(bool, tag = "18")]
+    pub wants_progress: bool,
     /// Ours, server to agent after a Welcome only. When it is set the other fields are empty.
     #[prost(message, optional, tag = "16")]
     pub message: ::core::option::Option<ServerMessage>,
@@ -676,6 +687,28 @@ pub struct CommandResponse {
     /// with STATUS
     #[prost(message, optional, tag = "16")]
     pub status: ::core::option::Option<AgentStatus>,
+    /// the server that says so in place of the agent; empty: the agent does
+    #[prost(string, tag = "17")]
+    pub server_id: ::prost::alloc::string::String,
+    /// with RESTART: the boot that took the command
+    #[prost(message, optional, tag = "18")]
+    pub previous_boot: ::core::option::Option<Boot>,
+    /// absent in the first answer to a command, which is the one that counts
+    #[prost(message, optional, tag = "19")]
+    pub amends: ::core::option::Option<Amendment>,
+}
+/// Names the first answer to a command, when a later one says something else: what the agent said after a server had said
+/// that it does not know.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Amendment {
+    #[prost(enumeration = "CommandOutcome", tag = "1")]
+    pub outcome: i32,
+    /// as in that answer
+    #[prost(string, tag = "2")]
+    pub server_id: ::prost::alloc::string::String,
+    /// likewise; Unix seconds
+    #[prost(int64, tag = "3")]
+    pub timestamp: i64,
 }
 /// Something that happened to an agent, as a server saw it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -713,7 +746,7 @@ pub struct StatusRecord {
     /// with ALERT; a reader drops repeats by (agent_id, boot, sequence)
     #[prost(message, repeated, tag = "12")]
     pub alerts: ::prost::alloc::vec::Vec<AlertRecord>,
-    /// with COMMAND_DELIVERED
+    /// with COMMAND_DELIVERED and COMMAND_RUNNING
     #[prost(string, tag = "13")]
     pub command_id: ::prost::alloc::string::String,
 }
@@ -919,6 +952,74 @@ pub struct StoredStatus {
     pub status: ::core::option::Option<StatusRecord>,
     #[prost(uint32, tag = "4")]
     pub partition: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListCommandsRequest {
+    /// empty: all
+    #[prost(string, repeated, tag = "1")]
+    pub agents: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// only commands that were stored at or after this Unix time
+    #[prost(int64, tag = "2")]
+    pub since_ms: i64,
+    /// only this one; empty: all
+    #[prost(string, tag = "3")]
+    pub command_id: ::prost::alloc::string::String,
+    /// only those in one of these; empty: all
+    #[prost(enumeration = "CommandState", repeated, tag = "4")]
+    pub states: ::prost::alloc::vec::Vec<i32>,
+    /// at most so many, the newest; 0: 100; at most 1,000
+    #[prost(uint32, tag = "5")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListCommandsResponse {
+    /// in the order in which they were queued
+    #[prost(message, repeated, tag = "1")]
+    pub commands: ::prost::alloc::vec::Vec<CommandHistory>,
+    /// there are more than fit, or the bus has more records than are read for it
+    #[prost(bool, tag = "2")]
+    pub truncated: bool,
+}
+/// What became of one command.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommandHistory {
+    #[prost(string, tag = "1")]
+    pub command_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// as it was queued; absent when that was before what was read
+    #[prost(message, optional, tag = "3")]
+    pub command: ::core::option::Option<Command>,
+    /// where it stands; its first end if it has one
+    #[prost(enumeration = "CommandState", tag = "4")]
+    pub state: i32,
+    /// in the order of time, at most 32; the newest deliveries are left out beyond it
+    #[prost(message, repeated, tag = "5")]
+    pub steps: ::prost::alloc::vec::Vec<CommandStep>,
+}
+/// Something that happened to a command.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandStep {
+    #[prost(enumeration = "CommandState", tag = "1")]
+    pub state: i32,
+    /// Unix, when the bus took it
+    #[prost(int64, tag = "2")]
+    pub at_ms: i64,
+    /// that says so; empty: the agent, or whoever queued it
+    #[prost(string, tag = "3")]
+    pub server_id: ::prost::alloc::string::String,
+    /// of the agent, where it is known
+    #[prost(message, optional, tag = "4")]
+    pub boot: ::core::option::Option<Boot>,
+    /// as in CommandResponse
+    #[prost(message, optional, tag = "5")]
+    pub previous_boot: ::core::option::Option<Boot>,
+    /// for people
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
+    /// it says something else than the end before it, which stays the one that counts
+    #[prost(bool, tag = "7")]
+    pub amendment: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetConfigRequest {
@@ -1350,6 +1451,57 @@ impl StatusEvent {
             "STATUS_EVENT_COMMAND_DELIVERED" => Some(Self::CommandDelivered),
             "STATUS_EVENT_COMMAND_RUNNING" => Some(Self::CommandRunning),
             "STATUS_EVENT_CLONE_SUSPECTED" => Some(Self::CloneSuspected),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CommandState {
+    Unspecified = 0,
+    /// on the bus
+    Queued = 1,
+    /// on the agent's stream
+    Delivered = 2,
+    /// begun; only commands that take a while are told of
+    Running = 3,
+    /// from here on as CommandOutcome
+    Succeeded = 4,
+    Failed = 5,
+    Rejected = 6,
+    Expired = 7,
+    Unknown = 8,
+}
+impl CommandState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "COMMAND_STATE_UNSPECIFIED",
+            Self::Queued => "COMMAND_STATE_QUEUED",
+            Self::Delivered => "COMMAND_STATE_DELIVERED",
+            Self::Running => "COMMAND_STATE_RUNNING",
+            Self::Succeeded => "COMMAND_STATE_SUCCEEDED",
+            Self::Failed => "COMMAND_STATE_FAILED",
+            Self::Rejected => "COMMAND_STATE_REJECTED",
+            Self::Expired => "COMMAND_STATE_EXPIRED",
+            Self::Unknown => "COMMAND_STATE_UNKNOWN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMMAND_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "COMMAND_STATE_QUEUED" => Some(Self::Queued),
+            "COMMAND_STATE_DELIVERED" => Some(Self::Delivered),
+            "COMMAND_STATE_RUNNING" => Some(Self::Running),
+            "COMMAND_STATE_SUCCEEDED" => Some(Self::Succeeded),
+            "COMMAND_STATE_FAILED" => Some(Self::Failed),
+            "COMMAND_STATE_REJECTED" => Some(Self::Rejected),
+            "COMMAND_STATE_EXPIRED" => Some(Self::Expired),
+            "COMMAND_STATE_UNKNOWN" => Some(Self::Unknown),
             _ => None,
         }
     }
@@ -2018,6 +2170,32 @@ pub mod operator_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// What became of commands, read from the bus: the newest ones that match.
+        /// Errors: INVALID_ARGUMENT for a bad agent id, UNAVAILABLE when the bus cannot be read.
+        pub async fn list_commands(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListCommandsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCommandsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/monitoring.OperatorService/ListCommands",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("monitoring.OperatorService", "ListCommands"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The server's own figures.
         pub async fn get_server_status(
             &mut self,
@@ -2128,6 +2306,15 @@ pub mod operator_service_server {
             request: tonic::Request<super::GetConfigHistoryRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetConfigHistoryResponse>,
+            tonic::Status,
+        >;
+        /// What became of commands, read from the bus: the newest ones that match.
+        /// Errors: INVALID_ARGUMENT for a bad agent id, UNAVAILABLE when the bus cannot be read.
+        async fn list_commands(
+            &self,
+            request: tonic::Request<super::ListCommandsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCommandsResponse>,
             tonic::Status,
         >;
         /// The server's own figures.
@@ -2520,6 +2707,51 @@ pub mod operator_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetConfigHistorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/monitoring.OperatorService/ListCommands" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListCommandsSvc<T: OperatorService>(pub Arc<T>);
+                    impl<
+                        T: OperatorService,
+                    > tonic::server::UnaryService<super::ListCommandsRequest>
+                    for ListCommandsSvc<T> {
+                        type Response = super::ListCommandsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListCommandsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as OperatorService>::list_commands(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListCommandsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

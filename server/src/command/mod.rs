@@ -1,9 +1,12 @@
 //! Commands: from a caller, over the bus, to the session that holds the agent, and the answer back.
 //!
 //! [`pending`] has the rules and knows no clock, bus or stream; [`router`] drives it; [`recovery`] reads what
-//! an earlier run of the server left on the bus.
+//! an earlier run of the server left on the bus; [`answered`] knows which commands have an answer, and [`rate`] how many
+//! an issuer may send.
 
+mod answered;
 mod pending;
+mod rate;
 mod recovery;
 mod request;
 mod router;
@@ -17,9 +20,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ingest::SessionKey;
 use crate::registry::Dialect;
 
+pub(crate) use answered::{Answered, Standing};
 pub(crate) use pending::{Holder, Order, answer};
+pub(crate) use rate::Rates;
 pub(crate) use request::order;
-pub(crate) use router::Router;
+pub(crate) use router::{Router, doubtful};
+
+#[cfg(feature = "simulation")]
+pub(crate) use {
+    pending::{Limits, Output, Pending, Submission},
+    recovery::{id_of_place, left as time_left},
+};
 
 /// What others tell the router. Bounded: sessions and callers wait for it, and it never waits for them.
 const INBOX: usize = 1024;
@@ -42,7 +53,7 @@ enum Event {
     /// A command was read from the bus that cannot be one.
     Refused(Order, String),
     /// An answer was read from the bus.
-    Answer(CommandResponse),
+    Answer(Box<CommandResponse>),
     /// Another server has delivered a command.
     Noticed(CommandId),
 }

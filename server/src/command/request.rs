@@ -48,7 +48,8 @@ pub(crate) fn order(
             timestamp,
             params: command.params,
             ttl_ms,
-            message: None,
+            force: command.force,
+            ..Command::default()
         },
         id,
         agent,

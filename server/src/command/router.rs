@@ -122,14 +122,28 @@ impl Router {
                 }
             }
             Event::Published { order, left } => {
-                let holder = self.tables.registry().holder(&order.agent, now.unix_ms);
-                self.pending.handle_published(now, order, left, holder);
+                let (holder, doubt) = {
+                    let registry = self.tables.registry();
+                    let doubt = registry.doubt(&order.agent, now.unix_ms).map(str::to_owned);
+                    (registry.holder(&order.agent, now.unix_ms), doubt)
+                };
+                match doubt.filter(|_| !order.command.force) {
+                    Some(doubt) => {
+                        self.counters.add(Counter::CommandsDoubtful, 1);
+                        let reason = doubtful(&order, &doubt);
+                        self.pending.handle_refused(now, &order, holder, reason);
+                    }
+                    None => self.pending.handle_published(now, order, left, holder),
+                }
             }
             Event::Refused(order, reason) => {
                 let holder = self.tables.registry().holder(&order.agent, now.unix_ms);
                 self.pending.handle_refused(now, &order, holder, reason);
             }
-            Event::Answer(response) => self.pending.handle_answer(response),
+            Event::Answer(response) => {
+                self.tables.answered().note(&response);
+                self.pending.handle_answer(*response);
+            }
             Event::Noticed(id) => self.pending.handle_noticed(&id),
         }
     }
@@ -164,8 +178,8 @@ impl Router {
     fn act(&mut self) {
         while let Some(output) = self.pending.poll_output() {
             match output {
-                Output::Deliver(order) => self.deliver(order),
-                Output::Answered { response, publish } => self.answer(response, publish),
+                Output::Deliver(order) => self.deliver(*order),
+                Output::Answered { response, publish } => self.answer(*response, publish),
             }
         }
     }
@@ -175,10 +189,14 @@ impl Router {
         let Some(left) = self.pending.left(now, &order.id) else {
             return;
         };
-        // What travels is the time left, so that the agent needs no common clock; 0 would mean the default.
-        order.command.ttl_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+        // What travels is the time left, so that the agent needs no common clock; the session takes off how long it waits
+        // there.
+        order.command.ttl_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        order.command.wants_progress = true;
+        let directive =
+            Directive::Command { command: order.command, expires_at: now.monotonic + left };
         let holder = self.tables.claims().holder(&order.agent);
-        let taken = holder.map(|handle| handle.direct(Directive::Command(order.command)));
+        let taken = holder.map(|handle| handle.direct(directive));
         match taken {
             Some(Ok(())) => {
                 debug!(agent = %order.agent, command = %order.id, "command delivered");
@@ -190,7 +208,11 @@ impl Router {
         }
     }
 
-    fn answer(&mut self, response: CommandResponse, publish: bool) {
+    fn answer(&mut self, mut response: CommandResponse, publish: bool) {
+        if publish {
+            response.server_id.clone_from(&self.server_id);
+            self.tables.answered().note(&response);
+        }
         match response.outcome() {
             CommandOutcome::Expired => self.counters.add(Counter::CommandsExpired, 1),
             CommandOutcome::Unknown => self.counters.add(Counter::CommandsUnknown, 1),
@@ -226,7 +248,7 @@ impl Router {
 
     fn publish(&self, response: &CommandResponse, id: &CommandId) {
         if let Ok(key) = response.agent_id.parse() {
-            self.store(key, Payload::Response(response.clone()), id);
+            self.store(key, Payload::Response(Box::new(response.clone())), id);
         }
     }
 
@@ -235,6 +257,14 @@ impl Router {
             warn!(command = %id, "what became of a command is not recorded: the bus is slow");
         }
     }
+}
+
+/// Why a command to an agent of doubtful identity is refused.
+pub(crate) fn doubtful(order: &Order, doubt: &str) -> String {
+    format!(
+        "the identity of agent {} is in doubt: {doubt}; a command has to be forced (--force)",
+        order.agent
+    )
 }
 
 /// The grace of this server, so that no two servers have the same.

@@ -139,6 +139,11 @@ impl<H: Clone> Claims<H> {
         self.holders.get(id).map(|holder| holder.handle.clone())
     }
 
+    /// What the holder of `id` said of itself.
+    pub(crate) fn claimant(&self, id: &AgentId) -> Option<Claimant> {
+        self.holders.get(id).map(|holder| holder.claimant)
+    }
+
     /// The holder of `id`, if `newer` is a later stream of the same boot.
     pub(crate) fn outdated_by(&self, id: &AgentId, newer: Claimant) -> Option<H> {
         let holder = self.holders.get(id)?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agent_core::time::Instant;
 use proto::{Command, ConfigPush, ConfigReport};
 use tokio::sync::{mpsc, watch};
 
@@ -11,14 +12,16 @@ use crate::limits::{CONTEST, DIRECTIVES_MAX};
 /// What others ask of a session.
 #[derive(Debug)]
 pub(crate) enum Directive {
-    /// Hand this to the agent.
-    Command(Command),
+    /// Hand this to the agent before `expires_at`.
+    Command { command: Command, expires_at: Instant },
     /// This holds for the agent now.
     Config(ConfigPush),
     /// See whether the agent lives.
     Ping,
     /// End: another stream has the id.
     Superseded,
+    /// End: another live agent had the id first, as is said here.
+    Refused(String),
 }
 
 /// The session has no room for more at the moment, or is gone.

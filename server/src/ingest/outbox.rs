@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use agent_core::id::BootId;
+use agent_core::time::Instant;
 use proto::server_message::Body;
 use proto::{Ack, Command, ConfigPush, Credit, Ping, ResponseAck, ServerMessage};
 
@@ -16,7 +17,8 @@ pub(crate) struct Outbox {
     credit: Option<u64>,
     answered: VecDeque<String>,
     config: Option<ConfigPush>,
-    commands: VecDeque<Command>,
+    /// With the time after which each must not start any more.
+    commands: VecDeque<(Command, Instant)>,
     ping: bool,
 }
 
@@ -53,8 +55,9 @@ impl Outbox {
         self.config = Some(push);
     }
 
-    pub(crate) fn push_command(&mut self, command: Command) {
-        self.commands.push_back(command);
+    /// It is not sent once it is `expires_at`.
+    pub(crate) fn push_command(&mut self, command: Command, expires_at: Instant) {
+        self.commands.push_back((command, expires_at));
     }
 
     pub(crate) fn ping(&mut self) {
@@ -80,8 +83,9 @@ impl Outbox {
             && !self.ping
     }
 
-    /// The next message. A credit goes before the acknowledgement that would let the agent send more. Configurations go before commands: UPDATE_CONFIG relies on it.
-    pub(crate) fn pop(&mut self) -> Option<Command> {
+    /// The next message at `now`. A credit goes before the acknowledgement that would let the agent send more. Configurations go before commands: UPDATE_CONFIG relies on it. A command travels with
+    /// what is left of its time now that it goes; one with nothing left is dropped, and the router says what became of it.
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<Command> {
         if let Some(bytes) = self.credit.take() {
             return Some(wrap(Body::Credit(Credit { bytes })));
         }
@@ -94,8 +98,12 @@ impl Outbox {
         if let Some(push) = self.config.take() {
             return Some(wrap(Body::Config(push)));
         }
-        if let Some(command) = self.commands.pop_front() {
-            return Some(command);
+        while let Some((mut command, expires_at)) = self.commands.pop_front() {
+            let left_ms = u64::try_from((expires_at - now).as_millis()).unwrap_or(u64::MAX);
+            if left_ms > 0 {
+                command.ttl_ms = left_ms;
+                return Some(command);
+            }
         }
         std::mem::take(&mut self.ping).then(|| wrap(Body::Ping(Ping {})))
     }
@@ -110,6 +118,8 @@ mod tests {
     use super::*;
 
     const BOOT: BootId = BootId { counter: 1, nonce: 7 };
+    const NOW: Instant = Instant::from_ms(1000);
+    const LATER: Instant = Instant::from_ms(9000);
 
     fn body(command: Option<Command>) -> Option<Body> {
         command?.message?.body
@@ -125,16 +135,16 @@ mod tests {
             let document = "{}".to_owned();
             outbox.push_config(ConfigPush { revision, document });
         }
-        let Some(Body::Ack(ack)) = body(outbox.pop()) else {
+        let Some(Body::Ack(ack)) = body(outbox.pop(NOW)) else {
             panic!("an acknowledgement comes first");
         };
         assert_eq!((ack.sequence, ack.alert_sequence), (2, 5));
-        let Some(Body::Config(push)) = body(outbox.pop()) else {
+        let Some(Body::Config(push)) = body(outbox.pop(NOW)) else {
             panic!("then the configuration");
         };
         assert_eq!(push.revision, 2);
         assert!(outbox.is_empty());
-        assert!(outbox.pop().is_none());
+        assert!(outbox.pop(NOW).is_none());
     }
 
     #[test]
@@ -142,13 +152,14 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.ping();
         for command_id in ["a", "b"] {
-            outbox.push_command(Command { command_id: command_id.into(), ..Command::default() });
+            let command = Command { command_id: command_id.into(), ..Command::default() };
+            outbox.push_command(command, LATER);
         }
         outbox.push_config(ConfigPush::default());
-        assert!(matches!(body(outbox.pop()), Some(Body::Config(_))));
-        assert_eq!(outbox.pop().unwrap().command_id, "a");
-        assert_eq!(outbox.pop().unwrap().command_id, "b");
-        assert!(matches!(body(outbox.pop()), Some(Body::Ping(_))));
+        assert!(matches!(body(outbox.pop(NOW)), Some(Body::Config(_))));
+        assert_eq!(outbox.pop(NOW).unwrap().command_id, "a");
+        assert_eq!(outbox.pop(NOW).unwrap().command_id, "b");
+        assert!(matches!(body(outbox.pop(NOW)), Some(Body::Ping(_))));
         assert!(outbox.is_empty());
     }
 
@@ -168,8 +179,23 @@ mod tests {
         let mut outbox = Outbox::default();
         for _ in 0..OUTBOX_ENTRIES_MAX {
             assert!(outbox.has_room());
-            outbox.push_command(Command::default());
+            outbox.push_command(Command::default(), LATER);
         }
         assert!(!outbox.has_room());
+    }
+
+    #[test]
+    fn a_command_travels_with_the_time_that_is_left_and_not_without() {
+        let mut outbox = Outbox::default();
+        for (command_id, expires_ms) in [("late", 1000), ("just", 1001), ("early", 4000)] {
+            let command =
+                Command { command_id: command_id.into(), ttl_ms: 60_000, ..Command::default() };
+            outbox.push_command(command, Instant::from_ms(expires_ms));
+        }
+        let mut sent = || outbox.pop(NOW).map(|command| (command.command_id, command.ttl_ms));
+        assert_eq!(sent(), Some(("just".to_owned(), 1)));
+        assert_eq!(sent(), Some(("early".to_owned(), 3000)));
+        assert_eq!(sent(), None);
+        assert!(outbox.is_empty());
     }
 }

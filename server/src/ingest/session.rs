@@ -12,8 +12,9 @@ use bus::{Payload, Record};
 use prost::Message as _;
 use proto::agent_message::Body;
 use proto::{
-    AgentStatus, AlertBatch, Command, CommandOutcome, CommandResponse, ConfigOutcome, ConfigPush,
-    ConfigReport, Hello, Loss, LossReason, MetricsRequest, RecordBatch, StatusEvent, StatusRecord,
+    AgentStatus, AlertBatch, Amendment, Command, CommandOutcome, CommandResponse, ConfigOutcome,
+    ConfigPush, ConfigReport, Hello, Loss, LossReason, MetricsRequest, RecordBatch, StatusEvent,
+    StatusRecord,
 };
 
 use crate::clock::Now;
@@ -44,7 +45,7 @@ pub(crate) enum Fact {
     /// What became of a configuration.
     Config(ConfigReport),
     /// A command was answered, and the answer is durable.
-    Answered,
+    Answered { command_id: String, outcome: i32, timestamp: i64 },
 }
 
 /// Who opened the stream.
@@ -72,7 +73,7 @@ enum Completion {
     Alerts { stored: u64, lost: u64, last: u64 },
     Replayed { number: u64, stored: u64, lost: u64 },
     ReplayedAlerts { number: u64, stored: u64 },
-    Answer { command_id: String },
+    Answer { command_id: String, outcome: i32, timestamp: i64 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -229,12 +230,12 @@ impl Session {
             Body::Records(batch) if batch.replay > 0 => self.take_replayed(now, boot, batch),
             Body::Records(batch) => self.take_batch(now, boot, batch),
             Body::Status(status) => self.take_status(now, status),
-            Body::Response(response) => self.take_response(now, boot, response),
+            Body::Response(response) => self.take_response(now, boot, response, None),
             Body::Config(report) => self.take_config_report(now, report),
             Body::Alerts(batch) if batch.replay > 0 => self.take_replayed_alerts(now, boot, batch),
             Body::Alerts(batch) => self.take_alerts(now, boot, batch),
             // Its event comes with the life cycle of commands.
-            Body::Progress(_) => Ok(()),
+            Body::Progress(progress) => self.take_progress(now, &progress.command_id),
         }
     }
 
@@ -283,9 +284,9 @@ impl Session {
                 self.outbox.acknowledge_replayed(boot, number);
                 self.facts.push_back(Fact::ReplayedAlerts { stored });
             }
-            Completion::Answer { command_id } => {
-                self.outbox.acknowledge_answer(command_id);
-                self.facts.push_back(Fact::Answered);
+            Completion::Answer { command_id, outcome, timestamp } => {
+                self.outbox.acknowledge_answer(command_id.clone());
+                self.facts.push_back(Fact::Answered { command_id, outcome, timestamp });
             }
         }
     }
@@ -311,10 +312,29 @@ impl Session {
         wants_it
     }
 
-    /// A command is to be handed to the agent.
-    pub(crate) fn handle_command(&mut self, command: Command) {
+    /// A command is to be handed to the agent before `expires_at`.
+    pub(crate) fn handle_command(&mut self, command: Command, expires_at: Instant) {
         debug_assert!(self.wants_command());
-        self.outbox.push_command(command);
+        self.outbox.push_command(command, expires_at);
+    }
+
+    /// The agent gave an answer that the bus has already: it need not give it again.
+    pub(crate) fn handle_repeated_answer(&mut self, command_id: String) {
+        self.outbox.acknowledge_answer(command_id);
+    }
+
+    /// As [`Session::handle_message`], with an answer to a command that has one.
+    pub(crate) fn handle_amendment(
+        &mut self,
+        now: Now,
+        response: CommandResponse,
+        amends: Amendment,
+    ) -> Result<(), Rejection> {
+        debug_assert!(matches!(self.storing, Storing::Idle));
+        let boot = self.boot.ok_or_else(|| {
+            Rejection::new(Reason::Malformed, "message (field 16) on a stream without a hello")
+        })?;
+        self.take_response(now, boot, response, Some(amends))
     }
 
     /// Somebody wants a sign of life. A plain client does not know the question.
@@ -347,9 +367,9 @@ impl Session {
         self.outbox.entry_count()
     }
 
-    /// What must be sent to the agent next.
-    pub(crate) fn poll_transmit(&mut self) -> Option<Command> {
-        self.outbox.pop()
+    /// What must be sent to the agent next, at `now`.
+    pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Command> {
+        self.outbox.pop(now)
     }
 
     /// What others should know next.
@@ -589,11 +609,15 @@ impl Session {
         now: Now,
         boot: BootId,
         mut response: CommandResponse,
+        amends: Option<Amendment>,
     ) -> Result<(), Rejection> {
         check_size("response", response.encoded_len(), RESPONSE_BYTES_MAX)?;
         self.check_agent(&response.agent_id)?;
         let command_id: CommandId = response.command_id.parse()?;
         response.agent_id = self.agent.to_string();
+        // The agent says it, whatever it says of that; what it amends is for the server to know.
+        response.server_id.clear();
+        response.amends = amends;
         response.boot.get_or_insert_with(|| boot.into());
         if response.timestamp == 0 {
             response.timestamp = now.unix_seconds();
@@ -610,9 +634,25 @@ impl Session {
             // The answer to STATUS is newer than the last heartbeat.
             self.facts.push_back(Fact::Status(Box::new(status.clone())));
         }
-        let record = self.record(Payload::Response(response));
         let command_id = command_id.to_string();
-        self.storing = Storing::Ready(vec![record], Completion::Answer { command_id });
+        let (outcome, timestamp) = (response.outcome, response.timestamp);
+        let completion = Completion::Answer { command_id, outcome, timestamp };
+        let record = self.record(Payload::Response(Box::new(response)));
+        self.storing = Storing::Ready(vec![record], completion);
+        Ok(())
+    }
+
+    fn take_progress(&mut self, now: Now, command_id: &str) -> Result<(), Rejection> {
+        let command_id: CommandId = command_id.parse()?;
+        let record = self.status_record(
+            now,
+            StatusRecord {
+                event: StatusEvent::CommandRunning.into(),
+                command_id: command_id.to_string(),
+                ..StatusRecord::default()
+            },
+        );
+        self.storing = Storing::Ready(vec![record], Completion::Nothing);
         Ok(())
     }
 
@@ -772,7 +812,7 @@ mod tests {
     }
 
     fn acknowledged(session: &mut Session) -> Option<u64> {
-        match session.poll_transmit()?.message?.body? {
+        match session.poll_transmit(Instant::from_ms(0))?.message?.body? {
             server_message::Body::Ack(ack) => Some(ack.sequence),
             other => panic!("{other:?} is no acknowledgement"),
         }
@@ -910,7 +950,7 @@ mod tests {
     }
 
     fn acknowledged_alerts(session: &mut Session) -> Option<(u64, u64)> {
-        match session.poll_transmit()?.message?.body? {
+        match session.poll_transmit(Instant::from_ms(0))?.message?.body? {
             server_message::Body::Ack(ack) => Some((ack.sequence, ack.alert_sequence)),
             other => panic!("{other:?} is no acknowledgement"),
         }
@@ -999,7 +1039,8 @@ mod tests {
         assert_eq!(stored.boot, Some(BOOT.into()));
         assert!(!session.has_transmit());
         session.handle_stored();
-        let sent = session.poll_transmit().unwrap().message.unwrap().body.unwrap();
+        let sent =
+            session.poll_transmit(Instant::from_ms(0)).unwrap().message.unwrap().body.unwrap();
         let server_message::Body::ResponseAck(ack) = sent else {
             panic!("{sent:?} is no acknowledgement");
         };
@@ -1177,8 +1218,9 @@ mod tests {
                     other => panic!("{other:?}"),
                 }
             }
-            let Some(server_message::Body::Ack(ack)) =
-                session.poll_transmit().and_then(|command| command.message?.body)
+            let Some(server_message::Body::Ack(ack)) = session
+                .poll_transmit(Instant::from_ms(0))
+                .and_then(|command| command.message?.body)
             else {
                 panic!("an acknowledgement");
             };

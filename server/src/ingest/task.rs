@@ -7,44 +7,47 @@ use std::time::Duration;
 use agent_core::id::{AgentId, BootId};
 use bus::{PublishError, Record};
 use prost::Message as _;
+use proto::agent_message::Body;
 use proto::command::CommandType;
-use proto::{Command, ConfigPush, MetricsRequest, StatusEvent, StatusRecord};
+use proto::{Command, CommandResponse, ConfigPush, MetricsRequest};
 use tokio::sync::mpsc;
 use tonic::codegen::Bytes;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::budget::Charge;
+use crate::command::Standing;
 use crate::counters::Counter;
 use crate::ingest::claims::{Claimant, SessionKey, Verdict};
 use crate::ingest::credit::Load;
 use crate::ingest::handle::{Directive, SessionHandle, SessionPort, session_handle};
 use crate::ingest::history::last_stored;
 use crate::ingest::intake::{self, Introduction};
+use crate::ingest::rivals::{self, Newcomer};
 use crate::ingest::session::{Fact, Opening, Session};
 use crate::ingest::weight::weigh;
 use crate::levels::Level;
 use crate::limits::{CONTEST, SINK_SLOW, STUCK_AFTER};
 use crate::net::Line;
-use crate::registry::{Connection, Dialect};
+use crate::registry::{Connection, Dialect, Life};
 use crate::rejection::{Reason, Rejection};
 use crate::shared::Shared;
 use crate::shutdown::Guard;
 
 /// How often an id is asked for while its holders change under our hands.
-const CLAIM_ATTEMPTS: u32 = 4;
+pub(crate) const CLAIM_ATTEMPTS: u32 = 4;
 
 /// How long the bus may take to say where the agent's records end.
 const HISTORY_READ_MAX: Duration = Duration::from_secs(2);
 
 /// How long the last messages of a stream, and the record of its end, may take.
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// How long the two halves of a broken stream may take to be found broken, one after the other.
 const VANISHING_MAX: Duration = Duration::from_millis(100);
 
 /// How long records under way at a shutdown may take to become durable.
-const LAST_STORE_MAX: Duration = Duration::from_secs(4);
+pub(crate) const LAST_STORE_MAX: Duration = Duration::from_secs(4);
 
 /// What gRPC gives for one call of `StreamMetrics`.
 #[derive(Debug)]
@@ -204,16 +207,22 @@ async fn serve(
     opening: Opening,
     first: Option<Admitted>,
 ) -> End {
-    let (agent, claimant) = match &opening {
-        Opening::Plain(agent) => (agent.clone(), Claimant::Plain),
+    let (agent, claimant, life) = match &opening {
+        Opening::Plain(agent) => (agent.clone(), Claimant::Plain, None),
         Opening::Full(introduction) => (
             introduction.agent.clone(),
             Claimant::Full { boot: introduction.boot, session: introduction.hello.session },
+            Some(Life {
+                boot: introduction.boot,
+                host: introduction.hello.host.clone(),
+                server_id: shared.server_id.clone(),
+                began_ms: shared.clock.now().unix_ms,
+            }),
         ),
     };
     let key = shared.claims().next_key();
     let (handle, mut port) = session_handle(key, &stream.peer);
-    if let Err(rejection) = claim(shared, &agent, claimant, &handle).await {
+    if let Err(rejection) = claim(shared, &agent, claimant, &handle, life).await {
         return End::Rejected(rejection);
     }
     let seat = Seat { shared, agent, key };
@@ -293,6 +302,7 @@ async fn claim(
     agent: &AgentId,
     claimant: Claimant,
     handle: &SessionHandle,
+    life: Option<Life>,
 ) -> Result<(), Rejection> {
     for _ in 0..CLAIM_ATTEMPTS {
         let verdict = shared.claims().claim(agent, handle.key, claimant, handle.clone());
@@ -315,7 +325,8 @@ async fn claim(
         if incumbent.is_alive().await {
             let peer = &incumbent.peer;
             let detail = format!("{peer} holds the id, {} was refused", handle.peer);
-            report_duplicate(shared, agent, &handle.peer, detail).await;
+            let newcomer = Newcomer { peer: &handle.peer, life };
+            rivals::report(shared, agent, newcomer, detail).await;
             let text = format!("another live agent holds the id {agent}, connected from {peer}");
             return Err(Rejection::new(Reason::DuplicateId, text));
         }
@@ -353,29 +364,7 @@ async fn notice_rivals(
     shared.counters.add(Counter::SessionsPlainReplaced, 1);
     let detail =
         format!("plain clients replace each other: {newcomer} took the id from {}", incumbent.peer);
-    report_duplicate(shared, agent, newcomer, detail).await;
-}
-
-/// Puts it on the bus and in the log that two live agents use one id, once in a while.
-async fn report_duplicate(shared: &Shared, agent: &AgentId, newcomer: &str, detail: String) {
-    let now = shared.clock.now();
-    if !shared.claims().duplicate_is_news(agent, now.monotonic) {
-        return;
-    }
-    warn!(%agent, "two live agents with one id: {detail}");
-    let record = StatusRecord {
-        agent_id: agent.to_string(),
-        event: StatusEvent::DuplicateId.into(),
-        timestamp_ms: now.unix_ms,
-        server_id: shared.server_id.clone(),
-        detail,
-        peer: newcomer.to_owned(),
-        ..StatusRecord::default()
-    };
-    let record = Record { key: agent.clone(), payload: bus::Payload::Status(Box::new(record)) };
-    if let Err(error) = shared.bus.publish(vec![record]).await {
-        warn!(%agent, "cannot record the duplicate id: {error}");
-    }
+    rivals::report(shared, agent, Newcomer { peer: newcomer, life: None }, detail).await;
 }
 
 /// Records on their way to the bus.
@@ -443,7 +432,7 @@ async fn drive(
                 () = shared.clock.sleep_until(slow_at) => Event::Slow,
                 result = stored(&mut publishing) => Event::Stored(result),
                 Ok(permit) = stream.outbound.reserve(), if transmits => {
-                    if let Some(command) = session.poll_transmit() {
+                    if let Some(command) = session.poll_transmit(shared.clock.now().monotonic) {
                         permit.send(Ok(command));
                     }
                     Event::MayTransmit
@@ -486,6 +475,9 @@ async fn drive(
             }
             Event::MayTransmit => stuck_at = None,
             Event::Directive(Directive::Superseded) => return End::Superseded,
+            Event::Directive(Directive::Refused(detail)) => {
+                return End::Rejected(Rejection::new(Reason::DuplicateId, detail));
+            }
             Event::Directive(directive) => follow(seat, session, directive).await,
             Event::Message(message) => {
                 let heard = received(message).and_then(|bytes| {
@@ -504,13 +496,42 @@ async fn drive(
                     Err(end) => return end,
                 };
                 charge = Some(its_charge);
-                let now = shared.clock.now();
-                shared.registry().heard(&seat.agent, now.unix_ms);
-                if let Err(rejection) = session.handle_message(now, message) {
+                if let Err(rejection) = take(seat, session, message) {
                     return End::Rejected(rejection);
                 }
             }
         }
+    }
+}
+
+fn take(seat: &Seat<'_>, session: &mut Session, message: MetricsRequest) -> Result<(), Rejection> {
+    let now = seat.shared.clock.now();
+    seat.shared.registry().heard(&seat.agent, now.unix_ms);
+    let Some((response, standing)) = standing(seat.shared, &message) else {
+        return session.handle_message(now, message);
+    };
+    match standing {
+        Standing::First => session.handle_message(now, message),
+        Standing::Repeat => {
+            seat.shared.counters.add(Counter::CommandsAnsweredAgain, 1);
+            session.handle_repeated_answer(response.command_id.clone());
+            Ok(())
+        }
+        Standing::Amends(first) => {
+            seat.shared.counters.add(Counter::CommandsAmended, 1);
+            session.handle_amendment(now, response.clone(), first)
+        }
+    }
+}
+
+/// What an answer is in view of those before it; none when `message` is no answer.
+fn standing<'a>(
+    shared: &Shared,
+    message: &'a MetricsRequest,
+) -> Option<(&'a CommandResponse, Standing)> {
+    match message.message.as_ref()?.body.as_ref()? {
+        Body::Response(response) => Some((response, shared.answered().judge(response))),
+        _ => None,
     }
 }
 
@@ -603,7 +624,8 @@ async fn settle(
         End::Lost(_) | End::Superseded | End::Stuck | End::Unstored(_) => false,
     };
     let send_rest = async {
-        while let Some(command) = session.poll_transmit() {
+        let clock = &seat.shared.clock;
+        while let Some(command) = session.poll_transmit(clock.now().monotonic) {
             if stream.outbound.send(Ok(command)).await.is_err() {
                 return;
             }
@@ -643,7 +665,17 @@ fn learn(seat: &Seat<'_>, session: &mut Session, port: &SessionPort) {
                 shared.registry().config_report(&seat.agent, &report);
                 port.reported(report);
             }
-            Fact::Answered => shared.counters.add(Counter::CommandsAnswered, 1),
+            Fact::Answered { command_id, outcome, timestamp } => {
+                shared.counters.add(Counter::CommandsAnswered, 1);
+                // The agent may give it again before it has come back from the bus.
+                let response = CommandResponse {
+                    command_id,
+                    outcome,
+                    timestamp,
+                    ..CommandResponse::default()
+                };
+                shared.answered().note(&response);
+            }
         }
     }
 }
@@ -651,18 +683,20 @@ fn learn(seat: &Seat<'_>, session: &mut Session, port: &SessionPort) {
 async fn follow(seat: &Seat<'_>, session: &mut Session, directive: Directive) {
     let shared = seat.shared;
     match directive {
-        Directive::Command(command) => {
+        Directive::Command { command, expires_at } => {
             let rereads =
                 command.r#type == CommandType::UpdateConfig as i32 && command.params.is_empty();
             if rereads && session.dialect() == Dialect::Full {
                 let push = effective_config(shared, &seat.agent);
                 pushed(shared, push.is_some_and(|push| session.handle_config_again(push)));
             }
-            session.handle_command(command);
+            session.handle_command(command, expires_at);
         }
         Directive::Config(push) => pushed(shared, session.handle_config(push)),
         Directive::Ping => session.handle_ping(),
-        Directive::Superseded => debug_assert!(false, "ends the loop before"),
+        Directive::Superseded | Directive::Refused(_) => {
+            debug_assert!(false, "ends the loop before");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`Registry`] knows facts, not streams: it is told what happened and answers questions. It knows no clock and no
 //! bus. [`News`] reads the topic agent-status for it.
 
+mod identity;
 mod news;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use proto::{
     AgentInfo, AgentStatus, ConfigOutcome, ConfigReport, Hello, StatusEvent, StatusRecord,
 };
 
+use identity::Identity;
+pub(crate) use identity::{Finding, Life, Trouble};
 pub(crate) use news::News;
 
 use crate::command::Holder;
@@ -75,6 +78,7 @@ struct Agent {
     /// What it said last of a configuration.
     config_reported: Option<ConfigReport>,
     status: Option<Box<AgentStatus>>,
+    identity: Identity,
     /// Highest sequence of `boot` that is durable; 0 for none.
     acknowledged: u64,
     /// Highest sequence of `boot` that an earlier run of the server recorded as lost; 0 for none.
@@ -87,6 +91,8 @@ struct Agent {
 struct Live {
     key: SessionKey,
     since_ms: i64,
+    /// The bus has shown that it began: what comes there later is later.
+    is_told: bool,
 }
 
 /// A stream to another server, as that one says.
@@ -116,7 +122,7 @@ impl Registry {
         let server_id = record.server_id.clone();
         let since_ms = record.timestamp_ms;
         let event = StatusEvent::try_from(record.event).unwrap_or_default();
-        if event == StatusEvent::CommandDelivered {
+        if matches!(event, StatusEvent::CommandDelivered | StatusEvent::CommandRunning) {
             return;
         }
         self.fold(id, record);
@@ -132,6 +138,62 @@ impl Registry {
                 (_, None) => {}
             }
         });
+    }
+
+    /// Takes in what a record of the topic agent-status says of who uses the id; the bus took it at `stored_ms`. For every
+    /// record of the topic, of this server too, in the order of the bus. Answers what is wrong, if that is news.
+    pub(crate) fn identify(
+        &mut self,
+        id: &AgentId,
+        record: &StatusRecord,
+        stored_ms: i64,
+    ) -> Option<Finding> {
+        let trouble = match record.event() {
+            StatusEvent::Connected => {
+                let life = Life::of(record)?;
+                return self.entry(id).ok()?.identity.introduce(life, stored_ms);
+            }
+            StatusEvent::DuplicateId => Trouble::Duplicate,
+            StatusEvent::CloneSuspected => Trouble::Clone,
+            StatusEvent::Unspecified
+            | StatusEvent::Disconnected
+            | StatusEvent::Heartbeat
+            | StatusEvent::ConfigApplied
+            | StatusEvent::ConfigRejected
+            | StatusEvent::ConfigRolledBack
+            | StatusEvent::Loss
+            | StatusEvent::Alert
+            | StatusEvent::AlertLoss
+            | StatusEvent::CommandDelivered
+            | StatusEvent::CommandRunning => return None,
+        };
+        self.entry(id).ok()?.identity.note(trouble, stored_ms, record.detail.clone());
+        None
+    }
+
+    /// What would be wrong if `life` had the id now.
+    pub(crate) fn judge(&self, id: &AgentId, life: &Life) -> Option<Finding> {
+        self.agents.get(id)?.identity.judge(life)
+    }
+
+    /// The bus has shown that the stream of `id` to this server began.
+    pub(crate) fn told(&mut self, id: &AgentId) {
+        self.with(id, |agent| {
+            if let Some(live) = &mut agent.live {
+                live.is_told = true;
+            }
+        });
+    }
+
+    /// Whether `id` has a stream to this server that began before what the bus shows now.
+    pub(crate) fn was_here_before(&self, id: &AgentId) -> bool {
+        let live = self.agents.get(id).and_then(|agent| agent.live);
+        live.is_some_and(|live| live.is_told)
+    }
+
+    /// Why commands to `id` must be forced at `now_ms`, Unix milliseconds; none when they need not be.
+    pub(crate) fn doubt(&self, id: &AgentId, now_ms: i64) -> Option<&str> {
+        self.agents.get(id)?.identity.doubt(now_ms)
     }
 
     /// Takes in a record of the topic agent-status. It does not say who is connected now.
@@ -175,7 +237,7 @@ impl Registry {
         connection: Connection<'_>,
     ) -> Result<(), RegistryFull> {
         let agent = self.entry(id)?;
-        agent.live = Some(Live { key: connection.key, since_ms: connection.at_ms });
+        agent.live = Some(Live { key: connection.key, since_ms: connection.at_ms, is_told: false });
         agent.elsewhere = None;
         connection.server_id.clone_into(&mut agent.server_id);
         agent.last_seen_ms = connection.at_ms;
@@ -389,7 +451,7 @@ impl Agent {
             status: self.status.as_deref().cloned(),
             dialect: self.dialect.name().to_owned(),
             server_id: self.server_id.clone(),
-            troubles: Vec::new(),
+            troubles: self.identity.troubles(now_ms),
         }
     }
 }
@@ -575,5 +637,46 @@ mod tests {
         assert_eq!(registry.holder(&id("a"), 1000), Holder::Nobody);
         let info = &registry.list(&[], 1000)[0];
         assert_eq!((info.server_id.as_str(), info.connected_since_ms), ("here", 1000));
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_identity_is_shown_with_the_agent() {
+        let mut registry = Registry::new(10);
+        let connected = |boot| StatusRecord {
+            hello: Some(hello(boot)),
+            server_id: "s1".into(),
+            ..record(StatusEvent::Connected, 0)
+        };
+        assert_eq!(registry.identify(&id("a"), &connected(BOOT), 0), None);
+        let next = BootId { counter: 2, nonce: 8 };
+        assert_eq!(registry.identify(&id("a"), &connected(next), 0), None);
+        let copy = BootId { counter: 2, nonce: 9 };
+        let finding = registry.identify(&id("a"), &connected(copy), 1000).unwrap();
+        assert_eq!(finding.trouble, Trouble::Clone);
+        assert_eq!(registry.doubt(&id("a"), 1000), Some(finding.detail.as_str()));
+        assert_eq!(registry.doubt(&id("b"), 1000), None);
+        let told =
+            StatusRecord { detail: "two of them".into(), ..record(StatusEvent::DuplicateId, 0) };
+        assert_eq!(registry.identify(&id("a"), &told, 2000), None);
+        let troubles = &registry.list(&[id("a")], 2000)[0].troubles;
+        let expected = format!("clone suspected: {}", finding.detail);
+        assert_eq!(*troubles, ["duplicate id: two of them".to_owned(), expected]);
+    }
+
+    #[test]
+    fn a_stream_was_here_before_once_the_bus_shows_it() {
+        let mut registry = Registry::new(10);
+        registry.told(&id("a"));
+        assert!(!registry.was_here_before(&id("a")));
+        let hello = hello(BOOT);
+        registry.connect(&id("a"), connection(1, Some(&hello))).unwrap();
+        assert!(!registry.was_here_before(&id("a")));
+        registry.told(&id("a"));
+        assert!(registry.was_here_before(&id("a")));
+        registry.connect(&id("a"), connection(2, Some(&hello))).unwrap();
+        assert!(!registry.was_here_before(&id("a")), "that is another stream");
+        registry.disconnect(&id("a"), SessionKey(2));
+        registry.told(&id("a"));
+        assert!(!registry.was_here_before(&id("a")));
     }
 }

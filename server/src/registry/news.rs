@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::feed::{self, Feed};
-use crate::ingest::{Claimant, Directive};
+use crate::ingest::{Claimant, Directive, rivals};
 use crate::limits::STATUS_HISTORY_MAX;
 use crate::shared::Shared;
 
@@ -53,6 +53,10 @@ impl News {
         while let feed::News::Entries(entries) = self.feed.next().await? {
             let mut registry = self.shared.registry();
             for entry in entries {
+                if let Payload::Status(record) = &entry.payload {
+                    // Whoever saw it has told of it.
+                    registry.identify(&entry.key, record, entry.stored_ms);
+                }
                 match entry.payload {
                     // What was said a moment ago may hold still.
                     Payload::Status(record) if is_shared => {
@@ -74,15 +78,39 @@ impl News {
     }
 }
 
-/// Takes in what another server has just said.
-async fn hear(shared: &Shared, entry: Entry) {
+/// Takes in what a server has just said.
+async fn hear(shared: &Arc<Shared>, entry: Entry) {
     let Payload::Status(record) = entry.payload else {
         return;
     };
-    if record.server_id == shared.server_id {
+    let event = record.event();
+    let is_ours = record.server_id == shared.server_id;
+    let found = shared.registry().identify(&entry.key, &record, entry.stored_ms);
+    let ours = match shared.claims().claimant(&entry.key) {
+        Some(Claimant::Full { boot, .. }) => Some(boot),
+        Some(Claimant::Plain) | None => None,
+    };
+    let theirs = record.boot.map(BootId::from);
+    if is_ours {
+        if event == StatusEvent::Connected && theirs.is_some() && ours == theirs {
+            shared.registry().told(&entry.key);
+        }
+        if let Some(finding) = found {
+            rivals::tell(shared, &entry.key, theirs, &record.peer, finding).await;
+        }
         return;
     }
-    let event = record.event();
+    match (event, ours, theirs) {
+        (StatusEvent::Connected, Some(ours), Some(theirs))
+            if ours != theirs && shared.registry().was_here_before(&entry.key) =>
+        {
+            rivals::contest(shared, &entry.key, &record);
+        }
+        (StatusEvent::DuplicateId, Some(_), Some(refused)) => {
+            rivals::give_way(shared, &entry.key, refused, &record.detail);
+        }
+        _ => {}
+    }
     if event == StatusEvent::CommandDelivered {
         if let Ok(id) = record.command_id.parse() {
             shared.commands.noticed(id).await;

@@ -15,6 +15,8 @@ use crate::shared::Shared;
 
 pub(crate) use decoding::retell_decoding_errors;
 pub(crate) use monitoring::Monitoring;
+#[cfg(feature = "simulation")]
+pub(crate) use monitoring::welcome;
 pub(crate) use operator::Operator;
 
 /// Counts a rejection and makes it a status.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,10 +22,12 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::command::{self, Order, Reply};
+use crate::counters::Counter;
 use crate::ids::fresh_command_id;
 use crate::ingest::{self, Introduction};
 use crate::limits::{
-    AGENT_MESSAGE_BYTES_MAX, HEARTBEAT, MESSAGE_BYTES_MAX, OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX,
+    AGENT_MESSAGE_BYTES_MAX, HEARTBEAT, ISSUER_COMMANDS_PER_S, MESSAGE_BYTES_MAX,
+    OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX,
 };
 use crate::net::Line;
 use crate::rejection::{Reason, Rejection};
@@ -49,17 +52,8 @@ impl Monitoring {
     }
 
     async fn welcome(&self, introduction: &Introduction) -> Welcome {
-        Welcome {
-            server_id: self.shared.server_id.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            acknowledged: self.acknowledged(introduction).await,
-            batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
-            message_bytes_max: saturated(AGENT_MESSAGE_BYTES_MAX),
-            heartbeat_ms: saturated(HEARTBEAT.as_millis()),
-            packed: PACKED_VERSION,
-            credit_bytes: self.shared.load().share(),
-            replay: true,
-        }
+        let credit_bytes = self.shared.load().share();
+        welcome(&self.shared.server_id, self.acknowledged(introduction).await, credit_bytes)
     }
 
     /// What the agent need not send again: from memory, or after a restart of the server from the bus.
@@ -72,14 +66,37 @@ impl Monitoring {
         ingest::last_stored(&*self.shared.bus, agent, *boot, WELCOME_HISTORY_MAX).await
     }
 
-    /// Hands `order` to the router and the bus, and waits for its answer.
-    async fn command(&self, order: Order) -> Result<CommandResponse, Status> {
+    /// Hands `order` of `issuer` to the router and the bus, and waits for its answer.
+    async fn command(
+        &self,
+        order: Order,
+        issuer: Option<IpAddr>,
+    ) -> Result<CommandResponse, Status> {
         let shared = &self.shared;
         let now = shared.clock.now();
-        let rejected = |text| command::answer(now, &order, CommandOutcome::Rejected, text);
+        let rejected = |text| {
+            let server_id = shared.server_id.clone();
+            let answer = command::answer(now, &order, CommandOutcome::Rejected, text);
+            CommandResponse { server_id, ..answer }
+        };
+        if let Some(issuer) = issuer
+            && !shared.rates().allow(now.monotonic, issuer)
+        {
+            shared.counters.reject(Reason::Busy);
+            shared.counters.add(Counter::CommandsThrottled, 1);
+            let text = format!(
+                "busy: {issuer} sends more than {ISSUER_COMMANDS_PER_S} commands a second; try again"
+            );
+            return Ok(rejected(text));
+        }
         if shared.registry().last_seen_ms(&order.agent).is_none() {
             let text = format!("no agent {} has ever connected", order.agent);
             return Ok(rejected(text));
+        }
+        let doubt = shared.registry().doubt(&order.agent, now.unix_ms).map(str::to_owned);
+        if let Some(doubt) = doubt.filter(|_| !order.command.force) {
+            shared.counters.add(Counter::CommandsDoubtful, 1);
+            return Ok(rejected(command::doubtful(&order, &doubt)));
         }
         let reply = shared.commands.submit(order.clone()).await;
         let answer = match reply.map_err(|_| stopping())? {
@@ -91,7 +108,7 @@ impl Monitoring {
             Reply::Answered(response) => return Ok(*response),
             Reply::Busy => {
                 shared.counters.reject(Reason::Busy);
-                let text = format!("agent {} has too many commands waiting", order.agent);
+                let text = format!("busy: agent {} has too many commands waiting", order.agent);
                 return Ok(rejected(text));
             }
             Reply::Taken => {
@@ -227,13 +244,30 @@ impl Monitoring {
         request: Request<Command>,
     ) -> Result<Response<CommandResponse>, Status> {
         let shared = &self.shared;
+        let issuer = request.remote_addr().map(|address| address.ip());
         let order = command::order(shared.clock.now(), request.into_inner(), fresh_command_id)
             .map_err(|rejection| refuse(shared, rejection))?;
         let mut ending = shared.stopping.clone();
         tokio::select! {
-            response = self.command(order) => response.map(Response::new),
+            response = self.command(order, issuer) => response.map(Response::new),
             () = ending.wait() => Err(stopping()),
         }
+    }
+}
+
+/// What the server offers an agent of whose boot everything up to `acknowledged` is durable, and which may have
+/// `credit_bytes` under way.
+pub(crate) fn welcome(server_id: &str, acknowledged: u64, credit_bytes: u64) -> Welcome {
+    Welcome {
+        server_id: server_id.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        acknowledged,
+        batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
+        message_bytes_max: saturated(AGENT_MESSAGE_BYTES_MAX),
+        heartbeat_ms: saturated(HEARTBEAT.as_millis()),
+        packed: PACKED_VERSION,
+        credit_bytes,
+        replay: true,
     }
 }
 

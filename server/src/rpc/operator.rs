@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::id::AgentId;
-use bus::query::{Answer, Form, Metrics, Query, QueryError, Statuses, agent_ids};
+use bus::query::{
+    Answer, CommandQuery, Form, Metrics, Query, QueryError, Statuses, agent_ids, commands,
+};
 use bus::{BusError, Topic};
 use proto::operator_service_server::OperatorService;
 use proto::{
     ConfigVersion, DeleteConfigRequest, GetConfigHistoryRequest, GetConfigHistoryResponse,
     GetConfigRequest, GetConfigResponse, GetServerStatusRequest, ListAgentsRequest,
-    ListAgentsResponse, MetricsBatch, NamedCount, ServerStatus, SetConfigRequest,
-    SetConfigResponse, StatusBatch, SubscribeMetricsRequest, SubscribeStatusRequest, TopicStatus,
+    ListAgentsResponse, ListCommandsRequest, ListCommandsResponse, MetricsBatch, NamedCount,
+    ServerStatus, SetConfigRequest, SetConfigResponse, StatusBatch, SubscribeMetricsRequest,
+    SubscribeStatusRequest, TopicStatus,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -209,6 +212,23 @@ impl OperatorService for Operator {
         Ok(Response::new(GetConfigHistoryResponse { versions }))
     }
 
+    async fn list_commands(
+        &self,
+        request: Request<ListCommandsRequest>,
+    ) -> Result<Response<ListCommandsResponse>, Status> {
+        let shared = &self.shared;
+        let query = CommandQuery::try_from(request.into_inner())
+            .map_err(|error| refuse(shared, error.into()))?;
+        match tokio::time::timeout(COMMANDS_WAIT, commands(&*shared.bus, query)).await {
+            Ok(Ok(response)) => Ok(Response::new(response)),
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => {
+                let text = format!("the bus was not read within {COMMANDS_WAIT:?}");
+                Err(Status::unavailable(text))
+            }
+        }
+    }
+
     async fn get_server_status(
         &self,
         _request: Request<GetServerStatusRequest>,
@@ -240,6 +260,9 @@ impl OperatorService for Operator {
         }))
     }
 }
+
+/// How long the bus may take to be read for commands; who asks waits a little longer.
+const COMMANDS_WAIT: Duration = Duration::from_secs(9);
 
 /// How long the bus may take to say what its topics hold. Brokers that are away do not keep who asks how the server is
 /// from hearing that they are.

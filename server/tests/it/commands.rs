@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use proto::agent_message::Body;
 use proto::command::CommandType;
-use proto::{Command, CommandOutcome, CommandResponse, server_message};
+use proto::{
+    Boot, Command, CommandHistory, CommandOutcome, CommandResponse, CommandState, CommandStep,
+    Hello, ListCommandsRequest, server_message,
+};
 use tonic::{Code, Request, Status};
 
 use crate::harness::{BOOT, Server, Stream, hello, plain, soon};
@@ -240,4 +243,126 @@ async fn update_config_without_params_sends_the_configuration_again() {
     assert_eq!(push.document, r#"{"interval":2}"#);
     obey(&mut agent, "read again").await;
     soon("the answer", asked).await.unwrap().unwrap();
+}
+
+async fn list(server: &Server, id: &str) -> Option<CommandHistory> {
+    let request = ListCommandsRequest { command_id: id.into(), ..ListCommandsRequest::default() };
+    let mut operator = server.operator().await;
+    let listed = soon("the list", operator.list_commands(request)).await.unwrap().into_inner();
+    listed.commands.into_iter().next()
+}
+
+/// Says an answer to `id`, and reads that it is acknowledged.
+async fn answer_again(agent: &mut Stream, id: &str) {
+    agent.say(Body::Response(response(id, "stopped"))).await;
+    loop {
+        if let server_message::Body::ResponseAck(ack) = agent.hear().await {
+            assert_eq!(ack.command_id, id);
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_again_is_stored_once() {
+    let server = Server::start();
+    let mut agent = server.agent("edge-01").await;
+    server.until("edge-01", |info| info.connected).await;
+    let asked = tokio::spawn({
+        let mut client = server.monitoring().await;
+        async move { client.send_command(command("c1", CommandType::Stop)).await }
+    });
+    obey(&mut agent, "stopped").await;
+    soon("the answer", asked).await.unwrap().unwrap();
+    let stored = server.stored("command-responses").await;
+    answer_again(&mut agent, "c1").await;
+    let mut agent = server.open(Some(hello("edge-01", BOOT, 2))).await.unwrap();
+    answer_again(&mut agent, "c1").await;
+    assert_eq!(server.counter("commands.answered_again").await, 2);
+    // The next run of the server knows it from the bus.
+    let server = Server::start_in(server.kill());
+    let mut agent = server.open(Some(hello("edge-01", BOOT, 3))).await.unwrap();
+    answer_again(&mut agent, "c1").await;
+    assert_eq!(server.stored("command-responses").await, stored);
+}
+
+#[tokio::test]
+async fn what_the_agent_says_after_unknown_amends_it() {
+    let server = Server::start();
+    let mut agent = server.agent("edge-01").await;
+    server.until("edge-01", |info| info.connected).await;
+    let given = Command { ttl_ms: 4000, ..command("c1", CommandType::Stop) };
+    assert_eq!(send(&server, given).await.unwrap().outcome(), CommandOutcome::Unknown);
+    assert_eq!(agent.next().await.unwrap().unwrap().command_id, "c1");
+    agent.say(Body::Progress(proto::CommandProgress { command_id: "c1".into() })).await;
+    // The answer of the server is stored by another task than that of the agent.
+    while server.stored("command-responses").await == 0
+        || list(&server, "c1").await.is_none_or(|known| known.state() != CommandState::Unknown)
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    answer_again(&mut agent, "c1").await;
+    answer_again(&mut agent, "c1").await;
+    let known = list(&server, "c1").await.unwrap();
+    assert_eq!(known.state(), CommandState::Unknown, "the first answer counts");
+    let states = known.steps.iter().map(CommandStep::state).collect::<Vec<_>>();
+    let of_server = [CommandState::Queued, CommandState::Delivered];
+    assert!(
+        states.starts_with(&of_server) && states.contains(&CommandState::Running),
+        "{states:?}"
+    );
+    let last = known.steps.last().unwrap();
+    assert_eq!((last.state(), last.amendment), (CommandState::Succeeded, true));
+    assert_eq!(last.boot, Some(BOOT));
+    assert_eq!(server.counter("commands.amended").await, 1);
+}
+
+#[tokio::test]
+async fn an_issuer_that_sends_too_many_is_told_so() {
+    let server = Server::start();
+    let client = server.monitoring().await;
+    for _ in 0..50 {
+        let callers = (0..64).map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.send_command(command("", CommandType::Status)).await })
+        });
+        let callers = callers.collect::<Vec<_>>();
+        for caller in callers {
+            let answer = soon("the answer", caller).await.unwrap().unwrap().into_inner();
+            assert_eq!(answer.outcome(), CommandOutcome::Rejected);
+            if answer.message.starts_with("busy: ") {
+                assert!(0 < server.counter("commands.throttled").await);
+                return;
+            }
+        }
+    }
+    panic!("not one of thousands was refused");
+}
+
+#[tokio::test]
+async fn commands_to_a_doubtful_identity_must_be_forced() {
+    let server = Server::start();
+    let boot = |nonce| Boot { counter: 5, nonce };
+    drop(server.open(Some(hello("edge-01", boot(1), 1))).await.unwrap());
+    server.until("edge-01", |info| !info.connected && info.boot == Some(boot(1))).await;
+    let copy = Hello { host: "other".into(), ..hello("edge-01", boot(2), 1) };
+    let mut agent = server.open(Some(copy)).await.unwrap();
+    let info = server.until("edge-01", |info| !info.troubles.is_empty()).await;
+    assert!(info.troubles[0].starts_with("clone suspected: boot 5-"), "{info:?}");
+    let refused = send(&server, command("c1", CommandType::Stop)).await.unwrap();
+    assert_eq!(refused.outcome(), CommandOutcome::Rejected);
+    assert!(refused.message.contains("--force"), "{refused:?}");
+    assert_eq!(server.counter("commands.doubtful").await, 1);
+    let forced = Command { force: true, ..command("c2", CommandType::Stop) };
+    let asked = tokio::spawn({
+        let mut client = server.monitoring().await;
+        async move { client.send_command(forced).await }
+    });
+    obey(&mut agent, "stopped").await;
+    assert!(soon("the answer", asked).await.unwrap().unwrap().into_inner().success);
+
+    // The next run of the server comes to the same conclusion.
+    let server = Server::start_in(server.kill());
+    let info = server.until("edge-01", |info| !info.troubles.is_empty()).await;
+    assert!(info.troubles[0].contains("clone suspected"), "{info:?}");
 }

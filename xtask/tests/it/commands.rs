@@ -3,7 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::deployment::{Deployment, FAST, STOP_LIMIT, now_ms};
+use serde_json::Value;
+
+use crate::deployment::{Deployment, FAST, STOP_LIMIT, now_ms, wait_for};
 use crate::record::{Record, assert_books_balance, assert_complete};
 
 #[test]
@@ -176,4 +178,93 @@ fn a_command_for_an_agent_that_nobody_knows_is_refused() {
     let answer = deployment.command("nobody", &["STATUS"]);
     answer.assert_code(4);
     assert!(answer.json()["message"].as_str().unwrap().contains("nobody"), "{answer:?}");
+}
+
+#[test]
+fn what_was_stopped_stays_so_through_a_kill() {
+    let deployment = Deployment::start();
+    let mut agent = deployment.agent("edge-1", FAST);
+    deployment.wait_until_connected("edge-1");
+    deployment.command("edge-1", &["STOP"]).assert_code(0);
+    agent.kill().unwrap();
+
+    let _agent = deployment.agent("edge-1", FAST);
+    assert_eq!(deployment.status("edge-1")["state"], "STOPPED");
+    wait_for("the list says so", || {
+        (deployment.agent_info("edge-1")["status"]["state"] == "STOPPED").then_some(())
+    });
+    deployment.command("edge-1", &["START"]).assert_code(0);
+    deployment.wait_for_fresh_record("edge-1");
+}
+
+#[test]
+fn the_history_of_commands_tells_their_lives() {
+    let mut deployment = Deployment::start();
+    let mut agent = deployment.agent("edge-1", FAST);
+    deployment.wait_until_connected("edge-1");
+    let restart = deployment.command("edge-1", &["RESTART"]);
+    restart.assert_code(0);
+    let restart = restart.json();
+    assert!(agent.terminate(STOP_LIMIT).unwrap().success());
+    deployment.wait_until_gone("edge-1");
+    deployment.command("edge-1", &["STATUS", "--timeout=500ms"]).assert_code(5);
+    // The history outlives the server.
+    deployment.stop_server();
+    deployment.start_server();
+
+    let list = |arguments: &[&str]| {
+        let all = [["commands", "list", "--output=json"].as_slice(), arguments].concat();
+        deployment.picket(all).json_lines()
+    };
+    let listed = list(&[]);
+    let states = listed.iter().map(|command| command["state"].clone()).collect::<Vec<_>>();
+    assert_eq!(states, ["SUCCEEDED", "EXPIRED"]);
+    assert_eq!(list(&["--state", "expired"]).len(), 1);
+    assert!(deployment.picket(["commands", "list", "edge-2"]).code == 6);
+
+    let id = restart["command_id"].as_str().unwrap();
+    let shown = deployment.picket(["commands", "show", id, "--output=json"]);
+    shown.assert_code(0);
+    let shown = shown.json();
+    assert_eq!(shown["type"], "RESTART");
+    let steps = shown["steps"].as_array().unwrap();
+    let named = |state: &str| {
+        let found = steps.iter().filter(|step| step["state"] == state).collect::<Vec<_>>();
+        // The new boot may get the command too before its answer has come, and only then more than one step is the same.
+        assert!(found.len() == 1 || state == "DELIVERED", "{state} in {steps:?}");
+        found[0].clone()
+    };
+    let times =
+        ["QUEUED", "DELIVERED", "RUNNING", "SUCCEEDED"].map(|state| named(state)["at_ms"].as_i64());
+    assert!(times.is_sorted(), "{times:?}");
+    assert!(named("DELIVERED")["server_id"].is_string());
+    let ended = named("SUCCEEDED");
+    assert_eq!(ended["boot"], restart["boot"]);
+    assert_eq!(ended["previous_boot"], restart["previous_boot"]);
+    assert_eq!(named("RUNNING")["boot"], restart["previous_boot"]);
+}
+
+#[test]
+fn an_answer_that_was_late_amends_that_its_fate_is_unknown() {
+    let deployment = Deployment::start();
+    let agent = deployment.agent("edge-1", FAST);
+    deployment.wait_until_connected("edge-1");
+    // It takes the command and cannot answer.
+    agent.pause().unwrap();
+    let answer = deployment.command("edge-1", &["STOP", "--timeout=1s"]);
+    answer.assert_code(7);
+    let answer = answer.json();
+    assert_eq!(answer["outcome"], "UNKNOWN");
+    agent.resume().unwrap();
+
+    let id = answer["command_id"].as_str().unwrap();
+    let steps = wait_for("what the agent says of it", || {
+        let shown = deployment.picket(["commands", "show", id, "--output=json"]).json();
+        assert_eq!(shown["state"], "UNKNOWN", "the first answer counts");
+        let steps = shown["steps"].as_array().unwrap().clone();
+        steps.last().is_some_and(|step| step["amendment"] == true).then_some(steps)
+    });
+    let of_agent = steps.last().unwrap();
+    assert_ne!(of_agent["state"], "UNKNOWN");
+    assert!(of_agent["boot"].is_string() && of_agent["server_id"] == Value::Null, "{of_agent}");
 }

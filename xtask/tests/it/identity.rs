@@ -1,8 +1,10 @@
 //! Several agents on one server, with names of their own and with the same name.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
-use crate::deployment::{Deployment, FAST, wait_for};
+use crate::deployment::{Deployment, FAST, STOP_LIMIT, wait_for};
 use crate::record::assert_complete;
 
 #[test]
@@ -62,4 +64,62 @@ fn a_second_host_takes_the_id_over_when_the_first_is_gone() {
     let _second = deployment.agent_elsewhere("other-host", "edge-1");
     let records = deployment.wait_for_fresh_record("edge-1");
     assert_ne!(records.last().unwrap().boot(), boot);
+}
+
+/// Copies the state of the agent `id` to the host that [`Deployment::agent_elsewhere`] calls `host`.
+fn copy_state(deployment: &Deployment, host: &str, id: &str) {
+    let (from, to) = (Path::new("state").join(id), Path::new(host).join("state").join(id));
+    let (from, to) = (deployment.path().join(from), deployment.path().join(to));
+    fs::create_dir_all(&to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+fn troubles(deployment: &Deployment) -> String {
+    deployment.agent_info("edge-1")["troubles"].to_string()
+}
+
+#[test]
+fn a_copied_disk_is_suspected_and_its_commands_must_be_forced() {
+    let mut deployment = Deployment::start();
+    let mut original = deployment.agent("edge-1", FAST);
+    deployment.wait_for_fresh_record("edge-1");
+    assert!(original.terminate(STOP_LIMIT).unwrap().success());
+    copy_state(&deployment, "other-host", "edge-1");
+
+    let mut original = deployment.agent("edge-1", FAST);
+    deployment.wait_for_fresh_record("edge-1");
+    assert_eq!(troubles(&deployment), "null");
+    deployment.command("edge-1", &["STATUS"]).assert_code(0);
+    let _copy = deployment.agent_elsewhere("other-host", "edge-1");
+    wait_for("both are told of", || {
+        let troubles = troubles(&deployment);
+        (troubles.contains("duplicate id: ") && troubles.contains("clone suspected: "))
+            .then_some(())
+    });
+    let refused = deployment.command("edge-1", &["STOP"]);
+    refused.assert_code(4);
+    assert!(refused.json()["message"].as_str().unwrap().contains("--force"), "{refused:?}");
+    deployment.command("edge-1", &["STATUS", "--force"]).assert_code(0);
+    let events = ["events", "edge-1", "--event=clone_suspected,duplicate_id", "--output=json"];
+    assert!(2 <= deployment.picket(events).json_lines().len());
+
+    // It is known still when the server begins anew, and when the original is gone.
+    original.kill().unwrap();
+    deployment.stop_server();
+    deployment.start_server();
+    deployment.wait_until_connected("edge-1");
+    assert!(troubles(&deployment).contains("clone suspected: "), "{}", troubles(&deployment));
+    deployment.command("edge-1", &["STATUS"]).assert_code(4);
+
+    // What the two sent is told apart.
+    let records = deployment.wait_for_fresh_record("edge-1");
+    let boots = records.iter().map(|record| record.boot().to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(boots.len(), 3, "two of the original, one of the copy");
+    for boot in boots {
+        let of_boot = records.iter().filter(|record| record.boot() == boot);
+        assert_complete(&of_boot.cloned().collect::<Vec<_>>());
+    }
 }

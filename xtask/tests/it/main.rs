@@ -8,12 +8,14 @@ mod picket;
 mod record;
 
 mod alerts;
+mod audit;
 mod bad_input;
 mod cluster;
 mod codegen;
 mod commands;
 mod compose;
 mod configuration;
+mod drop_sites;
 mod gateway;
 mod identity;
 mod metrics;

@@ -158,12 +158,15 @@ impl<W: Wire> Device<'_, W> {
                     Transmit::Batch(_)
                     | Transmit::Replay
                     | Transmit::Answer(_)
+                    | Transmit::Begun(_)
                     | Transmit::ConfigReport
                     | Transmit::Status => {}
                 }
                 // The wire has taken it before it comes back.
                 self.agent.handle(self.now, Input::Transmitted(transmit));
             }
+            // Nothing outlives this device, and nobody commands it.
+            Output::Remember => self.agent.handle(self.now, Input::Remembered(Ok(()))),
             Output::Wait(Some(at)) => self.now = self.now.max(at),
             Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => return Ok(Step::Ended),
         }

@@ -223,7 +223,7 @@ fn kafka_is_enough_to_look_and_to_command() {
     // One whose time is over before a server comes, and one that has a minute.
     let over = ["send-command", "--output=json", "--timeout=1s", &agent, "RESTART"];
     let over = cluster.picket_on_kafka(over);
-    over.assert_code(5);
+    over.assert_code(7);
     let over = over.json();
     assert_eq!(over["outcome"], "UNKNOWN");
     cluster.put(COMMANDS, &agent, &fixed_form(&agent, "STATUS"));

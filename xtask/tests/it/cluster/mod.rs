@@ -4,6 +4,7 @@
 //! names that no other test has. Tests that kill Kafka, or want nobody else on it, start one of their own.
 
 mod commands;
+mod identity;
 mod outages;
 mod topic;
 

@@ -1,0 +1,280 @@
+//! What the next boot must know of this one if it ends without a word: how far its sequences can have come.
+//!
+//! Sequences are reserved on the disk in blocks, before they are given out. A boot that ends in good order leaves no entry.
+//! What one that did not end so had reserved and no server had acknowledged is declared lost, as an upper bound: it may have
+//! used fewer, and the server may have some.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use agent_core::agent::Lane;
+use agent_core::id::{AgentId, BootId, Sequence};
+use agent_core::ledger::LossReason;
+use serde::{Deserialize, Serialize};
+
+use crate::sealed;
+use crate::spool::Loss;
+use crate::state_file;
+
+const FILE_NAME: &str = "books";
+const FORMAT: &str = "1";
+const FILE_BYTES_MAX: u64 = 16 * 1024;
+
+/// Sequences that are reserved at once: at an interval of 5 s a write every 5 h.
+const BLOCK: u64 = 4096;
+
+/// The next block is reserved when so few are left. One snapshot makes far fewer records and alerts.
+const MARGIN: u64 = 256;
+
+/// Boots whose end could not be declared and that are remembered. The oldest gives way.
+const ENTRIES_MAX: usize = 16;
+
+/// How far one boot can have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    counter: u64,
+    nonce: u64,
+    records: Span,
+    alerts: Span,
+}
+
+/// Sequences of one lane; 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Span {
+    /// A server had everything up to this one, when this was written.
+    acknowledged: u64,
+    /// None above this one was given out.
+    reserved: u64,
+}
+
+impl Span {
+    const fn is_short_of(self, recorded: u64) -> bool {
+        self.reserved < recorded.saturating_add(MARGIN)
+    }
+}
+
+/// How far a lane of the running boot has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// A server has everything up to this one; none: nothing.
+    pub(crate) acknowledged: Option<Sequence>,
+    /// Sequences given out.
+    pub(crate) recorded: u64,
+}
+
+impl Progress {
+    fn reserve(self) -> Span {
+        Span {
+            acknowledged: self.acknowledged.map_or(0, Sequence::number),
+            reserved: self.recorded.saturating_add(BLOCK),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Form {
+    agent: String,
+    boots: Vec<Entry>,
+}
+
+/// The file, and the entry of this boot.
+#[derive(Debug)]
+pub(crate) struct BootBook {
+    directory: PathBuf,
+    agent: AgentId,
+    own: Entry,
+    // Boots whose end could not be declared, the oldest first.
+    undeclared: Vec<Entry>,
+}
+
+impl BootBook {
+    /// Reads what the boots before left. Nothing is written before [`BootBook::begin`].
+    pub(crate) fn open(directory: &Path, agent: AgentId, boot: BootId) -> Self {
+        let path = directory.join(FILE_NAME);
+        let undeclared = read(&path, &agent).unwrap_or_else(|error| {
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot read how the boot before ended");
+            Vec::new()
+        });
+        let own = Entry {
+            counter: boot.counter,
+            nonce: boot.nonce,
+            records: Span::default(),
+            alerts: Span::default(),
+        };
+        Self { directory: directory.to_owned(), agent, own, undeclared }
+    }
+
+    /// What boots that did not end in good order may have lost. `last_kept` knows what of a boot is in the spool, and is
+    /// not lost.
+    pub(crate) fn crashed(
+        &self,
+        last_kept: impl Fn(BootId, Lane) -> Option<Sequence>,
+    ) -> Vec<Loss> {
+        let mut losses = Vec::new();
+        for Entry { counter, nonce, records, alerts } in &self.undeclared {
+            let boot = BootId { counter: *counter, nonce: *nonce };
+            for (lane, span) in [(Lane::Records, records), (Lane::Alerts, alerts)] {
+                let kept = last_kept(boot, lane).map_or(0, Sequence::number);
+                let first = Sequence::new(span.acknowledged.max(kept).saturating_add(1));
+                let (Some(first), Some(last)) = (first, Sequence::new(span.reserved)) else {
+                    continue;
+                };
+                if first <= last {
+                    let reason = LossReason::Crash;
+                    // Nobody knows which of them were used, and sent.
+                    let (never_sent, unacknowledged) = (0, 0);
+                    losses.push(Loss {
+                        lane,
+                        boot,
+                        first,
+                        last,
+                        reason,
+                        never_sent,
+                        unacknowledged,
+                    });
+                }
+            }
+        }
+        losses
+    }
+
+    /// What [`BootBook::crashed`] gave is kept elsewhere now.
+    pub(crate) fn handle_declared(&mut self) {
+        self.undeclared.clear();
+    }
+
+    /// Reserves more sequences if few are left. To be called before a snapshot is taken in.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses. The boot then goes on: if it crashes, what is declared lost ends too early.
+    pub(crate) fn reserve(&mut self, records: Progress, alerts: Progress) -> io::Result<()> {
+        let Entry { records: of_records, alerts: of_alerts, .. } = self.own;
+        if !of_records.is_short_of(records.recorded) && !of_alerts.is_short_of(alerts.recorded) {
+            return Ok(());
+        }
+        self.write(Entry { records: records.reserve(), alerts: alerts.reserve(), ..self.own })
+    }
+
+    fn write(&mut self, own: Entry) -> io::Result<()> {
+        let keep = self.undeclared.len().min(ENTRIES_MAX - 1);
+        self.undeclared.drain(..self.undeclared.len() - keep);
+        let boots = self.undeclared.iter().chain([&own]).copied().collect();
+        let body = serde_json::to_string(&Form { agent: self.agent.to_string(), boots })?;
+        state_file::replace(&self.directory, FILE_NAME, &sealed::seal(FILE_NAME, FORMAT, &body))?;
+        self.own = own;
+        Ok(())
+    }
+
+    /// The boot ends in good order: what it has lost is declared, and nothing of it is left to be told.
+    pub(crate) fn close(&mut self) -> io::Result<()> {
+        let ended = Entry { records: Span::default(), alerts: Span::default(), ..self.own };
+        if self.undeclared.is_empty() {
+            return match fs::remove_file(self.directory.join(FILE_NAME)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => {
+                    // Should the process go on after all, it reserves again.
+                    self.own = ended;
+                    Ok(())
+                }
+            };
+        }
+        self.write(ended)
+    }
+}
+
+/// The boots of `agent` that did not end in good order. Those of another agent are not for this one to declare.
+fn read(path: &Path, agent: &AgentId) -> anyhow::Result<Vec<Entry>> {
+    let Some(bytes) = sealed::read(path, FILE_BYTES_MAX)? else { return Ok(Vec::new()) };
+    let found = serde_json::from_str::<Form>(sealed::unseal(&bytes, FILE_NAME, FORMAT)?)?;
+    anyhow::ensure!(found.agent == agent.as_str(), "it is of the agent {:.63}", found.agent);
+    Ok(found.boots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: BootId = BootId { counter: 3, nonce: 7 };
+
+    fn progress(acknowledged: u64, recorded: u64) -> Progress {
+        Progress { acknowledged: Sequence::new(acknowledged), recorded }
+    }
+
+    fn ranges(losses: &[Loss]) -> Vec<(Lane, u64, u64)> {
+        losses.iter().map(|l| (l.lane, l.first.number(), l.last.number())).collect()
+    }
+
+    fn open(directory: &Path, boot: BootId) -> BootBook {
+        BootBook::open(directory, "edge-01".parse().unwrap(), boot)
+    }
+
+    fn next(directory: &Path) -> BootBook {
+        open(directory, BootId { counter: 4, nonce: 8 })
+    }
+
+    #[test]
+    fn what_a_crashed_boot_can_have_lost_is_what_it_had_reserved_and_no_server_had() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut book = open(directory.path(), BOOT);
+        assert!(book.crashed(|_, _| None).is_empty());
+        book.reserve(progress(0, 0), progress(0, 0)).unwrap();
+        book.reserve(progress(9, 100), progress(2, 3)).unwrap();
+        let found = next(directory.path()).crashed(|_, _| None);
+        assert!(found.iter().all(|loss| loss.boot == BOOT && loss.reason == LossReason::Crash));
+        assert_eq!(ranges(&found), [(Lane::Records, 1, BLOCK), (Lane::Alerts, 1, BLOCK)]);
+
+        // Few are left: more are reserved, and what was acknowledged meanwhile is remembered.
+        let recorded = BLOCK - MARGIN + 1;
+        book.reserve(progress(3000, recorded), progress(2, 3)).unwrap();
+        let found = next(directory.path()).crashed(|_, _| None);
+        assert_eq!(
+            ranges(&found),
+            [(Lane::Records, 3001, recorded + BLOCK), (Lane::Alerts, 3, 3 + BLOCK)]
+        );
+        // What the spool has is not lost.
+        let kept = |boot, lane| {
+            (boot == BOOT && lane == Lane::Records).then(|| Sequence::new(5000).unwrap())
+        };
+        let found = next(directory.path()).crashed(kept);
+        assert_eq!(ranges(&found)[0], (Lane::Records, 5001, recorded + BLOCK));
+    }
+
+    #[test]
+    fn a_boot_that_ended_in_good_order_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut book = open(directory.path(), BOOT);
+        book.reserve(progress(0, 0), progress(0, 0)).unwrap();
+        book.close().unwrap();
+        assert!(next(directory.path()).crashed(|_, _| None).is_empty());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_end_that_could_not_be_declared_is_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        for counter in 1..=20 {
+            let mut book = open(directory.path(), BootId { counter, nonce: 7 });
+            book.reserve(progress(0, 0), progress(0, 0)).unwrap();
+        }
+        let mut book = next(directory.path());
+        let boots = book.crashed(|_, _| None).iter().map(|loss| loss.boot.counter).max();
+        assert_eq!((book.undeclared.len(), boots), (ENTRIES_MAX, Some(20)));
+        book.handle_declared();
+        book.reserve(progress(0, 0), progress(0, 0)).unwrap();
+        let left = next(directory.path()).crashed(|_, _| None);
+        assert!(left.iter().all(|loss| loss.boot.counter == 4), "{left:?}");
+    }
+
+    #[test]
+    fn a_damaged_book_is_no_reason_not_to_start() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(FILE_NAME), b"\xff").unwrap();
+        let mut book = open(directory.path(), BOOT);
+        assert!(book.crashed(|_, _| None).is_empty());
+        book.reserve(progress(0, 0), progress(0, 0)).unwrap();
+        assert_eq!(next(directory.path()).crashed(|_, _| None).len(), 2);
+    }
+}

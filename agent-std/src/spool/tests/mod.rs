@@ -1,0 +1,7 @@
+//! Tests of the whole spool on the simulated disk.
+
+mod crash;
+mod damage;
+mod model;
+mod room;
+mod world;
