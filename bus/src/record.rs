@@ -16,10 +16,6 @@ pub struct Record {
 
 /// The content of a record. The bus trusts it: whoever publishes has checked it.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "answers are few, and records are moved in vectors of one kind"
-)]
 pub enum Payload {
     /// On [`Topic::MonitoringData`].
     Metrics(MetricsRecord),

@@ -91,7 +91,7 @@ const BOOT: Boot = Boot { counter: 1, nonce: 7 };
 const OPEN: u32 = 65_535;
 
 /// What the server lets a stream send ahead.
-const SERVER_WINDOW: u32 = 32 * 1024;
+const SERVER_WINDOW: usize = 32 * 1024;
 
 /// Of a message of an agent.
 const MESSAGE_BYTES_MAX: u32 = 128 * 1024;
@@ -193,10 +193,7 @@ async fn behave(kind: Kind, address: String, agent: String) {
         }
         Kind::HalfMessage => {
             peer.open(1, Some(&hello(&agent))).await;
-            let mut start = vec![0];
-            start.extend(MESSAGE_BYTES_MAX.to_be_bytes());
-            peer.body(1, &start).await;
-            peer.fill(1, SERVER_WINDOW, MESSAGE_BYTES_MAX - 1).await;
+            peer.most_of_a_message(1, SERVER_WINDOW, MESSAGE_BYTES_MAX).await;
             peer.closed().await;
         }
         Kind::Deaf => {

@@ -26,7 +26,7 @@ const END_HEADERS: u8 = 4;
 const END_STREAM: u8 = 1;
 
 /// That the standard lets everybody send.
-const FRAME_BYTES_MAX: u32 = 16 * 1024;
+const FRAME_BYTES_MAX: usize = 16 * 1024;
 
 /// A connection on which nothing happens by itself.
 #[derive(Debug)]
@@ -77,20 +77,25 @@ impl Peer {
         self.send(DATA, 0, stream, bytes).await;
     }
 
-    /// So many bytes of the body, as the server's windows of `window` bytes for the stream let them through. To be called
-    /// once for a connection.
-    pub(crate) async fn fill(&mut self, stream: u32, window: u32, mut bytes: u32) {
+    /// A message of `length` bytes without the last one, as the server's windows of `window` bytes for the stream let it
+    /// through. To be sent first on a connection.
+    pub(crate) async fn most_of_a_message(&mut self, stream: u32, window: usize, length: u32) {
+        let mut body = vec![0];
+        body.extend(length.to_be_bytes());
+        body.resize(body.len() + usize::try_from(length).unwrap() - 1, 0);
+        let mut body = body.as_slice();
         // Of the stream and of the connection, which begins with what the standard says.
         let mut windows = [window, 65_535];
-        while 0 < bytes {
-            let part = windows.into_iter().fold(bytes.min(FRAME_BYTES_MAX), u32::min);
-            self.body(stream, &vec![0; usize::try_from(part).unwrap()]).await;
-            bytes -= part;
+        while !body.is_empty() {
+            let part = windows.into_iter().fold(body.len().min(FRAME_BYTES_MAX), usize::min);
+            self.body(stream, &body[..part]).await;
+            body = &body[part..];
             windows = windows.map(|window| window - part);
             while windows.contains(&0) {
                 let Some(frame) = self.next().await else { return };
                 if let (WINDOW_UPDATE, Ok(more)) = (frame.kind, frame.payload.try_into()) {
-                    windows[usize::from(frame.stream == 0)] += u32::from_be_bytes(more);
+                    let more = usize::try_from(u32::from_be_bytes(more)).unwrap();
+                    windows[usize::from(frame.stream == 0)] += more;
                 }
             }
         }
