@@ -32,6 +32,9 @@ struct Seen {
 
 type Name = (AgentId, BootId);
 
+/// When a command started, its place on the bus, and its id.
+type Started<'a> = (u64, usize, &'a str);
+
 impl<const RING: usize> World<RING> {
     /// Checks everything that must hold when a world is over.
     pub(crate) fn check(&mut self) -> Outcome {
@@ -170,7 +173,7 @@ impl<const RING: usize> World<RING> {
                 let seen = seen.get(&(host.id.clone(), boot)).unwrap_or(&nothing);
                 let recorded = journal.records.len() as u64;
                 let alerts = journal.alerts.len() as u64;
-                let (required, alerts_required) = match journal.end {
+                let (required, alerts_required) = match &journal.end {
                     End::Running => (recorded, alerts),
                     // Without a spool, what was held went with the process.
                     End::Killed => journal.acknowledged,
@@ -264,7 +267,7 @@ impl<const RING: usize> World<RING> {
 
     /// C4: in each boot, commands took effect in the order of the bus.
     fn check_order(&self, places: &BTreeMap<&str, usize>) -> Outcome {
-        let mut started: BTreeMap<(usize, u64, u64), Vec<(u64, usize, &str)>> = BTreeMap::new();
+        let mut started: BTreeMap<(usize, u64, u64), Vec<Started<'_>>> = BTreeMap::new();
         for (id, issued) in &self.operator.commands {
             let Some(place) = places.get(id.as_str()) else { continue };
             for effect in &issued.effects {

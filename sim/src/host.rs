@@ -15,14 +15,14 @@ use crate::random::Random;
 use crate::trace::mix;
 
 /// How a boot ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// It has not.
     Running,
     /// Without a word.
     Killed,
     /// As it was asked to; with its books as they were closed.
-    Ended(Ledger),
+    Ended(Box<Ledger>),
 }
 
 /// What one boot recorded: what the checker compares the bus with.

@@ -225,7 +225,7 @@ impl<const RING: usize> World<RING> {
             .map(|(id, _)| *id)
             .collect();
         for id in open {
-            let is_half = now < up && up != down || now < down && up != down;
+            let is_half = up != down && (now < up || now < down);
             self.tally.met(if is_half { Fault::HalfOpen } else { Fault::Partition }, 1);
             for side in [Direction::Up, Direction::Down] {
                 self.watch(id, side, Silence::Path(now));

@@ -15,7 +15,7 @@ use agent_std::simulated::{Event as ShellEvent, LinkEvent, Next, Request, Shell,
 
 use crate::bus::SimBus;
 use crate::host::{End, Host, Journal, Process, millis};
-use crate::network::{CONNECT_MS, Connection, Direction, Parcel, WINDOW_BYTES};
+use crate::network::{CONNECT_MS, Connection, Direction, Parcel, Pipe, WINDOW_BYTES};
 use crate::nodes::Node;
 use crate::operator::Operator;
 use crate::plan::Plan;
@@ -450,9 +450,8 @@ impl<const RING: usize> World<RING> {
         self.tally.streams += 1;
         let before = self.hosts[agent].last_server.replace(server);
         self.tally.met(Fault::Failover, u64::from(before.is_some_and(|before| before != server)));
-        let mut up = crate::network::Pipe::default();
         // The handshake of TCP.
-        up.last_arrival = now + 2 * delay;
+        let up = Pipe { last_arrival: now + 2 * delay, ..Pipe::default() };
         self.connections.insert(
             id,
             Connection {
@@ -462,7 +461,7 @@ impl<const RING: usize> World<RING> {
                 server,
                 run: self.nodes[server].run,
                 up,
-                down: crate::network::Pipe::default(),
+                down: Pipe::default(),
                 outbox: VecDeque::new(),
                 is_agent_there: true,
                 is_server_there: true,
@@ -571,10 +570,7 @@ impl<const RING: usize> World<RING> {
     }
 
     fn forget_if_done(&mut self, id: u64) {
-        let is_done = |c: &Connection| {
-            !c.is_agent_there && !c.is_server_there
-                || !c.is_agent_there && c.up.parcels.is_empty() && !c.is_server_there
-        };
+        let is_done = |c: &Connection| !c.is_agent_there && !c.is_server_there;
         if self.connections.get(&id).is_some_and(is_done) {
             self.connections.remove(&id);
         }
@@ -674,7 +670,7 @@ impl<const RING: usize> World<RING> {
         self.hang_up(agent, false, false)?;
         let host = &mut self.hosts[agent];
         if let Some(process) = host.process.take() {
-            host.journals[process.journal].end = End::Ended(process.shell.ledger());
+            host.journals[process.journal].end = End::Ended(Box::new(process.shell.ledger()));
         }
         self.start_later(agent, soonest, latest);
         Ok(())
@@ -756,7 +752,7 @@ impl<const RING: usize> World<RING> {
         }
         for host in &self.hosts {
             let last = host.journals.last();
-            match last.map(|journal| journal.end) {
+            match last.map(|journal| &journal.end) {
                 Some(End::Ended(ledger)) if ledger.lost.by(LossReason::Shutdown) == 0 => {}
                 other => {
                     let text =

@@ -20,12 +20,15 @@ use proto::{Command, CommandResponse, ConfigPush, Hello, StatusEvent, StatusReco
 
 use self::stream::{Directive, Stream};
 use crate::clock::Now;
-use crate::command::{self, Limits, Order, Output, Pending, Submission, id_of_place, time_left};
+use crate::command::{
+    self, Answered, Limits, Order, Output, Pending, Submission, doubtful, id_of_place, time_left,
+};
 use crate::ingest::{Claimant, Claims, Introduction};
 use crate::limits::{
-    AGENT_COMMANDS_MAX, AGENTS_MAX, ANSWERS_MAX, COMMANDS_MAX, DIRECTIVES_MAX, MESSAGE_BYTES_MAX,
+    AGENT_COMMANDS_MAX, AGENTS_MAX, ANSWERS_MAX, COMMANDS_MAX, CONTEST, DIRECTIVES_MAX,
+    MESSAGE_BYTES_MAX,
 };
-use crate::registry::{Dialect, Registry};
+use crate::registry::{Dialect, Finding, Life, Registry, Trouble};
 use crate::rpc::welcome;
 
 /// Pause before a record of the router that could not be stored is stored again.
@@ -93,7 +96,7 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// This is its answer.
-    Answered(CommandResponse),
+    Answered(Box<CommandResponse>),
     /// It was not taken, and nobody will hear of it again; why.
     Refused(&'static str),
 }
@@ -121,6 +124,17 @@ enum Publisher {
     Caller(CommandId),
 }
 
+/// The holder of an id is asked for a sign of life, because another boot has turned up at another server.
+#[derive(Debug)]
+struct Probe {
+    agent: AgentId,
+    holder: StreamId,
+    /// What had come from it before.
+    heard: u64,
+    until: Instant,
+    newcomer: Box<StatusRecord>,
+}
+
 /// One run of a server, from its start to its kill.
 #[derive(Debug)]
 pub struct Server {
@@ -129,6 +143,7 @@ pub struct Server {
     registry: Registry,
     claims: Claims<StreamId>,
     pending: Pending,
+    answered: Answered,
     streams: BTreeMap<StreamId, Stream>,
     configs: BTreeMap<AgentId, ConfigPush>,
     publishers: BTreeMap<Publish, Publisher>,
@@ -137,6 +152,8 @@ pub struct Server {
     to_store: VecDeque<Record>,
     storing: Option<Record>,
     store_at: Option<Instant>,
+    /// At most one for each stream that an agent opens to another server within [`CONTEST`].
+    probes: Vec<Probe>,
     /// Drained by the simulator after each call.
     effects: VecDeque<Effect>,
     /// Streams that may have something to send.
@@ -158,6 +175,7 @@ impl Server {
                 answers: ANSWERS_MAX,
                 grace: if is_shared { grace } else { Duration::ZERO },
             }),
+            answered: Answered::new(ANSWERS_MAX),
             streams: BTreeMap::new(),
             configs: BTreeMap::new(),
             publishers: BTreeMap::new(),
@@ -165,6 +183,7 @@ impl Server {
             to_store: VecDeque::new(),
             storing: None,
             store_at: None,
+            probes: Vec::new(),
             effects: VecDeque::new(),
             ready: BTreeSet::new(),
         }
@@ -178,6 +197,10 @@ impl Server {
         let since_ms = now.unix_ms.saturating_sub(day_ms);
         let mut unanswered: BTreeMap<usize, (Order, Duration)> = BTreeMap::new();
         for (arrival, entry) in entries.iter().enumerate() {
+            if let Payload::Status(record) = &entry.payload {
+                // Whoever saw it has told of it.
+                self.registry.identify(&entry.key, record, entry.stored_ms);
+            }
             match &entry.payload {
                 Payload::Status(record) if self.is_shared => {
                     self.registry.hear(&entry.key, (**record).clone(), entry.stored_ms);
@@ -199,7 +222,8 @@ impl Server {
                 && since_ms <= entry.stored_ms
             {
                 unanswered.retain(|_, (order, _)| order.id.as_str() != response.command_id);
-                self.pending.handle_answer(response.clone());
+                self.answered.note(response);
+                self.pending.handle_answer((**response).clone());
             }
         }
         for (order, left) in unanswered.into_values() {
@@ -294,23 +318,64 @@ impl Server {
                 Ok(order) => {
                     let left = time_left(now, &order, entry.stored_ms);
                     let holder = self.registry.holder(&order.agent, now.unix_ms);
-                    self.pending.handle_published(now, order, left, holder);
+                    let doubt = self.registry.doubt(&order.agent, now.unix_ms);
+                    match doubt.filter(|_| !order.command.force) {
+                        Some(doubt) => {
+                            let reason = doubtful(&order, doubt);
+                            self.pending.handle_refused(now, &order, holder, reason);
+                        }
+                        None => self.pending.handle_published(now, order, left, holder),
+                    }
                 }
-                Err(Some((order, reason))) => {
+                Err(Some(refused)) => {
+                    let (order, reason) = *refused;
                     let holder = self.registry.holder(&order.agent, now.unix_ms);
                     self.pending.handle_refused(now, &order, holder, reason);
                 }
                 Err(None) => {}
             },
-            Payload::Response(response) => self.pending.handle_answer(response.clone()),
-            Payload::Status(record) if record.server_id == self.id => {}
-            Payload::Status(record) => self.hear(cx, &entry.key, record),
+            Payload::Response(response) => {
+                self.answered.note(response);
+                self.pending.handle_answer((**response).clone());
+            }
+            Payload::Status(record) => self.hear(cx, entry, record),
         }
         self.run(cx);
     }
 
-    fn hear(&mut self, cx: Context<'_>, agent: &AgentId, record: &StatusRecord) {
+    /// Mirrors `registry::news::hear`.
+    fn hear(&mut self, cx: Context<'_>, entry: &Entry, record: &StatusRecord) {
+        let agent = &entry.key;
         let event = record.event();
+        let theirs = record.boot.map(BootId::from);
+        let ours = match self.claims.claimant(agent) {
+            Some(Claimant::Full { boot, .. }) => Some(boot),
+            Some(Claimant::Plain) | None => None,
+        };
+        let found = self.registry.identify(agent, record, entry.stored_ms);
+        if record.server_id == self.id {
+            if event == StatusEvent::Connected && theirs.is_some() && ours == theirs {
+                self.registry.told(agent);
+            }
+            if let Some(finding) = found {
+                self.tell(cx, agent, theirs, &record.peer, finding);
+            }
+            return;
+        }
+        match (event, ours, theirs) {
+            (StatusEvent::Connected, Some(ours), Some(theirs))
+                if ours != theirs && self.registry.was_here_before(agent) =>
+            {
+                self.contest(cx, agent, record);
+            }
+            (StatusEvent::DuplicateId, Some(ours), Some(refused)) if ours == refused => {
+                if let Some(holder) = self.claims.holder(agent) {
+                    self.direct(holder, Directive::Refused(record.detail.clone())).ok();
+                    self.pump(cx, holder);
+                }
+            }
+            _ => {}
+        }
         if event == StatusEvent::CommandDelivered {
             if let Ok(id) = record.command_id.parse() {
                 self.pending.handle_noticed(&id);
@@ -328,6 +393,90 @@ impl Server {
             }
         }
         self.registry.hear(agent, record.clone(), cx.now.unix_ms);
+    }
+
+    /// Mirrors `ingest::rivals::contest`, up to where the holder is asked for a sign of life.
+    fn contest(&mut self, cx: Context<'_>, agent: &AgentId, record: &StatusRecord) {
+        let Some(holder) = self.claims.holder(agent) else { return };
+        let heard = self.streams.get(&holder).map_or(0, Stream::heard);
+        self.probes.push(Probe {
+            agent: agent.clone(),
+            holder,
+            heard,
+            until: cx.now.monotonic + CONTEST,
+            newcomer: Box::new(record.clone()),
+        });
+        self.direct(holder, Directive::Ping).ok();
+        self.pump(cx, holder);
+    }
+
+    /// The rest of it, once the holder has shown that it lives, or has not in time.
+    fn settle_probes(&mut self, cx: Context<'_>) {
+        let streams = &self.streams;
+        let is_settled = |probe: &mut Probe| {
+            let lives =
+                streams.get(&probe.holder).is_some_and(|stream| probe.heard < stream.heard());
+            lives || probe.until <= cx.now.monotonic || !streams.contains_key(&probe.holder)
+        };
+        let settled: Vec<Probe> = self.probes.extract_if(.., is_settled).collect();
+        for Probe { agent, holder, heard, newcomer, .. } in settled {
+            let Some(stream) = self.streams.get(&holder).filter(|s| heard < s.heard()) else {
+                continue;
+            };
+            let detail = format!(
+                "{} holds the id at this server, {} came to the server {} with it and is refused",
+                stream.peer(),
+                newcomer.peer,
+                newcomer.server_id
+            );
+            self.report(cx, &agent, &newcomer.peer, Life::of(&newcomer), detail);
+        }
+    }
+
+    /// Mirrors `ingest::rivals::report`.
+    fn report(
+        &mut self,
+        cx: Context<'_>,
+        agent: &AgentId,
+        peer: &str,
+        life: Option<Life>,
+        detail: String,
+    ) {
+        if !self.claims.duplicate_is_news(agent, cx.now.monotonic) {
+            return;
+        }
+        let found = life.as_ref().and_then(|life| self.registry.judge(agent, life));
+        let copied = found.filter(|finding| finding.trouble == Trouble::Clone);
+        let duplicate = Finding { trouble: Trouble::Duplicate, detail };
+        for finding in [Some(duplicate), copied].into_iter().flatten() {
+            self.tell(cx, agent, life.as_ref().map(|life| life.boot), peer, finding);
+        }
+    }
+
+    /// Mirrors `ingest::rivals::tell`.
+    fn tell(
+        &mut self,
+        cx: Context<'_>,
+        agent: &AgentId,
+        boot: Option<BootId>,
+        peer: &str,
+        finding: Finding,
+    ) {
+        let event = match finding.trouble {
+            Trouble::Duplicate => StatusEvent::DuplicateId,
+            Trouble::Clone => StatusEvent::CloneSuspected,
+        };
+        let record = StatusRecord {
+            agent_id: agent.to_string(),
+            event: event.into(),
+            timestamp_ms: cx.now.unix_ms,
+            server_id: self.id.clone(),
+            boot: boot.map(Into::into),
+            detail: finding.detail,
+            peer: peer.to_owned(),
+            ..StatusRecord::default()
+        };
+        self.store(agent.clone(), Payload::Status(Box::new(record)));
     }
 
     /// A caller sends a command. Mirrors `rpc::monitoring::Monitoring::command`.
@@ -352,7 +501,7 @@ impl Server {
             }
             Submission::Joined => {}
             Submission::Answered(response) => {
-                let reply = Reply::Answered(*response);
+                let reply = Reply::Answered(response);
                 self.effects.push_back(Effect::Reply(id, reply));
             }
             Submission::Busy => refuse(self, "the agent has too many commands waiting"),
@@ -410,7 +559,8 @@ impl Server {
     /// When [`Server::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let streams = self.streams.values().filter_map(Stream::deadline);
-        streams.chain(self.pending.poll_timeout()).chain(self.store_at).min()
+        let probes = self.probes.iter().map(|probe| probe.until);
+        streams.chain(probes).chain(self.pending.poll_timeout()).chain(self.store_at).min()
     }
 
     /// What must be done next.
@@ -435,6 +585,7 @@ impl Server {
     pub const MESSAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 
     fn run(&mut self, cx: Context<'_>) {
+        self.settle_probes(cx);
         self.act(cx.now.into());
         self.store_next();
     }
@@ -443,8 +594,12 @@ impl Server {
     fn act(&mut self, now: Now) {
         while let Some(output) = self.pending.poll_output() {
             match output {
-                Output::Deliver(order) => self.deliver(now, order),
-                Output::Answered { response, publish } => {
+                Output::Deliver(order) => self.deliver(now, *order),
+                Output::Answered { mut response, publish } => {
+                    if publish {
+                        response.server_id.clone_from(&self.id);
+                        self.answered.note(&response);
+                    }
                     if publish && let Ok(key) = response.agent_id.parse() {
                         self.store(key, Payload::Response(response.clone()));
                     }
@@ -457,9 +612,11 @@ impl Server {
 
     fn deliver(&mut self, now: Now, mut order: Order) {
         let Some(left) = self.pending.left(now, &order.id) else { return };
-        order.command.ttl_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+        order.command.ttl_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        order.command.wants_progress = true;
         let holder = self.claims.holder(&order.agent);
-        let directive = Directive::Command(order.command);
+        let expires_at = now.monotonic + left;
+        let directive = Directive::Command { command: order.command, expires_at };
         match holder.map(|holder| self.direct(holder, directive)) {
             Some(Ok(())) => {
                 let notice = StatusRecord {
@@ -525,7 +682,7 @@ fn last_stored(cx: Context<'_>, agent: &AgentId, boot: BootId) -> u64 {
 }
 
 /// Mirrors `command::recovery::Intake::read`: the order, or what can be answered of one that is refused, and why.
-fn read(now: Now, entry: &Entry, command: &Command) -> Result<Order, Option<(Order, String)>> {
+fn read(now: Now, entry: &Entry, command: &Command) -> Result<Order, Option<Box<(Order, String)>>> {
     let fresh_id = || id_of_place(entry.partition, entry.offset);
     let id = match command.command_id.as_str() {
         "" => Some(fresh_id()),
@@ -538,7 +695,7 @@ fn read(now: Now, entry: &Entry, command: &Command) -> Result<Order, Option<(Ord
         Err(rejection) => {
             let order =
                 id.map(|id| Order { id, agent: entry.key.clone(), command: command.clone() });
-            Err(order.filter(|_| is_to_key).map(|order| (order, rejection.to_string())))
+            Err(order.filter(|_| is_to_key).map(|order| Box::new((order, rejection.to_string()))))
         }
     }
 }

@@ -5,25 +5,28 @@ use std::collections::VecDeque;
 use agent_core::id::AgentId;
 use agent_core::time::Instant;
 use prost::Message as _;
-use proto::{Command, ConfigPush, MetricsRequest, StatusEvent, StatusRecord};
+use proto::agent_message::Body;
+use proto::{Command, CommandResponse, ConfigPush, MetricsRequest};
 
 use super::{Context, DIALECT, Effect, Ending, Publish, Publisher, Server, StreamId, last_stored};
 use crate::clock::Now;
+use crate::command::Standing;
 use crate::ingest::{
     CLAIM_ATTEMPTS, Claimant, FAREWELL_MAX, Fact, Introduction, LAST_STORE_MAX, Opening, Session,
     SessionKey, Verdict,
 };
 use crate::limits::{CONTEST, MESSAGE_BYTES_MAX, STUCK_AFTER};
-use crate::registry::Connection;
+use crate::registry::{Connection, Life};
 use crate::rejection::Reason;
 
 /// As `ingest::handle::Directive`.
 #[derive(Debug)]
 pub(super) enum Directive {
-    Command(Command),
+    Command { command: Command, expires_at: Instant },
     Config(ConfigPush),
     Ping,
     Superseded,
+    Refused(String),
 }
 
 /// What a stream has to read.
@@ -75,6 +78,20 @@ impl Stream {
         }
     }
 
+    /// How many messages came from the agent.
+    pub(super) const fn heard(&self) -> u64 {
+        self.heard
+    }
+
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    fn life(&self, server_id: &str, began_ms: i64) -> Life {
+        let Introduction { boot, hello, .. } = &self.introduction;
+        Life { boot: *boot, host: hello.host.clone(), server_id: server_id.to_owned(), began_ms }
+    }
+
     fn agent(&self) -> AgentId {
         self.introduction.agent.clone()
     }
@@ -106,7 +123,7 @@ impl Stream {
     /// The transport takes a message.
     pub(super) fn poll_send(&mut self, now: Instant) -> Option<Command> {
         let Stage::Open { session, stuck_at, .. } = &mut self.stage else { return None };
-        let message = session.poll_transmit()?;
+        let message = session.poll_transmit(now)?;
         *stuck_at = session.has_transmit().then(|| now + STUCK_AFTER);
         Some(message)
     }
@@ -231,8 +248,12 @@ impl Server {
             if session.wants_command()
                 && let Some(directive) = stream.directives.pop_front()
             {
-                if matches!(directive, Directive::Superseded) {
-                    return self.end(cx, id, Ending::Failed, "replaced by a newer stream");
+                match directive {
+                    Directive::Superseded => {
+                        return self.end(cx, id, Ending::Failed, "replaced by a newer stream");
+                    }
+                    Directive::Refused(why) => return self.end(cx, id, Ending::Refused, &why),
+                    _ => {}
                 }
                 self.follow(id, directive);
                 continue;
@@ -272,7 +293,18 @@ impl Server {
         };
         stream.heard += 1;
         self.registry.heard(&stream.introduction.agent, now.unix_ms);
-        let handled = session.handle_message(now, message);
+        let body = message.message.as_ref().and_then(|message| message.body.as_ref());
+        let handled = match body {
+            Some(Body::Response(response)) => match self.answered.judge(response) {
+                Standing::First => session.handle_message(now, message),
+                Standing::Repeat => {
+                    session.handle_repeated_answer(response.command_id.clone());
+                    Ok(())
+                }
+                Standing::Amends(first) => session.handle_amendment(now, response.clone(), first),
+            },
+            _ => session.handle_message(now, message),
+        };
         self.settle_contests(cx, id);
         if let Err(rejection) = handled {
             let ending = match rejection.reason {
@@ -290,19 +322,21 @@ impl Server {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Stage::Open { session, .. } = &mut stream.stage else { return };
         match directive {
-            Directive::Command(command) => {
+            Directive::Command { command, expires_at } => {
                 if super::rereads(&command)
                     && let Some(push) = self.configs.get(&stream.introduction.agent)
                 {
                     session.handle_config_again(push.clone());
                 }
-                session.handle_command(command);
+                session.handle_command(command, expires_at);
             }
             Directive::Config(push) => {
                 session.handle_config(push);
             }
             Directive::Ping => session.handle_ping(),
-            Directive::Superseded => debug_assert!(false, "ends the loop before"),
+            Directive::Superseded | Directive::Refused(_) => {
+                debug_assert!(false, "ends the loop before");
+            }
         }
     }
 
@@ -328,8 +362,16 @@ impl Server {
                 Fact::Stored { .. }
                 | Fact::Lost { .. }
                 | Fact::Unexplained { .. }
-                | Fact::ReplayedAlerts { .. }
-                | Fact::Answered => {}
+                | Fact::ReplayedAlerts { .. } => {}
+                Fact::Answered { command_id, outcome, timestamp } => {
+                    let response = CommandResponse {
+                        command_id,
+                        outcome,
+                        timestamp,
+                        ..CommandResponse::default()
+                    };
+                    self.answered.note(&response);
+                }
             }
         }
     }
@@ -425,7 +467,7 @@ impl Server {
         stream.inbound.clear();
         stream.directives.clear();
         let listens = !matches!(why, "connection lost" | "replaced by a newer stream");
-        while listens && let Some(message) = session.poll_transmit() {
+        while listens && let Some(message) = session.poll_transmit(cx.now.monotonic) {
             self.effects.push_back(Effect::Send(id, message.encode_to_vec()));
         }
         let (agent, key) = (stream.agent(), stream.key);
@@ -478,18 +520,12 @@ impl Server {
             .map(|(other, _)| *other)
             .collect();
         for id in lost {
+            let Some(newcomer) = self.streams.get(&id) else { continue };
+            let life = newcomer.life(&self.id, cx.now.unix_ms);
+            let newcomer = newcomer.peer.clone();
+            let detail = format!("{peer} holds the id, {newcomer} was refused");
+            self.report(cx, &agent, &newcomer, Some(life), detail);
             self.refuse(id, "another live agent holds the id");
-            if self.claims.duplicate_is_news(&agent, cx.now.monotonic) {
-                let record = StatusRecord {
-                    agent_id: agent.to_string(),
-                    event: StatusEvent::DuplicateId.into(),
-                    timestamp_ms: cx.now.unix_ms,
-                    server_id: self.id.clone(),
-                    detail: format!("{peer} holds the id"),
-                    ..StatusRecord::default()
-                };
-                self.store(agent.clone(), bus::Payload::Status(Box::new(record)));
-            }
         }
     }
 }
