@@ -32,6 +32,15 @@ const INTERVALS: [&str; 3] = ["0.1", "0.15", "0.2"];
 const PLUGINS: [&str; 3] =
     ["threshold_alert", "deduplication,threshold_alert", "threshold_alert,aggregation"];
 
+/// Which records of a spool go first, by turns.
+const SPOOL_ORDERS: [&str; 2] = ["oldest-first", "newest-first"];
+
+/// What a spool may take: more than an outage of some seconds needs, and less than the small disk.
+const SPOOL_BYTES_MAX: &str = "1M";
+
+/// How long an agent is without a server before it spools: so short that short outages reach the disk.
+const SPOOL_AFTER: &str = "1s";
+
 /// All that runs.
 #[derive(Debug)]
 pub(super) struct Field {
@@ -323,7 +332,14 @@ fn expect_success(name: &str, process: &mut Process) -> anyhow::Result<()> {
 fn agent_arguments(index: usize) -> Vec<String> {
     let interval = INTERVALS[index % INTERVALS.len()];
     let plugins = PLUGINS[index % PLUGINS.len()];
-    vec![format!("--interval={interval}"), format!("--plugins={plugins}")]
+    let order = SPOOL_ORDERS[index % SPOOL_ORDERS.len()];
+    vec![
+        format!("--interval={interval}"),
+        format!("--plugins={plugins}"),
+        format!("--spool-max-bytes={SPOOL_BYTES_MAX}"),
+        format!("--spool-after={SPOOL_AFTER}"),
+        format!("--spool-order={order}"),
+    ]
 }
 
 /// Copies files and directories; one that goes away meanwhile is left out, as by a copy of a running host's disk.

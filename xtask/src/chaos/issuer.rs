@@ -168,7 +168,7 @@ pub(super) fn outcomes(issued: &[Issued]) -> (BTreeMap<String, u64>, Vec<String>
 }
 
 /// What a command may end with.
-const TERMINAL: [&str; 5] = ["SUCCEEDED", "FAILED", "REJECTED", "EXPIRED", "UNKNOWN"];
+pub(super) const TERMINAL: [&str; 5] = ["SUCCEEDED", "FAILED", "REJECTED", "EXPIRED", "UNKNOWN"];
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ mod console;
 mod disk;
 mod fault;
 mod field;
+mod history;
 mod issuer;
 mod logs;
 mod proxy;
@@ -34,10 +35,10 @@ use crate::{interrupt, workspace};
 
 pub use self::fault::Fault;
 
-use self::console::Console;
+use self::console::{Answer, Console};
 use self::disk::Disk;
 use self::field::{Field, Plan};
-use self::issuer::Issuer;
+use self::issuer::{Issued, Issuer};
 use self::random::Random;
 use self::report::Report;
 use self::schedule::{Schedule, Shape, Strike};
@@ -54,6 +55,9 @@ const ENCORES_MAX: u64 = 3;
 
 /// How long an agent may take to be heard of again after the last fault: it waits up to 30 s between two tries.
 const HEARD_WITHIN: Duration = Duration::from_secs(180);
+
+/// Between two tries of what is not there yet.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How long one command to a fleet at peace may take.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
@@ -248,11 +252,12 @@ impl<'a> Run<'a> {
         self.report.fault_seconds = self.begun.elapsed().as_secs();
         self.say("the faults have stopped; the last commands are waited for");
         let issued = issuer.finish()?;
-        let (outcomes, findings) = issuer::outcomes(&issued);
-        self.report.commands = outcomes;
+        let (heard, findings) = issuer::outcomes(&issued);
+        self.report.heard = heard;
         self.report.findings.extend(findings);
         let calm = Instant::now();
         self.settle()?;
+        self.judge_commands(&issued)?;
         self.report.settle_seconds = calm.elapsed().as_secs();
         self.stop()?;
         let mut report = std::mem::take(&mut self.report);
@@ -367,6 +372,34 @@ impl<'a> Run<'a> {
         self.field.watch()
     }
 
+    /// Waits until each command has an end, and sees that it has one.
+    fn judge_commands(&mut self, issued: &[Issued]) -> anyhow::Result<()> {
+        self.say("picket commands list");
+        let begun = Instant::now();
+        let server = self.field.nodes[0].address();
+        loop {
+            let arguments = ["commands", "list", history::LIST_MAX];
+            let answer = self.console.run(server, arguments, "", COMMAND_WITHIN)?;
+            let found = history::judge(&answer.lines, issued);
+            let is_last = self.options.settle <= begun.elapsed();
+            if answer.code == Some(0) && found.unfinished.is_empty() || is_last {
+                if answer.code != Some(0) {
+                    let Answer { code, stderr, .. } = answer;
+                    self.report
+                        .findings
+                        .push(format!("picket commands ended with {code:?}: {stderr}"));
+                }
+                self.report.commands = found.ends;
+                self.report.findings.extend(found.findings);
+                let endless =
+                    found.unfinished.into_iter().map(|at| format!("no end of a command: {at}"));
+                self.report.findings.extend(endless);
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
     /// Sends a command to each agent until it is done, so that each is known to be there and at work.
     fn hear_of_all(&mut self, request: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + HEARD_WITHIN;
@@ -374,7 +407,8 @@ impl<'a> Run<'a> {
             loop {
                 ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
                 let server = self.field.nodes[0].address();
-                let arguments = ["send-command", &id, request, issuer::TTL];
+                // An agent whose disk was copied takes no other command.
+                let arguments = ["send-command", &id, request, issuer::TTL, "--force"];
                 let answer = self.console.run(server, arguments, "", COMMAND_WITHIN)?;
                 self.field.watch()?;
                 if answer.code == Some(0) {
@@ -387,7 +421,7 @@ impl<'a> Run<'a> {
                     self.report.findings.push(finding);
                     return Ok(());
                 }
-                thread::sleep(Duration::from_millis(500));
+                thread::sleep(PAUSE);
             }
         }
         Ok(())

@@ -33,10 +33,18 @@ pub(super) struct Report {
     pub(super) left_out: Vec<String>,
     pub(super) links: Tally,
     pub(super) agents: BTreeMap<String, Account>,
-    /// Commands by what their senders heard.
+    /// Commands by how they ended, as their history says.
     pub(super) commands: BTreeMap<String, u64>,
+    /// Commands by what their senders heard; `unheard` are those whose sender did not reach a server, or lost it.
+    pub(super) heard: BTreeMap<String, u64>,
     /// What should not be.
     pub(super) findings: Vec<String>,
+}
+
+/// Counts by name, in words.
+fn list(counts: &BTreeMap<String, u64>) -> String {
+    let counts = counts.iter().map(|(name, count)| format!("{count} {name}"));
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 impl Report {
@@ -74,17 +82,14 @@ impl Report {
         )?;
         for (id, account) in &self.agents {
             let Account { boots, delivered, replayed, repeats, orphaned, difference, .. } = account;
-            let lost: Vec<String> =
-                account.lost.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
             writeln!(
                 out,
                 "{id:<10} {boots:>5} {delivered:>9} {replayed:>8} {repeats:>7} {orphaned:>8} {difference:>10}  {}",
-                lost.join(", ")
+                list(&account.lost)
             )?;
         }
-        let commands: Vec<String> =
-            self.commands.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-        writeln!(out, "\ncommands: {}", commands.join(", "))?;
+        writeln!(out, "\ncommands ended: {}", list(&self.commands))?;
+        writeln!(out, "their senders heard: {}", list(&self.heard))?;
         let Tally { connections, refused, passed_bytes, .. } = self.links;
         writeln!(
             out,
