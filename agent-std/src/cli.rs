@@ -218,7 +218,7 @@ pub(crate) struct Arguments {
 #[derive(Args, Debug, Default)]
 pub(crate) struct SpoolArguments {
     /// Keep records in the state directory while no server takes them: so many bytes at most, the oldest go first; suffixes
-    /// K, M and G count in 1024; at least 64K, 0: none [default: 0]
+    /// K and M count in 1024; 64K to 512M, 0: none [default: 0]
     #[arg(long, env = "PICKET_SPOOL_MAX_BYTES", value_name = "BYTES", value_parser = spool_bytes)]
     pub(crate) spool_max_bytes: Option<u64>,
 
@@ -251,14 +251,11 @@ impl From<SpoolOrder> for spool::Order {
     }
 }
 
-/// Less could not hold a file of records and what is known of lost ones.
-const SPOOL_BYTES_MIN: u64 = 64 * 1024;
-
-/// Bytes of a spool: 0, or at least 64 KiB.
+/// Bytes of a spool: 0, or as many as one can have.
 pub(crate) fn spool_bytes(text: &str) -> Result<u64, String> {
     let bytes = proto::bytes::parse(text)?;
-    if bytes != 0 && bytes < SPOOL_BYTES_MIN {
-        return Err("it must be 0, or at least 64K".to_owned());
+    if bytes != 0 && !spool::BYTES_MAX_RANGE.contains(&bytes) {
+        return Err("it must be 0, or 64K to 512M".to_owned());
     }
     Ok(bytes)
 }
