@@ -13,7 +13,7 @@ use agent_core::id::{AgentId, BootId, Sequence};
 use agent_core::ledger::LossReason;
 use serde::{Deserialize, Serialize};
 
-use crate::sealed;
+use crate::sealed::{self, SealError};
 use crate::spool::Loss;
 use crate::state_file;
 
@@ -78,23 +78,74 @@ struct Form {
     boots: Vec<Entry>,
 }
 
+/// The one file of a book.
+pub(crate) trait BookFile {
+    /// Its content, at most [`FILE_BYTES_MAX`] of it; none when there is no file.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says.
+    fn read(&self) -> Result<Option<Vec<u8>>, SealError>;
+
+    /// Puts `content` in its place, so that after a loss of power there is the old one or the new one, whole.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says; the old one is then still there, or, if only the last step failed, perhaps the new one.
+    fn replace(&mut self, content: &[u8]) -> io::Result<()>;
+
+    /// Removes it, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the system says.
+    fn remove(&mut self) -> io::Result<()>;
+}
+
+/// The file in the state directory.
+#[derive(Debug)]
+pub(crate) struct BookInDirectory {
+    directory: PathBuf,
+}
+
+impl BookInDirectory {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+}
+
+impl BookFile for BookInDirectory {
+    fn read(&self) -> Result<Option<Vec<u8>>, SealError> {
+        sealed::read(&self.directory.join(FILE_NAME), FILE_BYTES_MAX)
+    }
+
+    fn replace(&mut self, content: &[u8]) -> io::Result<()> {
+        state_file::replace(&self.directory, FILE_NAME, content)
+    }
+
+    fn remove(&mut self) -> io::Result<()> {
+        match fs::remove_file(self.directory.join(FILE_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The file, and the entry of this boot.
 #[derive(Debug)]
-pub(crate) struct BootBook {
-    directory: PathBuf,
+pub(crate) struct BootBook<F = BookInDirectory> {
+    file: F,
     agent: AgentId,
     own: Entry,
     // Boots whose end could not be declared, the oldest first.
     undeclared: Vec<Entry>,
 }
 
-impl BootBook {
-    /// Reads what the boots before left. Nothing is written before [`BootBook::begin`].
-    pub(crate) fn open(directory: &Path, agent: AgentId, boot: BootId) -> Self {
-        let path = directory.join(FILE_NAME);
-        let undeclared = read(&path, &agent).unwrap_or_else(|error| {
-            let path = path.display();
-            tracing::warn!(%path, %error, "cannot read how the boot before ended");
+impl<F: BookFile> BootBook<F> {
+    /// Reads what the boots before left. Nothing is written before [`BootBook::reserve`].
+    pub(crate) fn open(file: F, agent: AgentId, boot: BootId) -> Self {
+        let undeclared = read(&file, &agent).unwrap_or_else(|error| {
+            tracing::warn!(file = FILE_NAME, %error, "cannot read how the boot before ended");
             Vec::new()
         });
         let own = Entry {
@@ -103,7 +154,7 @@ impl BootBook {
             records: Span::default(),
             alerts: Span::default(),
         };
-        Self { directory: directory.to_owned(), agent, own, undeclared }
+        Self { file, agent, own, undeclared }
     }
 
     /// What boots that did not end in good order may have lost. `last_kept` knows what of a boot is in the spool, and is
@@ -163,7 +214,7 @@ impl BootBook {
         self.undeclared.drain(..self.undeclared.len() - keep);
         let boots = self.undeclared.iter().chain([&own]).copied().collect();
         let body = serde_json::to_string(&Form { agent: self.agent.to_string(), boots })?;
-        state_file::replace(&self.directory, FILE_NAME, &sealed::seal(FILE_NAME, FORMAT, &body))?;
+        self.file.replace(&sealed::seal(FILE_NAME, FORMAT, &body))?;
         self.own = own;
         Ok(())
     }
@@ -172,22 +223,18 @@ impl BootBook {
     pub(crate) fn close(&mut self) -> io::Result<()> {
         let ended = Entry { records: Span::default(), alerts: Span::default(), ..self.own };
         if self.undeclared.is_empty() {
-            return match fs::remove_file(self.directory.join(FILE_NAME)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => {
-                    // Should the process go on after all, it reserves again.
-                    self.own = ended;
-                    Ok(())
-                }
-            };
+            self.file.remove()?;
+            // Should the process go on after all, it reserves again.
+            self.own = ended;
+            return Ok(());
         }
         self.write(ended)
     }
 }
 
 /// The boots of `agent` that did not end in good order. Those of another agent are not for this one to declare.
-fn read(path: &Path, agent: &AgentId) -> anyhow::Result<Vec<Entry>> {
-    let Some(bytes) = sealed::read(path, FILE_BYTES_MAX)? else { return Ok(Vec::new()) };
+fn read(file: &impl BookFile, agent: &AgentId) -> anyhow::Result<Vec<Entry>> {
+    let Some(bytes) = file.read()? else { return Ok(Vec::new()) };
     let found = serde_json::from_str::<Form>(sealed::unseal(&bytes, FILE_NAME, FORMAT)?)?;
     anyhow::ensure!(found.agent == agent.as_str(), "it is of the agent {:.63}", found.agent);
     Ok(found.boots)
@@ -208,7 +255,7 @@ mod tests {
     }
 
     fn open(directory: &Path, boot: BootId) -> BootBook {
-        BootBook::open(directory, "edge-01".parse().unwrap(), boot)
+        BootBook::open(BookInDirectory::new(directory), "edge-01".parse().unwrap(), boot)
     }
 
     fn next(directory: &Path) -> BootBook {

@@ -3,10 +3,13 @@
 //!
 //! Sans-IO. It mirrors [`crate::main_loop`] step by step, with the uplink's requests as its outputs.
 
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_core::agent::{
-    Action, Agent, Batch, Command, ConfigOutcome, Input, LinkState, Output, Restarted, Transmit,
+    Action, Agent, Batch, Command, ConfigOutcome, Input, Intent, LinkState, Output, Reason,
+    Restarted, Transmit,
 };
 use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
 use agent_core::ledger::Ledger;
@@ -20,13 +23,121 @@ use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::config::{Document, DocumentError};
 use proto::server_message::Body as ServerBody;
-use proto::{Hello, Welcome};
+use proto::{AgentStatus, Hello, Welcome};
 
+use crate::boot_book::BookFile;
 use crate::config::{Candidate, Configuration, Layers, Offer, Source, Step, Version};
 use crate::main_loop::{is_answered, split};
 use crate::net::message::{self, Packing};
+use crate::sealed::SealError;
+use crate::spool::sim::{Fault, SimDisk, Unsynced};
+use crate::spool::{Counts, Order};
+use crate::spooling::{Settings, Spooled, Spooling};
 
 type Core<const RING: usize> = Agent<RING, COMMANDS_MAX, NoPlugins>;
+
+/// What the agents of one host keep on its disk, which outlives them. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct StateDisk {
+    spool: SimDisk,
+    files: Arc<Mutex<Files>>,
+}
+
+/// The small files, each of which is replaced as a whole and durable then.
+#[derive(Debug, Default)]
+struct Files {
+    begun: Vec<Intent>,
+    is_stopped: bool,
+    book: Option<Vec<u8>>,
+    /// A book that was removed, which a loss of power may bring back.
+    removed: Option<Vec<u8>>,
+    is_full: bool,
+}
+
+impl Files {
+    fn change(&self) -> io::Result<()> {
+        if self.is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StateDisk {
+    /// From now on nothing can be written, or everything again.
+    pub fn set_full(&self, is_full: bool) {
+        self.spool.fail_changes(is_full.then_some(Fault::NoSpace));
+        self.files().is_full = is_full;
+    }
+
+    /// The host loses power: of what was not synced something is there, as `seed` says.
+    pub fn lose_power(&self, seed: u64) {
+        let choice = usize::try_from(seed % 5).unwrap_or_default();
+        self.spool.restart(Unsynced::ALL[choice], seed);
+        let mut files = self.files();
+        if let Some(removed) = files.removed.take()
+            && seed.is_multiple_of(2)
+        {
+            files.book = Some(removed);
+        }
+        let is_full = files.is_full;
+        drop(files);
+        self.set_full(is_full);
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        // Nobody panics while holding it.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recall(&self) -> Vec<Input> {
+        let files = self.files();
+        let stopped = files.is_stopped.then_some(Input::RecallStopped);
+        files.begun.iter().cloned().map(Input::Recall).chain(stopped).collect()
+    }
+
+    fn remember<const RING: usize>(&self, core: &Core<RING>, now: Instant) -> io::Result<()> {
+        let mut files = self.files();
+        files.change()?;
+        files.begun = core.intents(now).collect();
+        files.is_stopped = core.is_to_stay_stopped();
+        Ok(())
+    }
+}
+
+impl BookFile for StateDisk {
+    fn read(&self) -> Result<Option<Vec<u8>>, SealError> {
+        Ok(self.files().book.clone())
+    }
+
+    fn replace(&mut self, content: &[u8]) -> io::Result<()> {
+        let mut files = self.files();
+        files.change()?;
+        files.book = Some(content.to_vec());
+        files.removed = None;
+        Ok(())
+    }
+
+    fn remove(&mut self) -> io::Result<()> {
+        let mut files = self.files();
+        // A file can be removed from a disk that is full.
+        files.removed = files.book.take();
+        Ok(())
+    }
+}
+
+/// The state directory of a host, and what its operator decides of it.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// What is in it.
+    pub disk: StateDisk,
+    /// Bytes of the spool; 0: no records, only what became of earlier boots.
+    pub spool_bytes: u64,
+    /// How long no server must take records before they go to the disk.
+    pub spool_after: Duration,
+    /// What is sent first.
+    pub order: Order,
+}
+
+/// How long a spool keeps a record.
+const SPOOL_AGE_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// What a host's agent is started with.
 #[derive(Clone, Debug)]
@@ -43,6 +154,8 @@ pub struct Start {
     pub document: String,
     /// How long a pushed configuration has to prove itself; 0 trusts it at once.
     pub config_confirm: Duration,
+    /// None: nothing outlives the process.
+    pub state: Option<State>,
 }
 
 /// What happens to an agent.
@@ -112,6 +225,9 @@ pub struct Shell<const RING: usize> {
     configuration: Configuration,
     packing: Packing,
     update: Option<Candidate>,
+    disk: Option<StateDisk>,
+    spooling: Option<Spooling<SimDisk, StateDisk>>,
+    tells_progress: bool,
 }
 
 impl<const RING: usize> Shell<RING> {
@@ -121,15 +237,37 @@ impl<const RING: usize> Shell<RING> {
     ///
     /// When the host's own document cannot be used.
     pub fn start(now: Instant, start: Start) -> Result<Self, DocumentError> {
-        let Start { id, boot, seed, restarted, document, config_confirm } = start;
+        let Start { id, boot, seed, restarted, document, config_confirm, state } = start;
         let layers = Layers::new(&[], Document::default(), None, Document::parse(&document)?);
         let config = layers.config()?;
         let mut core = Box::new(Core::new(now, boot, seed, config, restarted));
+        let disk = state.as_ref().map(|state| state.disk.clone());
+        for input in disk.iter().flat_map(StateDisk::recall) {
+            core.handle(now, input);
+        }
+        let spooling = state.map(|State { disk, spool_bytes, spool_after, order }| {
+            let settings = Settings {
+                bytes_max: spool_bytes,
+                age_max: SPOOL_AGE_MAX,
+                after: spool_after,
+                order,
+            };
+            Spooling::on(disk.spool.clone(), disk, settings, id.clone(), boot, now)
+        });
         let (configuration, inputs) = Configuration::open(layers, None, config_confirm, now);
         for input in inputs {
             core.handle(now, input);
         }
-        Ok(Self { id, core, configuration, packing: Packing::default(), update: None })
+        Ok(Self {
+            id,
+            core,
+            configuration,
+            packing: Packing::default(),
+            update: None,
+            disk,
+            spooling,
+            tells_progress: false,
+        })
     }
 
     /// The boot that it is.
@@ -145,6 +283,11 @@ impl<const RING: usize> Shell<RING> {
     /// What the agent says of itself.
     pub fn status(&self, now: Instant) -> agent_core::agent::Status {
         self.core.status(now)
+    }
+
+    /// What the spool has; none without a state directory.
+    pub fn spooled(&self) -> Option<Counts> {
+        self.spooling.as_ref().map(Spooling::counts)
     }
 
     /// How far the link has come.
@@ -191,10 +334,10 @@ impl<const RING: usize> Shell<RING> {
             Event::SnapshotFailed => self.core.handle(now, Input::SnapshotFailed),
             Event::Shutdown => self.core.handle(now, Input::Shutdown),
             Event::RestartFailed => {
+                self.configuration.handle_end_failed(now);
+                self.on_link_closed(now);
                 let reason = "the program is gone".into();
                 self.core.handle(now, Input::RestartFailed(reason));
-                self.configuration.handle_end_failed(now);
-                self.core.handle(now, Input::LinkClosed);
             }
             Event::Link(session, event) => {
                 if session == self.core.status(now).sessions {
@@ -224,31 +367,57 @@ impl<const RING: usize> Shell<RING> {
                 Output::Restart => {
                     let command = self.core.restart_command().cloned();
                     let previous = self.core.boot();
+                    self.close();
                     self.configuration.handle_end(now);
                     let restarted = command.map(|command| Restarted { command, previous });
                     return Next::Request(Request::Restart(restarted));
                 }
                 Output::Exit => {
                     self.configuration.handle_end(now);
+                    self.close();
                     return Next::Request(Request::Exit);
                 }
                 Output::Remember => {
-                    self.core.handle(now, Input::Remembered(Ok(())));
+                    let outcome = match &self.disk {
+                        Some(disk) => disk.remember(&self.core, now),
+                        None => Ok(()),
+                    };
+                    let outcome = outcome.map_err(|error| Reason::from(error.to_string().as_str()));
+                    self.core.handle(now, Input::Remembered(outcome));
                     self.settle_update();
                 }
-                // Without a spool nothing can be kept.
-                Output::Spool => {}
+                Output::Spool => {
+                    if let Some(spooling) = &mut self.spooling {
+                        spooling.store_all(now, &mut self.core);
+                    }
+                }
                 Output::Wait(until) => {
                     match self.configuration.poll(now, is_answered(self.core.link())) {
                         Step::Tell(inputs) => {
                             inputs.into_iter().for_each(|input| self.core.handle(now, input));
                         }
                         Step::Wait(also_until) => {
-                            return Next::Wait(until.into_iter().chain(also_until).min());
+                            let deadlines = until.into_iter().chain(also_until);
+                            let Some(spooling) = &mut self.spooling else {
+                                return Next::Wait(deadlines.min());
+                            };
+                            match spooling.poll(now, &mut self.core) {
+                                Spooled::Changed => {}
+                                Spooled::Wait(spool_until) => {
+                                    return Next::Wait(deadlines.chain(spool_until).min());
+                                }
+                            }
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Mirrors `MainLoop::close`.
+    fn close(&mut self) {
+        if let Some(spooling) = &mut self.spooling {
+            spooling.close(&self.core);
         }
     }
 
@@ -284,19 +453,29 @@ impl<const RING: usize> Shell<RING> {
             }
             Transmit::Answer(slot) => {
                 let response = message::response(&self.id, core, slot, now, &overridden);
-                response.map(|response| {
+                response.map(|mut response| {
+                    if let Some(status) = &mut response.status {
+                        status.spool = self.spooling.as_ref().map(Spooling::status);
+                    }
                     // The one thing that the real conversion takes from the system's clock.
                     Body::Response(proto::CommandResponse { timestamp: unix_s, ..response })
                 })
             }
-            Transmit::Replay => None,
+            Transmit::Replay => {
+                let packing = self.packing;
+                self.spooling.as_mut().and_then(|spooling| spooling.transmit(packing))
+            }
             Transmit::Begun(slot) => core
                 .begun(slot)
+                .filter(|_| self.tells_progress)
                 .map(|id| Body::Progress(proto::CommandProgress { command_id: id.to_string() })),
             Transmit::ConfigReport => core
                 .config_report()
                 .map(|report| Body::Config(message::config_report(report, &overridden))),
-            Transmit::Status => Some(Body::Status(message::status(core, now, &overridden))),
+            Transmit::Status => Some(Body::Status(AgentStatus {
+                spool: self.spooling.as_ref().map(Spooling::status),
+                ..message::status(core, now, &overridden)
+            })),
         };
         match body {
             Some(body) => {
@@ -323,6 +502,9 @@ impl<const RING: usize> Shell<RING> {
                 let credit = message::credit(welcome.credit_bytes);
                 let welcomed = Input::LinkWelcomed { acknowledged, heartbeat, credit };
                 self.core.handle(now, welcomed);
+                if let Some(spooling) = &mut self.spooling {
+                    spooling.handle_welcomed(welcome.replay);
+                }
             }
             LinkEvent::Received(command) => {
                 let command = proto::Command::decode(&*command).map_err(|_| Unreadable)?;
@@ -331,9 +513,17 @@ impl<const RING: usize> Shell<RING> {
             LinkEvent::Transmitted(transmit) => {
                 self.core.handle(now, Input::Transmitted(transmit));
             }
-            LinkEvent::Closed => self.core.handle(now, Input::LinkClosed),
+            LinkEvent::Closed => self.on_link_closed(now),
         }
         Ok(())
+    }
+
+    /// Mirrors `MainLoop::on_link_closed`.
+    fn on_link_closed(&mut self, now: Instant) {
+        self.core.handle(now, Input::LinkClosed);
+        if let Some(spooling) = &mut self.spooling {
+            spooling.handle_closed();
+        }
     }
 
     /// Mirrors `MainLoop::on_message`.
@@ -344,6 +534,10 @@ impl<const RING: usize> Shell<RING> {
         match message.body {
             Some(ServerBody::Ack(ack)) => {
                 let Some(boot) = ack.boot.map(BootId::from) else { return };
+                if let Some(spooling) = &mut self.spooling {
+                    let inputs = spooling.handle_acknowledged(ack.replayed);
+                    inputs.into_iter().for_each(|input| self.core.handle(now, input));
+                }
                 if let Some(through) = Sequence::new(ack.sequence) {
                     self.core.handle(now, Input::Acknowledged { boot, through });
                 }
@@ -391,12 +585,13 @@ impl<const RING: usize> Shell<RING> {
 
     /// Mirrors `MainLoop::on_command`.
     fn on_command(&mut self, now: Instant, command: proto::Command) {
-        if !command.agent_id.is_empty() && command.agent_id != self.id.as_str() {
-            return;
-        }
         let id = command.command_id.parse().ok();
         let time_to_live = message::time_to_live(command.ttl_ms);
+        self.tells_progress = command.wants_progress;
+        self.update = None;
+        let is_misdirected = !command.agent_id.is_empty() && command.agent_id != self.id.as_str();
         let action = match CommandType::try_from(command.r#type) {
+            _ if is_misdirected => Action::Misdirected,
             Ok(CommandType::Status) => Action::Status,
             Ok(CommandType::Stop) => Action::Stop,
             Ok(CommandType::Start) => Action::Start,

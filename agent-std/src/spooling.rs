@@ -7,20 +7,20 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
-use agent_core::agent::{Input, Lane, LinkState};
+use agent_core::agent::{Agent, Input, Lane, LinkState};
 use agent_core::id::{AgentId, BootId};
 use agent_core::ledger::LossReason;
-use agent_core::limits::RING_BYTES;
+use agent_core::limits::COMMANDS_MAX;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::{AlertBatch, RecordBatch, SpoolStatus, convert};
 
-use crate::HostAgent;
-use crate::boot_book::{BootBook, Progress};
+use crate::boot_book::{BookFile, BookInDirectory, BootBook, Progress};
 use crate::net::message::{self, Packing};
 use crate::spool::{
-    self, Content, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, StdDiskError, Token,
+    self, Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, StdDiskError,
+    Token,
 };
 
 /// At most so much time passes in an outage until what came since the group before goes to the disk.
@@ -29,8 +29,10 @@ const GROUP_AGE_MAX: Duration = Duration::from_secs(300);
 /// As soon as so many bytes of the ring are held in an outage, they go to the disk.
 const GROUP_BYTES: usize = 16 * 1024;
 
-/// The ring runs full: the older half of it goes to the disk.
-const FULL_BYTES: usize = RING_BYTES / 4 * 3;
+/// From here on a ring of so many bytes runs full: the older half of it goes to the disk.
+const fn full_bytes(ring: usize) -> usize {
+    ring / 4 * 3
+}
 
 /// Records in one write.
 const GROUP_RECORDS_MAX: usize = 256;
@@ -40,6 +42,9 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// How often what is too old is looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// The agent of a host, whose ring has `RING` bytes.
+type RingAgent<const RING: usize, O> = Agent<RING, COMMANDS_MAX, O>;
 
 /// A batch that was sent and is not acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -73,9 +78,9 @@ fn segment_bytes(bytes_max: u64) -> u64 {
 
 /// The spool of a running agent.
 #[derive(Debug)]
-pub(crate) struct Spooling {
-    spool: Spool<StdDisk>,
-    book: BootBook,
+pub(crate) struct Spooling<D = StdDisk, F = BookInDirectory> {
+    spool: Spool<D>,
+    book: BootBook<F>,
     boot: BootId,
     // Whether records may be put in; without room for them there are losses in it alone.
     takes_records: bool,
@@ -108,12 +113,26 @@ impl Spooling {
         boot: BootId,
         now: Instant,
     ) -> Result<Self, StdDiskError> {
+        let disk = StdDisk::open(&state_dir.join(spool::DIRECTORY_NAME))?;
+        Ok(Self::on(disk, BookInDirectory::new(state_dir), settings, agent, boot, now))
+    }
+}
+
+impl<D: Disk, F: BookFile> Spooling<D, F> {
+    /// Opens the spool on `disk` and the book in `file`, as [`Spooling::open`] does.
+    pub(crate) fn on(
+        disk: D,
+        file: F,
+        settings: Settings,
+        agent: AgentId,
+        boot: BootId,
+        now: Instant,
+    ) -> Self {
         let Settings { bytes_max, age_max, after, order } = settings;
         let takes_records = bytes_max > 0;
         let bytes_max = if takes_records { bytes_max } else { LOSSES_BYTES };
         let segment_bytes = segment_bytes(bytes_max);
         let options = Options { bytes_max, age_max: Some(age_max), segment_bytes, order };
-        let disk = StdDisk::open(&state_dir.join(spool::DIRECTORY_NAME))?;
         let (spool, report) = Spool::open(disk, options, now);
         for trouble in &report.troubles {
             tracing::warn!(trouble, "the spool is damaged; what is gone is declared lost");
@@ -125,7 +144,7 @@ impl Spooling {
         }
         let mut this = Self {
             spool,
-            book: BootBook::open(state_dir, agent, boot),
+            book: BootBook::open(file, agent, boot),
             boot,
             takes_records,
             after,
@@ -142,7 +161,7 @@ impl Spooling {
         this.declare_crashes();
         let nothing = Progress { acknowledged: None, recorded: 0 };
         this.reserve(nothing, nothing);
-        Ok(this)
+        this
     }
 
     /// Declares what boots that ended without a word may have lost, but for what the spool has of them.
@@ -224,7 +243,11 @@ impl Spooling {
 
     /// Puts on the disk what has to go there at `now`, and tells the agent what the spool can do. To be called after each
     /// input of the agent, until it answers [`Spooled::Wait`].
-    pub(crate) fn poll(&mut self, now: Instant, agent: &mut HostAgent<impl OwnPlugins>) -> Spooled {
+    pub(crate) fn poll<const RING: usize>(
+        &mut self,
+        now: Instant,
+        agent: &mut RingAgent<RING, impl OwnPlugins>,
+    ) -> Spooled {
         let mut changed = false;
         let ledger = agent.ledger();
         let (records, alerts) = agent.accounted();
@@ -264,12 +287,12 @@ impl Spooling {
     }
 
     /// When what is held has to go to the disk; none while that is not foreseen.
-    fn due(&self, agent: &HostAgent<impl OwnPlugins>) -> Option<Instant> {
+    fn due<const RING: usize>(&self, agent: &RingAgent<RING, impl OwnPlugins>) -> Option<Instant> {
         let ledger = agent.ledger();
         if !self.takes_records || ledger.held + ledger.alerts.held == 0 || !agent.can_defer() {
             return None;
         }
-        let full = (FULL_BYTES <= agent.held_bytes()).then_some(self.written_at);
+        let full = (full_bytes(RING) <= agent.held_bytes()).then_some(self.written_at);
         let away = self.away_since.map(|since| {
             let is_first = self.written_at <= since;
             let is_large = GROUP_BYTES <= agent.held_bytes();
@@ -281,13 +304,22 @@ impl Spooling {
     }
 
     /// Puts everything that is held on the disk: the agent is about to end.
-    pub(crate) fn store_all(&mut self, now: Instant, agent: &mut HostAgent<impl OwnPlugins>) {
+    pub(crate) fn store_all<const RING: usize>(
+        &mut self,
+        now: Instant,
+        agent: &mut RingAgent<RING, impl OwnPlugins>,
+    ) {
         if self.takes_records {
             self.store(now, agent, Share::All);
         }
     }
 
-    fn store(&mut self, now: Instant, agent: &mut HostAgent<impl OwnPlugins>, share: Share) {
+    fn store<const RING: usize>(
+        &mut self,
+        now: Instant,
+        agent: &mut RingAgent<RING, impl OwnPlugins>,
+        share: Share,
+    ) {
         let mut left = match share {
             Share::All => agent.ledger().held,
             Share::Half => agent.ledger().held.div_ceil(2),
@@ -313,10 +345,10 @@ impl Spooling {
         self.reconcile(now, agent);
     }
 
-    fn store_alerts(
+    fn store_alerts<const RING: usize>(
         &mut self,
         now: Instant,
-        agent: &mut HostAgent<impl OwnPlugins>,
+        agent: &mut RingAgent<RING, impl OwnPlugins>,
     ) -> Result<(), SpoolError> {
         let rows = agent.held_alerts().take(GROUP_RECORDS_MAX).collect::<Vec<_>>();
         let (Some((first, _)), Some((last, _))) = (rows.first(), rows.last()) else {
@@ -337,7 +369,11 @@ impl Spooling {
     }
 
     /// Tells the agent what the spool has given up of this boot.
-    fn reconcile(&self, now: Instant, agent: &mut HostAgent<impl OwnPlugins>) {
+    fn reconcile<const RING: usize>(
+        &self,
+        now: Instant,
+        agent: &mut RingAgent<RING, impl OwnPlugins>,
+    ) {
         let ledger = agent.ledger();
         for (lane, spooled) in
             [(Lane::Records, ledger.spooled), (Lane::Alerts, ledger.alerts.spooled)]
@@ -357,7 +393,11 @@ impl Spooling {
     }
 
     /// Answers whether there was news.
-    fn tell(&mut self, now: Instant, agent: &mut HostAgent<impl OwnPlugins>) -> bool {
+    fn tell<const RING: usize>(
+        &mut self,
+        now: Instant,
+        agent: &mut RingAgent<RING, impl OwnPlugins>,
+    ) -> bool {
         if self.is_wanted && self.next.is_none() {
             self.next = self.spool.next();
         }
@@ -368,6 +408,12 @@ impl Spooling {
             agent.handle(now, Input::SpoolChanged { is_writable, has_batch });
         }
         is_news
+    }
+
+    /// What is on the disk.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn counts(&self) -> spool::Counts {
+        self.spool.counts()
     }
 
     /// Its figures, for the agent's status.
@@ -385,7 +431,7 @@ impl Spooling {
     }
 
     /// The process is about to end: what it has lost and no server has confirmed to know of is declared to the next boot.
-    pub(crate) fn close(&mut self, agent: &HostAgent<impl OwnPlugins>) {
+    pub(crate) fn close<const RING: usize>(&mut self, agent: &RingAgent<RING, impl OwnPlugins>) {
         let records = agent.unsettled_records().map(|loss| self.of_lane(Lane::Records, loss));
         let alerts = agent.unsettled_alerts().map(|loss| self.of_lane(Lane::Alerts, loss));
         let losses = records.chain(alerts).collect::<Vec<_>>();

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use agent_core::id::{AgentId, BootId};
 use agent_core::ledger::LossReason;
+use bus::audit::intervals::Intervals as ReaderIntervals;
+use bus::audit::{Audit, History, Place};
 use bus::{Payload, Topic};
 use proto::{CommandOutcome, StatusEvent};
 
@@ -14,13 +16,15 @@ use crate::intervals::Intervals;
 use crate::tally::Fault;
 use crate::world::{Broken, Outcome, World};
 
-/// How far below the newest record of its boot a reader tells a repeat from a newcomer.
-const READER_WINDOW: u64 = 1024;
+/// Intervals of sequences that a reader remembers of one boot, as those of `analysis` do.
+const READER_INTERVALS: usize = 128;
 
 /// What the bus says of one boot.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
     delivered: Intervals,
+    /// What a reader that leaves out repeats remembers.
+    reader: ReaderIntervals,
     delivered_count: u64,
     declared: Intervals,
     high: u64,
@@ -28,6 +32,25 @@ struct Seen {
     alerts: Intervals,
     alerts_declared: Intervals,
     alerts_high: u64,
+    /// Ranges that a later boot declared, because this one ended without a word.
+    crashes: u64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            delivered: Intervals::default(),
+            reader: ReaderIntervals::new(READER_INTERVALS),
+            delivered_count: 0,
+            declared: Intervals::default(),
+            high: 0,
+            session: 0,
+            alerts: Intervals::default(),
+            alerts_declared: Intervals::default(),
+            alerts_high: 0,
+            crashes: 0,
+        }
+    }
 }
 
 type Name = (AgentId, BootId);
@@ -47,6 +70,7 @@ impl<const RING: usize> World<RING> {
         self.read_losses(&journals, &mut seen)?;
         let mut repeats = 0;
         let mut late_writes = 0;
+        let mut replayed = 0;
         for entry in self.bus.read(Topic::MonitoringData, 0) {
             let Payload::Metrics(metrics) = &entry.payload else { continue };
             let parts = metrics.boot.zip(metrics.record.as_ref());
@@ -72,13 +96,22 @@ impl<const RING: usize> World<RING> {
                 return broken(&format!("{} of {boot} has other values than recorded", sequence));
             }
             let seen = seen.entry(name).or_default();
-            if seen.delivered.contains(sequence) {
+            let is_repeat = seen.delivered.contains(sequence);
+            if seen.reader.insert(sequence) == is_repeat {
+                return broken(&format!(
+                    "D4: a reader takes {sequence} of {boot} of {} for {}",
+                    entry.key,
+                    if is_repeat { "news" } else { "a repeat" }
+                ));
+            }
+            if is_repeat {
                 repeats += 1;
                 continue;
             }
             seen.delivered.insert(sequence, sequence);
             seen.delivered_count += 1;
             if metrics.replayed {
+                replayed += 1;
                 continue;
             }
             if seen.high < sequence {
@@ -87,22 +120,25 @@ impl<const RING: usize> World<RING> {
                 continue;
             }
             // A write of an older stream that came after a newer one had gone on, as a server that stood still or brokers
-            // that were away make it. The agent had declared it lost meanwhile.
+            // that were away make it. The agent had declared it lost meanwhile, or put it into its spool.
             let is_fenced = metrics.session < seen.session || is_plain;
-            if !is_fenced || !seen.declared.contains(sequence) {
+            let is_given_up =
+                seen.declared.contains(sequence) || journal.deferred.0.contains(sequence);
+            if !is_fenced || !is_given_up {
                 return broken(&format!(
                     "D5: {} of {boot} of {} came after {}, in session {} after {}",
                     sequence, entry.key, seen.high, metrics.session, seen.session
                 ));
             }
-            if READER_WINDOW <= seen.high - sequence && !seen.declared.contains(sequence) {
-                return broken(&format!("D4: {sequence} of {boot} came too late for readers"));
-            }
             late_writes += 1;
         }
         self.tally.met(Fault::Repeat, repeats);
+        self.tally.met(Fault::Replay, replayed);
+        let crashes = seen.values().map(|seen| seen.crashes).sum();
+        self.tally.met(Fault::CrashDeclared, crashes);
         self.tally.late_writes += late_writes;
         self.balance(&seen)?;
+        self.audit()?;
         self.check_commands()
     }
 
@@ -138,6 +174,7 @@ impl<const RING: usize> World<RING> {
                 };
                 // What a crash declares is an upper bound.
                 let is_bound = loss.reason == i32::from(proto::LossReason::Crash);
+                seen.crashes += u64::from(is_bound);
                 if !is_bound && (count as u64) < loss.last {
                     return broken(&format!("{boot} declared {} lost and had {count}", loss.last));
                 }
@@ -153,6 +190,10 @@ impl<const RING: usize> World<RING> {
                     continue;
                 }
                 seen.alerts.insert(alert.sequence, alert.sequence);
+                if journal.deferred.1.contains(alert.sequence) {
+                    // The spool brings it when it can.
+                    continue;
+                }
                 if alert.sequence < seen.alerts_high
                     && !seen.alerts_declared.contains(alert.sequence)
                 {
@@ -168,14 +209,17 @@ impl<const RING: usize> World<RING> {
     fn balance(&mut self, seen: &HashMap<Name, Seen>) -> Outcome {
         let nothing = Seen::default();
         for host in &self.hosts {
-            for journal in &host.journals {
+            for (index, journal) in host.journals.iter().enumerate() {
                 let boot = journal.boot;
                 let seen = seen.get(&(host.id.clone(), boot)).unwrap_or(&nothing);
                 let recorded = journal.records.len() as u64;
                 let alerts = journal.alerts.len() as u64;
+                // The next boot tells what this one may have lost.
+                let is_told = host.disk.is_some() && !journal.is_unsure;
                 let (required, alerts_required) = match &journal.end {
                     End::Running => (recorded, alerts),
-                    // Without a spool, what was held went with the process.
+                    End::Killed if is_told => (recorded, alerts),
+                    // What was held went with the process.
                     End::Killed => journal.acknowledged,
                     End::Ended(ledger) => {
                         let gave_up = ledger.lost.by(LossReason::Shutdown) > 0
@@ -186,15 +230,24 @@ impl<const RING: usize> World<RING> {
                                 host.id, ledger.delivered, seen.delivered_count
                             ));
                         }
-                        // Without a spool nobody is left to declare what a shutdown gave up.
-                        if gave_up { journal.acknowledged } else { (recorded, alerts) }
+                        // Without a state directory nobody is left to declare what a shutdown gave up.
+                        if gave_up && !is_told { journal.acknowledged } else { (recorded, alerts) }
                     }
+                };
+                // What the last boot left on its disk is still there.
+                let is_last = index + 1 == host.journals.len();
+                let (mut in_spool, mut alerts_in_spool) = match &journal.end {
+                    End::Ended(ledger) if is_last => (ledger.spooled, ledger.alerts.spooled),
+                    End::Ended(_) | End::Killed | End::Running => (0, 0),
                 };
                 for sequence in 1..=recorded {
                     if seen.delivered.contains(sequence) {
                         self.tally.delivered += 1;
                     } else if seen.declared.contains(sequence) {
                         self.tally.lost += 1;
+                    } else if 0 < in_spool {
+                        in_spool -= 1;
+                        self.tally.spooled += 1;
                     } else if sequence <= required {
                         return broken(&format!(
                             "D3: record {sequence} of {boot} of {} is neither delivered nor declared lost; {recorded} were recorded, {:?} acknowledged, the boot {:?}",
@@ -207,6 +260,10 @@ impl<const RING: usize> World<RING> {
                 for sequence in 1..=alerts_required {
                     let known = seen.alerts.contains(sequence);
                     if !known && !seen.alerts_declared.contains(sequence) {
+                        if 0 < alerts_in_spool {
+                            alerts_in_spool -= 1;
+                            continue;
+                        }
                         return broken(&format!(
                             "D3: alert {sequence} of {boot} of {} is neither delivered nor declared lost",
                             host.id
@@ -216,6 +273,34 @@ impl<const RING: usize> World<RING> {
             }
         }
         Ok(())
+    }
+
+    /// Gives the bus to the audit that operators use: it must find nothing.
+    fn audit(&self) -> Outcome {
+        let mut audit = Audit::new(History::Whole);
+        let place =
+            |entry: &bus::Entry| Place { partition: entry.partition, stored_ms: entry.stored_ms };
+        for entry in self.bus.read(Topic::AgentStatus, 0) {
+            if let Payload::Status(status) = &entry.payload {
+                audit.handle_status(place(entry), status);
+            }
+        }
+        for entry in self.bus.read(Topic::MonitoringData, 0) {
+            if let Payload::Metrics(metrics) = &entry.payload {
+                audit.handle_metrics(place(entry), metrics);
+            }
+        }
+        let report = audit.report();
+        if report.difference() == 0 && report.unaudited == 0 {
+            return Ok(());
+        }
+        let boots = report
+            .agents
+            .iter()
+            .flat_map(|agent| agent.boots.iter().map(move |boot| (agent, boot)));
+        let off = boots.filter(|(_, boot)| boot.difference() > 0);
+        let off: Vec<_> = off.map(|(agent, boot)| (&agent.agent_id, boot)).take(2).collect();
+        broken(&format!("the audit finds a difference of {}: {off:?}", report.difference()))
     }
 
     /// C1, C2, C4: each command that is on the bus ends once, and what it says is what it did.
@@ -249,6 +334,11 @@ impl<const RING: usize> World<RING> {
                 match (first, later) {
                     (first, later) if first == later => self.tally.answers_repeated += 1,
                     (CommandOutcome::Unknown, _) => self.tally.amendments += 1,
+                    // Two servers say that it did nothing, each for its own reason.
+                    (
+                        CommandOutcome::Expired | CommandOutcome::Rejected,
+                        CommandOutcome::Expired | CommandOutcome::Rejected,
+                    ) => self.tally.answers_repeated += 1,
                     // The agent had answered; a server that could not know says what it knows.
                     (_, CommandOutcome::Unknown) => self.tally.answers_repeated += 1,
                     _ if issued.is_held_up => self.tally.outlived += 1,

@@ -9,8 +9,9 @@ use agent_core::ledger::Ledger;
 use agent_core::metric::{Metric, MetricSet, Values, percent_of};
 use agent_core::record::{Alert, Sample, Snapshot};
 use agent_core::time::Instant;
-use agent_std::simulated::Shell;
+use agent_std::simulated::{Shell, StateDisk};
 
+use crate::intervals::Intervals;
 use crate::random::Random;
 use crate::trace::mix;
 
@@ -35,6 +36,11 @@ pub(crate) struct Journal {
     pub(crate) alerts: Vec<u64>,
     /// Up to where the agent was told that records and alerts are durable.
     pub(crate) acknowledged: (u64, u64),
+    /// What the agent told a server that its spool will bring: records and alerts.
+    pub(crate) deferred: (Intervals, Intervals),
+    /// The disk took nothing while the boot ran, or when one after it began: what a crash would have to declare may be
+    /// unknown.
+    pub(crate) is_unsure: bool,
     pub(crate) end: End,
 }
 
@@ -116,6 +122,10 @@ pub(crate) struct Process<const RING: usize> {
     pub(crate) wake_at: Option<u64>,
     /// Losses of its ring that were counted.
     pub(crate) overwritten: u64,
+    /// The same of its spool, which was full.
+    pub(crate) spool_lost: u64,
+    /// Replayed batches that were sent on its stream.
+    pub(crate) replays: u64,
 }
 
 /// A host.
@@ -128,6 +138,10 @@ pub(crate) struct Host<const RING: usize> {
     /// On its disk.
     pub(crate) boot_counter: u64,
     pub(crate) restarted: Option<Restarted>,
+    /// What its agents keep; none: nothing.
+    pub(crate) disk: Option<StateDisk>,
+    /// Its disk takes nothing until then; 0: it does.
+    pub(crate) disk_full_until: u64,
     /// What its wall clock shows beyond simulated time.
     pub(crate) wall_offset_ms: i64,
     /// It stands still until then; 0: it does not.
@@ -150,6 +164,8 @@ impl<const RING: usize> Host<RING> {
             process_number: 0,
             boot_counter: 0,
             restarted: None,
+            disk: None,
+            disk_full_until: 0,
             wall_offset_ms: wall_ms,
             frozen_until: 0,
             is_starting: false,
@@ -235,6 +251,9 @@ impl<const RING: usize> Host<RING> {
         let overwritten = ledger.lost.by(agent_core::ledger::LossReason::Overwritten);
         observed.overwritten = overwritten.saturating_sub(process.overwritten);
         process.overwritten = process.overwritten.max(overwritten);
+        let spool_lost = ledger.lost.by(agent_core::ledger::LossReason::SpoolFull);
+        observed.spool_lost = spool_lost.saturating_sub(process.spool_lost);
+        process.spool_lost = process.spool_lost.max(spool_lost);
         Ok(observed)
     }
 }
@@ -245,6 +264,7 @@ pub(crate) struct Observed {
     pub(crate) recorded: u64,
     pub(crate) alerts: u64,
     pub(crate) overwritten: u64,
+    pub(crate) spool_lost: u64,
 }
 
 /// A simulated span as the core has it.

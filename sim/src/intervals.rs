@@ -29,9 +29,19 @@ impl Intervals {
         self.0.insert(first, last);
     }
 
-    /// Whether it has every number from 1 to `last`.
-    pub(crate) fn covers_to(&self, last: u64) -> bool {
-        last == 0 || self.0.get(&1).is_some_and(|end| last <= *end)
+    /// Whether it and `other` together have every number from 1 to `last`.
+    pub(crate) fn covers_to_with(&self, other: &Self, last: u64) -> bool {
+        let mut reached = 0;
+        while reached < last {
+            let next = reached + 1;
+            let end = |set: &Self| set.0.range(..=next).next_back().map_or(0, |(_, end)| *end);
+            let end = end(self).max(end(other));
+            if end < next {
+                return false;
+            }
+            reached = end;
+        }
+        true
     }
 
     pub(crate) fn contains(&self, number: u64) -> bool {
@@ -58,8 +68,13 @@ mod tests {
         assert_eq!(set.first_gap(), 4);
         assert!(!set.contains(4));
         set.insert(4, 4);
-        assert!(set.covers_to(30));
-        assert!(!set.covers_to(31));
+        let nothing = Intervals::default();
+        assert!(set.covers_to_with(&nothing, 30));
+        assert!(!set.covers_to_with(&nothing, 31));
+        let mut other = Intervals::default();
+        other.insert(31, 40);
+        assert!(set.covers_to_with(&other, 40) && other.covers_to_with(&set, 40));
+        assert!(!set.covers_to_with(&other, 41));
         assert_eq!(set.0.len(), 1);
     }
 }

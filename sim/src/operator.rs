@@ -334,7 +334,9 @@ impl<const RING: usize> World<RING> {
         }
         let boot = before.boot;
         let is_second = issued.effects.iter().any(|effect| effect.boot == boot);
-        self.tally.begun_again += u64::from(!is_second && !issued.effects.is_empty());
+        let is_again = !is_second && !issued.effects.is_empty();
+        self.tally.begun_again += u64::from(is_again);
+        let is_remembered = self.hosts[agent].disk.is_some();
         issued.effects.push(Effect { at: now, boot });
         let latest = issued.last_sent_at + issued.ttl_ms + TRANSIT_MS;
         self.trace.note(
@@ -346,6 +348,9 @@ impl<const RING: usize> World<RING> {
         );
         if is_second {
             return Err(Broken(format!("C1: boot {boot} started {} twice", command.id)));
+        }
+        if is_again && is_remembered {
+            return Err(Broken(format!("C1: boot {boot} began {} again", command.id)));
         }
         if latest < now && issued.is_held_up {
             self.tally.outlived += 1;

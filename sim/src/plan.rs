@@ -1,5 +1,7 @@
 //! What kind of world a seed makes: how many servers and what bus, how its network is, and which faults come how often.
 
+use agent_std::spool::Order;
+
 use crate::random::Random;
 
 /// Mean times between faults, in simulated milliseconds; 0: never.
@@ -25,6 +27,8 @@ pub(crate) struct Faults {
     pub(crate) clock_step: u64,
     /// Messages damaged, of a million.
     pub(crate) damage_per_million: u64,
+    /// The disk of a host takes nothing.
+    pub(crate) disk_full: u64,
 }
 
 /// A world before it begins.
@@ -52,6 +56,19 @@ pub(crate) struct Plan {
     pub(crate) has_trials: bool,
     /// Bytes of each agent's ring.
     pub(crate) ring: RingSize,
+    /// What the hosts' agents keep on their disks.
+    pub(crate) keeping: Keeping,
+}
+
+/// What outlives the process of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// Nothing.
+    Nothing,
+    /// Commands that have begun, and how far the boot can have come.
+    Books,
+    /// Records as well.
+    Spool { bytes: u64, after_ms: u64, order: Order },
 }
 
 /// How many bytes of records an agent holds.
@@ -88,6 +105,7 @@ impl Plan {
             agent_stop: per_agent(60 * MINUTE),
             agent_freeze: per_agent(30 * MINUTE),
             clock_step: per_agent(60 * MINUTE),
+            disk_full: per_agent(90 * MINUTE),
             ..Faults::default()
         };
         let servers_only = Faults {
@@ -115,6 +133,8 @@ impl Plan {
                 ..servers_only
             },
             "outage" => Faults {
+                agent_kill: per_agent(120 * MINUTE),
+                disk_full: per_agent(240 * MINUTE),
                 isolation: 60 * MINUTE,
                 server_kill: 90 * MINUTE,
                 store_full: 60 * MINUTE,
@@ -134,6 +154,7 @@ impl Plan {
                 store_full: 30 * MINUTE,
                 store_slow: 30 * MINUTE,
                 damage_per_million: 200,
+                disk_full: agents_only.disk_full * 2,
             },
         };
         let is_shared = name == "failover" || random.happens(600_000);
@@ -146,6 +167,15 @@ impl Plan {
             0 => RingSize::Full,
             1..=4 => RingSize::Medium,
             _ => RingSize::Small,
+        };
+        let keeping = match random.between(0, 9) {
+            0 | 1 => Keeping::Nothing,
+            2 | 3 => Keeping::Books,
+            _ => Keeping::Spool {
+                bytes: *random.pick(&[64 << 10, 64 << 10, 256 << 10]),
+                after_ms: *random.pick(&[0, 10 * SECOND, MINUTE]),
+                order: *random.pick(&[Order::OldestFirst, Order::OldestFirst, Order::NewestFirst]),
+            },
         };
         let fastest = random.between(0, 40);
         let slowest = match random.between(0, 9) {
@@ -167,6 +197,7 @@ impl Plan {
             config_ms: *random.pick(&[3 * MINUTE, 10 * MINUTE]),
             has_trials: random.happens(200_000),
             ring,
+            keeping,
         }
     }
 }

@@ -66,11 +66,25 @@ pub enum Fault {
     PlainForm,
     /// An agent went to another server.
     Failover,
+    /// A record came late, from a spool.
+    Replay,
+    /// A stream ended with replayed batches that were not acknowledged.
+    ReplayCut,
+    /// An agent was killed while there were records in its spool.
+    KilledWithSpool,
+    /// A host lost power while there were records in its spool.
+    PowerLostWithSpool,
+    /// A spool gave records up because it was full.
+    SpoolFull,
+    /// The disk of a host took nothing.
+    DiskFull,
+    /// A boot that had ended without a word was declared by the next one.
+    CrashDeclared,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 36] = [
         Self::StreamBroken,
         Self::MessageLost,
         Self::AcknowledgementLost,
@@ -100,6 +114,13 @@ impl Fault {
         Self::BadConfiguration,
         Self::PlainForm,
         Self::Failover,
+        Self::Replay,
+        Self::ReplayCut,
+        Self::KilledWithSpool,
+        Self::PowerLostWithSpool,
+        Self::SpoolFull,
+        Self::DiskFull,
+        Self::CrashDeclared,
     ];
 
     /// What it is called in the report.
@@ -134,6 +155,13 @@ impl Fault {
             Self::BadConfiguration => "bad configurations pushed",
             Self::PlainForm => "records in the plain form",
             Self::Failover => "failovers",
+            Self::Replay => "records replayed",
+            Self::ReplayCut => "replays cut",
+            Self::KilledWithSpool => "agents killed with records spooled",
+            Self::PowerLostWithSpool => "power lost with records spooled",
+            Self::SpoolFull => "losses of full spools",
+            Self::DiskFull => "disks of hosts full",
+            Self::CrashDeclared => "crashes declared by the next boot",
         }
     }
 }
@@ -153,6 +181,8 @@ pub struct Tally {
     pub lost: u64,
     /// Of them, those that went with a killed process, neither acknowledged nor declared.
     pub died: u64,
+    /// Of them, those that were in the spool of an agent when the world ended.
+    pub spooled: u64,
     /// Alerts that agents gave a sequence.
     pub alerts: u64,
     /// Streams opened.
@@ -191,6 +221,7 @@ impl Tally {
         self.delivered += other.delivered;
         self.lost += other.lost;
         self.died += other.died;
+        self.spooled += other.spooled;
         self.alerts += other.alerts;
         self.streams += other.streams;
         self.events += other.events;
@@ -228,6 +259,7 @@ impl fmt::Display for Tally {
         writeln!(f, "  delivered              {:>12}", self.delivered)?;
         writeln!(f, "  declared lost          {:>12}", self.lost)?;
         writeln!(f, "  died with a process    {:>12}", self.died)?;
+        writeln!(f, "  in a spool at the end  {:>12}", self.spooled)?;
         writeln!(f, "alerts                   {:>12}", self.alerts)?;
         writeln!(f, "late writes, fenced      {:>12}", self.late_writes)?;
         let mut commands = String::new();

@@ -25,10 +25,11 @@ pub(crate) enum Kind {
     StoreFull,
     StoreSlow,
     ClockStep,
+    DiskFull,
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Reset,
         Self::Block,
         Self::Isolation,
@@ -41,6 +42,7 @@ impl Kind {
         Self::StoreFull,
         Self::StoreSlow,
         Self::ClockStep,
+        Self::DiskFull,
     ];
 }
 
@@ -63,6 +65,8 @@ pub(crate) enum Trouble {
     /// A path may be open again.
     Unblock(usize, usize),
     ThawAgent(usize),
+    /// The disk of a host may have room again.
+    FreeDisk(usize),
     ThawServer(usize),
     /// The keep-alive of a connection runs out on the side that receives in this direction.
     KeepAlive(u64, Direction, Silence),
@@ -84,6 +88,7 @@ impl<const RING: usize> World<RING> {
             Kind::StoreFull => faults.store_full,
             Kind::StoreSlow => faults.store_slow,
             Kind::ClockStep => faults.clock_step,
+            Kind::DiskFull => faults.disk_full,
         }
     }
 
@@ -120,6 +125,10 @@ impl<const RING: usize> World<RING> {
             Trouble::Comes(_) => Ok(()),
             Trouble::Unblock(agent, server) => self.unblock(agent, server),
             Trouble::ThawAgent(agent) => self.thaw_agent(agent),
+            Trouble::FreeDisk(agent) => {
+                self.free_disk(agent);
+                Ok(())
+            }
             Trouble::ThawServer(server) => self.thaw_server(server),
             Trouble::KeepAlive(id, side, silence) => self.keep_alive(id, side, silence),
         }
@@ -178,6 +187,11 @@ impl<const RING: usize> World<RING> {
             }
             Kind::ClockStep => {
                 self.step_clock(agent, server);
+                Ok(())
+            }
+            Kind::DiskFull => {
+                let until = self.end_of_trouble();
+                self.fill_disk(agent, until);
                 Ok(())
             }
         }
@@ -311,14 +325,22 @@ impl<const RING: usize> World<RING> {
 
     fn kill_agent(&mut self, agent: usize) -> Outcome {
         let has_power = self.random.happens(600_000);
+        let seed = self.random.next();
         let host = &mut self.hosts[agent];
         let Some(process) = host.process.take() else { return Ok(()) };
         host.journals[process.journal].end = End::Killed;
         host.frozen_until = 0;
         let held = process.shell.ledger().held;
+        let spooled = process.shell.spooled().map_or(0, |counts| counts.records + counts.alerts);
+        let with_spool = u64::from(0 < spooled);
+        self.tally.met(Fault::KilledWithSpool, with_spool);
+        self.tally.met(Fault::PowerLostWithSpool, if has_power { 0 } else { with_spool });
         self.tally.met(Fault::AgentKilled, u64::from(0 < held));
         self.tally.met(Fault::PowerLost, u64::from(!has_power));
-        self.note(Who::Agent(agent), "is killed with {a} records held", held, 0);
+        self.note(Who::Agent(agent), "is killed with {a} records held, {b} spooled", held, spooled);
+        if !has_power && let Some(disk) = &self.hosts[agent].disk {
+            disk.lose_power(seed);
+        }
         if let Some(id) = process.connection
             && let Some(connection) = self.connections.get_mut(&id)
         {
@@ -362,6 +384,28 @@ impl<const RING: usize> World<RING> {
             self.deliver(id, Direction::Down)?;
         }
         self.drive(agent)
+    }
+
+    fn fill_disk(&mut self, agent: usize, until: u64) {
+        let host = &mut self.hosts[agent];
+        let Some(disk) = &host.disk else { return };
+        disk.set_full(true);
+        host.disk_full_until = until;
+        if let Some(process) = &host.process {
+            host.journals[process.journal].is_unsure = true;
+        }
+        self.tally.met(Fault::DiskFull, 1);
+        self.note(Who::Agent(agent), "has a full disk until {a}", until, 0);
+        self.at(until, Event::Trouble(Trouble::FreeDisk(agent)));
+    }
+
+    fn free_disk(&mut self, agent: usize) {
+        let host = &mut self.hosts[agent];
+        if host.disk_full_until <= self.now
+            && let Some(disk) = &host.disk
+        {
+            disk.set_full(false);
+        }
     }
 
     fn kill_server(&mut self, server: usize) -> Outcome {
@@ -514,6 +558,8 @@ impl<const RING: usize> World<RING> {
         }
         for agent in 0..self.hosts.len() {
             self.hosts[agent].frozen_until = self.hosts[agent].frozen_until.min(now);
+            self.hosts[agent].disk_full_until = self.hosts[agent].disk_full_until.min(now);
+            self.free_disk(agent);
             self.thaw_agent(agent)?;
             for server in 0..self.nodes.len() {
                 self.unblock(agent, server)?;

@@ -6,19 +6,23 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-use agent_core::agent::{LinkState, RunState, Transmit};
+use agent_core::agent::{Batch, LinkState, RunState, Transmit};
 use agent_core::id::{BootId, Sequence};
 use agent_core::ledger::LossReason;
 use agent_core::metric::MetricSet;
 use agent_core::time::Instant;
-use agent_std::simulated::{Event as ShellEvent, LinkEvent, Next, Request, Shell, Start};
+use agent_std::simulated::{
+    Event as ShellEvent, LinkEvent, Next, Request, Shell, Start, State, StateDisk,
+};
+use agent_std::spool::Order;
 
-use crate::bus::SimBus;
+use crate::bus::{Known, SimBus};
 use crate::host::{End, Host, Journal, Process, millis};
+use crate::intervals::Intervals;
 use crate::network::{CONNECT_MS, Connection, Direction, Parcel, Pipe, WINDOW_BYTES};
 use crate::nodes::Node;
 use crate::operator::Operator;
-use crate::plan::Plan;
+use crate::plan::{Keeping, Plan};
 use crate::random::Random;
 use crate::tally::{Fault, Tally};
 use crate::trace::{Trace, Who};
@@ -143,6 +147,11 @@ impl<const RING: usize> World<RING> {
             plan,
             random,
         };
+        if world.plan.keeping != Keeping::Nothing {
+            for host in &mut world.hosts {
+                host.disk = Some(StateDisk::default());
+            }
+        }
         // Any order of starts is a good one.
         for server in 0..world.nodes.len() {
             let delay = world.random.between(0, 20_000);
@@ -231,6 +240,17 @@ impl<const RING: usize> World<RING> {
         host.process_number += 1;
         let boot = BootId { counter: host.boot_counter, nonce };
         let restarted = host.restarted.take();
+        let (spool_bytes, after_ms, order) = match self.plan.keeping {
+            Keeping::Nothing | Keeping::Books => (0, 0, Order::OldestFirst),
+            Keeping::Spool { bytes, after_ms, order } => (bytes, after_ms, order),
+        };
+        let spool_after = millis(after_ms);
+        let disk = host.disk.clone();
+        let state = disk.map(|disk| State { disk, spool_bytes, spool_after, order });
+        let is_unsure = self.now < host.disk_full_until;
+        if is_unsure {
+            host.journals.iter_mut().for_each(|journal| journal.is_unsure = true);
+        }
         let start = Start {
             id: host.id.clone(),
             boot,
@@ -238,6 +258,7 @@ impl<const RING: usize> World<RING> {
             restarted,
             document: format!(r#"{{"interval": {}.{:03}}}"#, interval / 1000, interval % 1000),
             config_confirm,
+            state,
         };
         let shell = Shell::start(Instant::from_ms(0), start)
             .map_err(|error| Broken(format!("a host's own configuration was refused: {error}")))?;
@@ -247,6 +268,8 @@ impl<const RING: usize> World<RING> {
             records: Vec::new(),
             alerts: Vec::new(),
             acknowledged: (0, 0),
+            deferred: <(Intervals, Intervals)>::default(),
+            is_unsure,
             end: End::Running,
         });
         host.process = Some(Process {
@@ -257,6 +280,8 @@ impl<const RING: usize> World<RING> {
             transmitted: VecDeque::new(),
             wake_at: None,
             overwritten: 0,
+            spool_lost: 0,
+            replays: 0,
         });
         let counter = host.boot_counter;
         self.tally.boots += 1;
@@ -385,6 +410,7 @@ impl<const RING: usize> World<RING> {
         self.tally.recorded += observed.recorded;
         self.tally.alerts += observed.alerts;
         self.tally.met(Fault::RingOverflow, observed.overwritten);
+        self.tally.met(Fault::SpoolFull, observed.spool_lost);
         let host = &mut self.hosts[agent];
         let Some(process) = &host.process else { return Ok(()) };
         let (records, alerts) = process.shell.accounted();
@@ -401,8 +427,11 @@ impl<const RING: usize> World<RING> {
         if state == RunState::Draining || told == (0, 0) {
             return Ok(());
         }
-        let is_durable = known
-            .is_some_and(|known| known.records.covers_to(told.0) && known.alerts.covers_to(told.1));
+        // What the spool will bring is accounted for by that.
+        let nothing = Known::default();
+        let known_or_nothing = known.unwrap_or(&nothing);
+        let is_durable = known_or_nothing.records.covers_to_with(&journal.deferred.0, told.0)
+            && known_or_nothing.alerts.covers_to_with(&journal.deferred.1, told.1);
         if is_durable {
             return Ok(());
         }
@@ -485,8 +514,20 @@ impl<const RING: usize> World<RING> {
             let (first, end) = (batch.first.number(), batch.end.number());
             self.note(Who::Agent(agent), "sends records from {a} to before {b}", first, end);
         }
-        let connection = self.hosts[agent].process.as_ref().and_then(|p| p.connection);
-        let Some(id) = connection else { return };
+        let host = &mut self.hosts[agent];
+        let Some(process) = &mut host.process else { return };
+        let deferred = &mut host.journals[process.journal].deferred;
+        match transmit {
+            Transmit::Batch(Batch { deferred: Some(range), .. }) => {
+                deferred.0.insert(range.first.number(), range.last.number());
+            }
+            Transmit::Alerts(Batch { deferred: Some(range), .. }) => {
+                deferred.1.insert(range.first.number(), range.last.number());
+            }
+            Transmit::Replay => process.replays += 1,
+            _ => {}
+        }
+        let Some(id) = process.connection else { return };
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.outbox.push_back((bytes, transmit));
         }
@@ -632,6 +673,9 @@ impl<const RING: usize> World<RING> {
             && process.connection == Some(id)
         {
             process.connection = None;
+            let is_cut = 0 < std::mem::take(&mut process.replays)
+                && process.shell.spooled().is_some_and(|counts| 0 < counts.records);
+            self.tally.met(Fault::ReplayCut, u64::from(is_cut));
         }
     }
 
@@ -725,6 +769,10 @@ impl<const RING: usize> World<RING> {
                 return stuck(format!(
                     "is at {told:?} of {of_records} records, {of_alerts} alerts"
                 ));
+            }
+            let spooled = process.shell.spooled().unwrap_or_default();
+            if 0 < spooled.records + spooled.alerts + spooled.losses {
+                return stuck(format!("has not sent all of its spool: {spooled:?}"));
             }
             let revision = process.shell.status(Instant::from_ms(0)).config_revision.0;
             let wanted = self.operator.wanted_revision(agent).filter(|_| !self.plan.has_trials);
