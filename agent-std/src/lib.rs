@@ -19,6 +19,9 @@ mod main_loop;
 mod net;
 mod replay;
 mod sealed;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulated;
 pub mod spool;
 mod spooling;
 mod state_file;

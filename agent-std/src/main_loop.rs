@@ -553,7 +553,7 @@ impl MainLoop {
 
 /// Whether a stream stands that the server has answered. One that knows only the fixed facts may never do so in words; its
 /// stream counts once the core takes it for such.
-fn is_answered(link: LinkState) -> bool {
+pub(crate) fn is_answered(link: LinkState) -> bool {
     match link {
         LinkState::Plain | LinkState::Full { .. } => true,
         LinkState::Down { .. }
@@ -564,7 +564,7 @@ fn is_answered(link: LinkState) -> bool {
 }
 
 /// The candidate, and the configuration or the reason for the core.
-fn split(
+pub(crate) fn split(
     candidate: Result<Candidate, LayersError>,
 ) -> (Option<Candidate>, Result<agent_core::config::Config, Reason>) {
     match candidate {

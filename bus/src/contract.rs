@@ -5,6 +5,7 @@ use std::fmt;
 
 use agent_core::id::AgentId;
 use async_trait::async_trait;
+use proto::Boot;
 
 use crate::record::{Payload, Record};
 use crate::topic::Topic;
@@ -175,6 +176,37 @@ pub struct Rejected {
     pub count: u64,
 }
 
+/// Records that were durable, and that damage to what is stored took away.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Damage {
+    /// To be given to [`Bus::damage_told`]. Rises.
+    pub number: u64,
+    /// In which topic.
+    pub topic: Topic,
+    /// In which partition.
+    pub partition: Partition,
+    /// First and last offset of each range that is gone; rising. Readers get [`Delivery::Skipped`] for them.
+    pub offsets: Vec<(Offset, Offset)>,
+    /// Which records they were, as far as it is known. It may name some that are still there.
+    pub records: Vec<LostRecords>,
+    /// How many of the offsets had a record that is not known for certain. `records` names them too as far as their loss
+    /// left a gap in the sequences of a boot.
+    pub unnamed: u64,
+}
+
+/// Metrics records of one boot of an agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LostRecords {
+    /// Whose.
+    pub agent: AgentId,
+    /// Which start of the agent.
+    pub boot: Boot,
+    /// First sequence that is gone.
+    pub first: u64,
+    /// Last sequence that is gone.
+    pub last: u64,
+}
+
 /// Why a publish failed. In every case none, some or all of the records may be stored; the caller publishes
 /// again, and readers drop the repeats.
 #[derive(Debug, thiserror::Error)]
@@ -264,6 +296,17 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// since it was opened; only what is not 0.
     fn rejected(&self) -> Vec<Rejected> {
         Vec::new()
+    }
+
+    /// What damage took that was not yet [told](Self::damage_told), oldest first. Empty on a bus that leaves damage to its
+    /// broker.
+    async fn damage(&self) -> Result<Vec<Damage>, BusError> {
+        Ok(Vec::new())
+    }
+
+    /// Notes durably that all damage up to `number` was made known, so that [`damage`](Self::damage) does not name it again.
+    async fn damage_told(&self, _number: u64) -> Result<(), BusError> {
+        Ok(())
     }
 
     /// Makes what was accepted durable and lets go of the storage. Idempotent.

@@ -22,8 +22,8 @@ mod record;
 mod topic;
 
 pub use contract::{
-    Bus, BusError, Cursor, Delivery, Entry, Offset, Partition, PublishError, Rejected, Selection,
-    Start, Subscription, Watermarks,
+    Bus, BusError, Cursor, Damage, Delivery, Entry, LostRecords, Offset, Partition, PublishError,
+    Rejected, Selection, Start, Subscription, Watermarks,
 };
 pub use documents::{
     Document, DocumentError, DocumentEvent, DocumentStore, DocumentWatch, Revision,

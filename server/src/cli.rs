@@ -103,6 +103,28 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = parse_age)]
     pub retention_age: Option<Duration>,
 
+    /// Bytes of messages that may be on their way to the bus, over all agents; the next ones wait. Suffixes K, M and G count
+    /// in 1024.
+    ///
+    /// Agents are told how much of it is theirs, and keep what does not fit.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "PICKET_IN_FLIGHT_BYTES",
+        default_value = "64M",
+        value_parser = parse_in_flight
+    )]
+    pub in_flight_bytes: u32,
+
+    /// Connections that are let in; one more is closed at once [default: as the limit on open files allows, at most 100000].
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PICKET_CONNECTIONS_MAX",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub connections_max: Option<u32>,
+
     /// Least important level to log.
     #[arg(
         long,
@@ -170,6 +192,12 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Room for two of the largest messages, and what still fits in 32 bits.
+fn parse_in_flight(text: &str) -> Result<u32, String> {
+    let bytes = parse_bytes(text)?;
+    u32::try_from(bytes).map_err(|_| "must be below 4G".to_owned())
+}
+
 /// Less would lose records before the slowest reader has them.
 const RETENTION_BYTES_MIN: u64 = 1 << 20;
 
@@ -226,6 +254,14 @@ mod tests {
         for bad in ["", "G", "1X", "-1", "1.5G", "1K", "99999999999T"] {
             assert!(parse_bytes(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn bytes_in_flight_have_a_least_and_a_most() {
+        assert_eq!(parse_in_flight("64M"), Ok(64 << 20));
+        assert_eq!(parse_in_flight("1M"), Ok(1 << 20));
+        assert!(parse_in_flight("512K").is_err());
+        assert!(parse_in_flight("4G").is_err());
     }
 
     #[test]

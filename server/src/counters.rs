@@ -49,10 +49,24 @@ pub(crate) enum Counter {
     CommandsDoubtful,
     /// Configurations sent down a stream.
     ConfigsPushed,
+    /// Times that an agent was told how much it may send from now on.
+    CreditsSent,
+    /// Connections that were closed at once because there were as many as are allowed, or no files for more.
+    ConnectionsRefused,
+    /// Connections that were closed because they made no request.
+    ConnectionsSilent,
+    /// Connections whose peer was gone without a word.
+    ConnectionsVanished,
+    /// Connections that the system ended: reset, or unanswered by the peer's TCP.
+    ConnectionsBroken,
+    /// Connections that were closed because their peer did not speak HTTP/2 or misused it.
+    ConnectionsRefusedByProtocol,
+    /// Connections that were closed because their peer did not take what was left of an answer.
+    ConnectionsStuck,
 }
 
 impl Counter {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 27] = [
         Self::RecordsStored,
         Self::RecordsLost,
         Self::RecordsUnexplained,
@@ -73,6 +87,13 @@ impl Counter {
         Self::CommandsThrottled,
         Self::CommandsDoubtful,
         Self::ConfigsPushed,
+        Self::CreditsSent,
+        Self::ConnectionsRefused,
+        Self::ConnectionsSilent,
+        Self::ConnectionsVanished,
+        Self::ConnectionsBroken,
+        Self::ConnectionsRefusedByProtocol,
+        Self::ConnectionsStuck,
     ];
 
     const fn name(self) -> &'static str {
@@ -97,6 +118,13 @@ impl Counter {
             Self::CommandsThrottled => "commands.throttled",
             Self::CommandsDoubtful => "commands.doubtful",
             Self::ConfigsPushed => "configs.pushed",
+            Self::CreditsSent => "credits.sent",
+            Self::ConnectionsRefused => "connections.refused",
+            Self::ConnectionsSilent => "connections.silent",
+            Self::ConnectionsVanished => "connections.vanished",
+            Self::ConnectionsBroken => "connections.broken",
+            Self::ConnectionsRefusedByProtocol => "connections.misused",
+            Self::ConnectionsStuck => "connections.stuck",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The server of picket: agent streams, command routing, configuration, and the operator's rpcs.
 //!
-//! Rooms, in the order in which data meets them: `rpc` reads requests; `ingest` holds the agent streams;
+//! Rooms, in the order in which data meets them: `net` lets connections in; `rpc` reads requests; `ingest` holds the agent streams;
 //! `registry` remembers agents; `command` routes commands; `config` keeps layers and pushes them;
 //! `query` reads metrics back. The rules of streams, ids and commands are sans-IO and take the time as a
 //! parameter. Storage is behind [`bus::Bus`] and [`bus::DocumentStore`].
@@ -9,6 +9,11 @@
 pub mod cli;
 pub mod serve;
 
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulated;
+
+mod net;
 mod rpc;
 
 mod command;
@@ -17,10 +22,13 @@ mod ingest;
 mod query;
 mod registry;
 
+mod budget;
 mod clock;
 mod counters;
+mod damage;
 mod feed;
 mod ids;
+mod levels;
 mod limits;
 mod rejection;
 mod shared;

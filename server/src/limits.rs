@@ -2,16 +2,75 @@
 
 use std::time::Duration;
 
-/// Encoded size of one message, either way. A batch of 64 records stays below 32 KiB; a configuration
-/// document has at most 64 KiB.
+/// Encoded size of one message, either way; those of agents have [`AGENT_MESSAGE_BYTES_MAX`]. A configuration document
+/// has at most 64 KiB.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
+/// Encoded size of one message of an agent. 64 records of the largest size in the longer of both forms stay below 100 KiB.
+/// It is also what a peer can make wait here by sending half a message.
+pub(crate) const AGENT_MESSAGE_BYTES_MAX: usize = 128 * 1024;
+
+/// How long an agent may take over one message once it has begun it: on a link of 9,600 baud the longest that agents
+/// of ours send takes 20 s.
+pub(crate) const MESSAGE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// What one message may take once it is decoded. 64 records with windows and alerts in everything take 300 KiB.
+pub(crate) const DECODED_BYTES_MAX: u32 = 512 * 1024;
+
+/// What the records of one packed batch are taken to need: 64 of 1 KiB.
+pub(crate) const BATCH_PACKED_BYTES: usize = 64 * 1024;
+
+/// Buffers that a stream has from its start, one each way. tonic's own are of 8 KiB, and most messages of 100 bytes.
+pub(crate) const STREAM_BUFFER_BYTES: usize = 1024;
+
+/// Bytes that an agent may have under way without an acknowledgement, at least and at most. The least lets one batch of
+/// packed records through; the most is what an agent's ring holds.
+pub(crate) const CREDIT_BYTES_MIN: u64 = 4 * 1024;
+/// See [`CREDIT_BYTES_MIN`].
+pub(crate) const CREDIT_BYTES_MAX: u64 = 256 * 1024;
+
+/// A bus that stores within this time is quick; agents get their full share.
+pub(crate) const SINK_QUICK: Duration = Duration::from_millis(500);
+/// One that takes longer than this is slow, and agents get the least.
+pub(crate) const SINK_SLOW: Duration = Duration::from_secs(2);
+/// What a bus that could not store counts as.
+pub(crate) const SINK_DOWN: Duration = Duration::from_secs(30);
+
 /// HTTP/2 window of a stream and of a connection: what a peer may park here while its records are being
-/// stored. The default of 1 MiB would let a thousand stuck streams hold a gigabyte.
-pub(crate) const WINDOW_BYTES: u32 = 64 * 1024;
+/// stored. The default of 1 MiB would let a thousand stuck streams hold a gigabyte. Over a way of 100 ms there and back
+/// it lets 320 KiB a second through, forty thousand packed records.
+pub(crate) const WINDOW_BYTES: u32 = 32 * 1024;
+
+/// What HTTP/2 keeps of a stream for a peer that does not take it. A message larger than this is kept whole.
+pub(crate) const SEND_BUFFER_BYTES: usize = 32 * 1024;
+
+/// Headers of one request, as HTTP/2 counts them. The largest are those of an agent's Hello, of 1 KiB.
+pub(crate) const HEADERS_BYTES_MAX: u32 = 8 * 1024;
 
 /// Streams on one connection: an agent has one, an operator's tool a few.
-pub(crate) const CONNECTION_STREAMS_MAX: u32 = 16;
+pub(crate) const CONNECTION_STREAMS_MAX: u32 = 8;
+
+/// Streams that a peer opens and resets faster than they are served before its connection is closed.
+pub(crate) const RESET_STREAMS_MAX: usize = 20;
+
+/// Streams that we had to reset, for what a peer did, before its connection is closed.
+pub(crate) const ERROR_STREAMS_MAX: usize = 64;
+
+/// How long a connection may be there without having made a request: those who mean it make one at once.
+pub(crate) const FIRST_REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// How long a connection without a stream is kept after its last one. Clients open another when they need it.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(300);
+
+/// How long a stream that has ended may take to be taken from us before its connection is closed.
+pub(crate) const LEFTOVERS_MAX: Duration = Duration::from_secs(5);
+
+/// How long what was sent may stay without an answer by the peer's TCP before the connection is given up.
+pub(crate) const TCP_UNANSWERED_MAX: Duration = Duration::from_secs(20);
+
+/// Files that are left to the storage and the rest when the limit on open files decides how many connections there may
+/// be: a quarter, at most so many.
+pub(crate) const OWN_FILES: u64 = 1024;
 
 /// Silence after which a connection is asked for a sign of life, and how long that may take: a host that
 /// vanished is found within 15 s.
@@ -146,6 +205,13 @@ const _: () = {
     assert!(bus::query::BATCH_BYTES_MAX + 48 * 1024 < MESSAGE_BYTES_MAX);
     assert!(proto::config::DOCUMENT_BYTES_MAX < MESSAGE_BYTES_MAX / 2);
     assert!(AGENTS_MAX < LAYERS_MAX);
+    assert!(AGENT_MESSAGE_BYTES_MAX <= MESSAGE_BYTES_MAX);
+    assert!(CREDIT_BYTES_MIN.is_power_of_two() && CREDIT_BYTES_MAX.is_power_of_two());
+    assert!(STATUS_BYTES_MAX + RESPONSE_BYTES_MAX < AGENT_MESSAGE_BYTES_MAX);
+    assert!(
+        METADATA_ENTRIES_MAX * (METADATA_KEY_BYTES_MAX + METADATA_VALUE_BYTES_MAX + 16)
+            < AGENT_MESSAGE_BYTES_MAX
+    );
     assert!(AGENT_COMMANDS_MAX < DIRECTIVES_MAX);
     assert!(SHUTDOWN_STREAMS_MAX.as_millis() < SHUTDOWN_MAX.as_millis());
 };

@@ -39,10 +39,12 @@ pub(crate) enum Reason {
     Request,
     /// A bound of the server is reached.
     Busy,
+    /// A message that was begun and did not come to its end in time.
+    Slow,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Malformed,
         Self::Oversized,
         Self::AgentId,
@@ -60,6 +62,7 @@ impl Reason {
         Self::ConfigConflict,
         Self::Request,
         Self::Busy,
+        Self::Slow,
     ];
 
     /// The word after `rejected.` in the counters.
@@ -82,6 +85,7 @@ impl Reason {
             Self::ConfigConflict => "config_conflict",
             Self::Request => "request",
             Self::Busy => "busy",
+            Self::Slow => "slow",
         }
     }
 
@@ -91,6 +95,7 @@ impl Reason {
             Self::DuplicateId => Code::AlreadyExists,
             Self::ConfigConflict => Code::FailedPrecondition,
             Self::Busy => Code::ResourceExhausted,
+            Self::Slow => Code::DeadlineExceeded,
             Self::Malformed
             | Self::AgentId
             | Self::Value
@@ -142,6 +147,10 @@ impl Rejection {
         ];
         match code {
             Code::OutOfRange => Some(Self::new(Reason::Oversized, message)),
+            // Said by our own watch over a stream's pace.
+            Code::DeadlineExceeded if message.starts_with("a message was begun") => {
+                Some(Self::new(Reason::Slow, message))
+            }
             Code::Internal if MALFORMED.iter().any(|start| message.starts_with(start)) => {
                 Some(Self::new(Reason::Malformed, message))
             }
@@ -198,8 +207,13 @@ mod tests {
             .into_iter()
             .filter(|reason| reason.code() != Code::InvalidArgument)
             .collect();
-        let expected =
-            [Reason::Oversized, Reason::DuplicateId, Reason::ConfigConflict, Reason::Busy];
+        let expected = [
+            Reason::Oversized,
+            Reason::DuplicateId,
+            Reason::ConfigConflict,
+            Reason::Busy,
+            Reason::Slow,
+        ];
         assert_eq!(others, expected);
     }
 }

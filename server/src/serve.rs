@@ -7,29 +7,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use proto::monitoring_service_server::MonitoringServiceServer;
 use proto::operator_service_server::OperatorServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
-use tower::util::MapResponseLayer;
 use tracing::{info, warn};
 
+use crate::budget::Budget;
 use crate::cli::Args;
 use crate::clock::Clock;
 use crate::command::{Commands, Router};
 use crate::config::ConfigStore;
 use crate::counters::Counters;
+use crate::damage;
 use crate::ids::server_id;
+use crate::ingest::Sink;
+use crate::levels::Levels;
 use crate::limits::{
-    AGENTS_MAX, CONNECTION_STREAMS_MAX, HISTORY_WAIT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
-    MESSAGE_BYTES_MAX, SHUTDOWN_MAX, SHUTDOWN_STREAMS_MAX, WINDOW_BYTES,
+    AGENTS_MAX, HISTORY_WAIT, MESSAGE_BYTES_MAX, SHUTDOWN_MAX, SHUTDOWN_STREAMS_MAX,
 };
+use crate::net::{self, Listener, connections_max};
 use crate::registry::{News, Registry};
-use crate::rpc::{Monitoring, Operator, retell_decoding_errors};
+use crate::rpc::{Monitoring, Operator};
 use crate::shared::{Shared, Tables};
 use crate::shutdown::Shutdown;
 use crate::storage::Storage;
@@ -69,6 +70,8 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
     let listener = listen(args.listen).await?;
     let address =
         listener.local_addr().context("cannot read the address of the listening socket")?;
+    // Before the storage opens its files.
+    let connections_max = connections_max(args.connections_max);
     let beyond_loopback = !address.ip().is_loopback();
     if beyond_loopback {
         warn!(%address, "insecure: whoever reaches this port can read all metrics and command all agents");
@@ -78,40 +81,26 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
     let storage = Storage::open(&args, &troubles).await?;
 
     let shutdown = Shutdown::new();
-    let (shared, router) = assemble(&storage, &troubles, &shutdown, beyond_loopback);
+    let (shared, router) = assemble(&args, &storage, &troubles, &shutdown);
     let router = tokio::spawn(router.run());
     let mut follower = shared.config.follow().await;
     follower.read_first(&shared.config, &troubles).await;
     let news = remember(&shared).await;
     let follower = tokio::spawn(follower.run(Arc::clone(&shared)));
+    let damage = tokio::spawn(damage::tell(Arc::clone(&shared)));
 
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, Health::Serving).await;
-    let counters = Arc::clone(&shared.counters);
-    let mut stopping = shutdown.stopping();
-    let serving = transport()
-        .layer(MapResponseLayer::new(move |response| retell_decoding_errors(&counters, response)))
-        .add_service(
-            MonitoringServiceServer::new(Monitoring::new(Arc::clone(&shared)))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            OperatorServiceServer::new(Operator::new(Arc::clone(&shared)))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(health_service)
-        .add_service(reflection()?)
-        .serve_with_incoming_shutdown(incoming(listener), async move { stopping.wait().await });
-    let mut serving = tokio::spawn(serving);
+    let routes = routes(&shared)?.add_service(health_service).prepare();
+    let listener = Listener::new(listener, connections_max, &shared.levels, &shared.counters);
+    let mut serving = tokio::spawn(net::serve(listener, routes, shutdown.stopping()));
     announce(address)?;
-    info!(%address, %storage, server = shared.server_id, "server ready");
+    info!(%address, %storage, connections_max, server = shared.server_id, "server ready");
 
     tokio::select! {
         () = signal => info!("shutting down"),
         result = &mut serving => {
-            result.context("the gRPC server panicked")?.context("the gRPC server failed")?;
+            result.context("the gRPC server panicked")?;
         }
     }
 
@@ -125,6 +114,7 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
         router.abort();
         news.abort();
         follower.abort();
+        damage.abort();
         // The last statuses are on their way out while the bus closes.
         let goodbye = tokio::time::timeout(GOODBYE_MAX, &mut serving);
         let (closed, _) = tokio::join!(storage.close(), goodbye);
@@ -163,14 +153,15 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Puts the rooms together.
 fn assemble(
+    args: &Args,
     storage: &Storage,
     troubles: &Arc<Troubles>,
     shutdown: &Shutdown,
-    insecure: bool,
 ) -> (Arc<Shared>, Router) {
     let bus = storage.bus();
     let clock = Clock::new();
     let counters = Arc::new(Counters::default());
+    let levels = Arc::new(Levels::default());
     let tables = Arc::new(Tables::new(Registry::new(AGENTS_MAX)));
     let server_id = server_id();
 
@@ -180,9 +171,12 @@ fn assemble(
     let shared = Shared {
         server_id,
         started_ms: clock.now().unix_ms,
-        insecure,
+        insecure: !args.listen.ip().is_loopback(),
         clock,
         counters,
+        budget: Budget::new(args.in_flight_bytes, &levels),
+        levels,
+        sink: Arc::new(Sink::default()),
         bus: Arc::clone(bus),
         config: ConfigStore::new(storage.documents()),
         commands,
@@ -210,23 +204,14 @@ async fn remember(shared: &Arc<Shared>) -> JoinHandle<()> {
     news
 }
 
-fn transport() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_adaptive_window(Some(false))
-        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+/// What is served, but for the health of it all.
+fn routes(shared: &Arc<Shared>) -> anyhow::Result<Routes> {
+    let operator = OperatorServiceServer::new(Operator::new(Arc::clone(shared)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let monitoring = Monitoring::new(Arc::clone(shared));
+    Ok(Routes::new(monitoring).add_service(operator).add_service(reflection()?))
 }
-
-/// The socket options that `serve_with_incoming` does not set by itself.
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE))
-}
-
-/// A second net below the HTTP/2 keepalive, for peers that vanish during the handshake.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 fn reflection() -> anyhow::Result<
     tonic_reflection::server::v1::ServerReflectionServer<

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bus::Bus;
 
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::command::{Answered, Commands, Rates};
 use crate::config::ConfigStore;
 use crate::counters::Counters;
-use crate::ingest::{Claims, SessionHandle};
+use crate::ingest::{Claims, Load, SessionHandle, Sink};
+use crate::levels::{Level, Levels};
 use crate::limits::ANSWERS_MAX;
 use crate::registry::Registry;
 use crate::shutdown::Stopping;
@@ -25,6 +27,11 @@ pub(crate) struct Shared {
     pub(crate) insecure: bool,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) levels: Arc<Levels>,
+    /// Room for messages on their way to the bus.
+    pub(crate) budget: Budget,
+    /// How the bus keeps up.
+    pub(crate) sink: Arc<Sink>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) config: ConfigStore,
     pub(crate) commands: Commands,
@@ -43,6 +50,15 @@ pub(crate) struct Tables {
 }
 
 impl Shared {
+    /// What each stream's share of the budget follows from.
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            free_bytes: self.budget.free(),
+            streams: self.levels.now(Level::Streams),
+            sink: self.sink.latency(),
+        }
+    }
+
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.tables.registry()
     }

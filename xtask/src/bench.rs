@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what the core costs, and what plugins and the packed form save on the recorded hosts.
+//! `cargo xtask bench`: what the core costs, and what plugins and the packed form save on the recorded hosts,
+//! what peers cost a server.
 
 use crate::workspace;
 
@@ -11,6 +12,8 @@ pub enum Bench {
     Reduction(Output),
     /// Bytes of the packed form, beside others.
     Codec(Output),
+    /// Memory that peers of a server cost it.
+    Memory(Output),
 }
 
 /// How a table is printed.
@@ -45,6 +48,19 @@ pub fn run(bench: Bench) -> anyhow::Result<()> {
             workspace::run(tables)
         }
         Bench::Codec(output) => workspace::run(tables("codec", output)),
+        Bench::Memory(output) => {
+            let target = workspace::target_directory()?;
+            let mut build = workspace::cargo();
+            build.args(["build", "--release", "--package", "server", "--bin", "picket-server"]);
+            build.arg("--target-dir").arg(&target);
+            workspace::run(build)?;
+            // The peers need not be fast, so they share their dependencies with the tests.
+            let mut peers = workspace::cargo();
+            peers.args(["bench", "--quiet", "--profile", "dev", "--package", "server"]);
+            peers.args(["--bench", "memory", "--"]);
+            peers.env("PICKET_BINARIES", target.join("release"));
+            workspace::run(with(peers, output))
+        }
     }
 }
 
@@ -54,11 +70,15 @@ fn tables(table: &str, output: Output) -> std::process::Command {
     let mut cargo = workspace::cargo();
     cargo.args(["bench", "--quiet", "--profile", "dev", "--package", "xtask"]);
     cargo.args(["--bench", "savings", "--", table]);
+    with(cargo, output)
+}
+
+fn with(mut bench: std::process::Command, output: Output) -> std::process::Command {
     match output {
         Output::Table => {}
         Output::Json => {
-            cargo.arg("--json");
+            bench.arg("--json");
         }
     }
-    cargo
+    bench
 }

@@ -60,13 +60,24 @@ enum Task {
         #[arg(value_name = "TARGET")]
         targets: Vec<String>,
     },
+    /// Play simulated worlds through, and check every promise in them
+    ///
+    /// The real core of the agent and the real rules of the server, over a simulated network, bus and clocks; see
+    /// docs/simulation.md. Builds `sim` (release) and gives it the arguments; --help says which there are. The exit code is
+    /// not 0 when a promise was broken, which a seed shows again, or when a kind of fault was never met.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// Such as --seeds 100, or --seed 7 --trace
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        arguments: Vec<String>,
+    },
     /// Run agents and servers under faults, and check that nothing is lost without a word
     ///
     /// A seed decides which fault strikes what and when; the same seed strikes the same again. The exit code is not 0 when
     /// anything is not as it must be. What each fault is, and what the parts do then, is told in docs/reliability.md. Data and logs of
     /// the latest run stay in target/chaos/run.
     Chaos(Chaos),
-    /// Measure: what the core costs, or what plugins and the packed form save on the recorded hosts
+    /// Measure: what the core costs, what plugins and the packed form save on the recorded hosts, what peers cost a server
     ///
     /// What was found is explained in docs/benchmarks.md.
     #[command(subcommand)]
@@ -208,6 +219,8 @@ enum Subject {
     Reduction(Form),
     /// Bytes of the packed form, beside protobuf, zstd and JSON
     Codec(Form),
+    /// Memory that each of some hundred peers costs a server, healthy and hostile ones; takes two minutes
+    Memory(Form),
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -229,6 +242,7 @@ impl From<Subject> for Bench {
             Subject::Core => Self::Core,
             Subject::Reduction(form) => Self::Reduction(form.into()),
             Subject::Codec(form) => Self::Codec(form.into()),
+            Subject::Memory(form) => Self::Memory(form.into()),
         }
     }
 }
@@ -244,6 +258,7 @@ fn main() -> anyhow::Result<()> {
             let duration = Duration::from_secs(seconds.into());
             xtask::fuzz::run(&xtask::fuzz::Options { duration, seed, install, targets })
         }
+        Task::Sim { arguments } => xtask::tasks::simulate(&arguments),
         Task::Chaos(chaos) => chaos::run(&chaos.into()),
         Task::Bench(subject) => xtask::bench::run(subject.into()),
         Task::Codegen => xtask::tasks::codegen(),

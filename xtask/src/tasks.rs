@@ -1,4 +1,4 @@
-//! `cargo xtask test` and `cargo xtask codegen`: cargo, with the right arguments.
+//! `cargo xtask test`, `codegen` and `sim`: cargo, with the right arguments.
 
 use std::fs;
 use std::io::{self, Write};
@@ -79,6 +79,17 @@ pub fn codegen() -> anyhow::Result<()> {
     test.args(["test", "--quiet", "--package", "xtask", "--test", "it", "codegen::"])
         .env("PICKET_CODEGEN", "write");
     workspace::run(test)
+}
+
+/// Builds `sim` and plays simulated worlds through; it takes `arguments`.
+///
+/// # Errors
+///
+/// When it cannot be built, or says that a promise was broken.
+pub fn simulate(arguments: &[String]) -> anyhow::Result<()> {
+    let mut sim = workspace::cargo();
+    sim.args(["run", "--release", "--quiet", "--package", "sim", "--"]).args(arguments);
+    workspace::run(sim)
 }
 
 fn go_on_unless(interrupted: &AtomicBool) -> anyhow::Result<()> {

@@ -220,7 +220,11 @@ mod tests {
         gaps.defer(sequence(first), sequence(last));
     }
 
-    fn ranges(declaration: &Declaration) -> (Option<(u64, u64)>, Option<(u64, u64)>) {
+    /// First and last of a gap.
+    type Ends = Option<(u64, u64)>;
+
+    /// The loss and the deferral.
+    fn ranges(declaration: &Declaration) -> (Ends, Ends) {
         let loss = declaration.loss.map(|loss| (loss.first.number(), loss.last.number()));
         let deferred = declaration.deferred.map(|gap| (gap.first.number(), gap.last.number()));
         (loss, deferred)

@@ -1006,7 +1006,7 @@ fn what_a_shutdown_gives_up_is_declared_while_somebody_hears_it() {
     shell.snapshot(1);
     shell.connect();
     shell.handle(Input::Shutdown);
-    let outputs = shell.advance(DRAIN_MAX.as_millis() as u64);
+    let outputs = shell.advance(u64::try_from(DRAIN_MAX.as_millis()).unwrap());
     let declared = outputs.iter().find_map(|output| match output {
         Output::Transmit(Transmit::Batch(batch)) => batch.loss,
         _ => None,

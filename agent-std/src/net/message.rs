@@ -3,12 +3,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::agent::{
-    self, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss, RunState,
+    self, Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss,
+    RunState,
 };
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
-use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, RECORD_BYTES_MAX};
+use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, COMMANDS_MAX, RECORD_BYTES_MAX};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::plugin::{DropReason, OwnIndex, PluginKind};
@@ -19,8 +20,6 @@ use proto::{
     AgentMessage, AgentStatus, AlertBatch, AlertLedger, CommandOutcome, CommandResponse,
     ConfigOutcome, MetricsRequest, NamedCount, RecordBatch, Welcome, convert,
 };
-
-use crate::HostAgent;
 
 /// A message that only a server with a welcome understands.
 pub(crate) fn envelope(agent: &AgentId, body: Body) -> MetricsRequest {
@@ -52,8 +51,8 @@ impl From<&Welcome> for Packing {
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
 /// The records and the loss of `batch`.
-pub(crate) fn record_batch(
-    agent: &HostAgent<impl OwnPlugins>,
+pub(crate) fn record_batch<const RING: usize>(
+    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
     batch: &Batch,
     packing: Packing,
 ) -> RecordBatch {
@@ -99,7 +98,10 @@ fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
 }
 
 /// The alerts and the loss of `batch`.
-pub(crate) fn alert_batch(agent: &HostAgent<impl OwnPlugins>, batch: &Batch) -> AlertBatch {
+pub(crate) fn alert_batch<const RING: usize>(
+    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
+    batch: &Batch,
+) -> AlertBatch {
     let losses = batch.loss.iter().map(loss).collect();
     let deferred = batch.deferred.iter().map(deferred).collect();
     AlertBatch { deferred, ..alerts(agent.boot(), agent.alerts(batch), losses) }
@@ -186,8 +188,8 @@ pub(crate) fn loss(loss: &Loss) -> proto::Loss {
 }
 
 /// What the agent says of itself.
-pub(crate) fn status<O: OwnPlugins>(
-    agent: &HostAgent<O>,
+pub(crate) fn status<const RING: usize, O: OwnPlugins>(
+    agent: &Agent<RING, COMMANDS_MAX, O>,
     now: Instant,
     overridden: &[String],
 ) -> AgentStatus {
@@ -283,9 +285,9 @@ pub(crate) fn config_report(report: &ConfigReport, overridden: &[String]) -> pro
 }
 
 /// The answer in `slot`; none if it was forgotten in between.
-pub(crate) fn response(
+pub(crate) fn response<const RING: usize>(
     id: &AgentId,
-    agent: &HostAgent<impl OwnPlugins>,
+    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
     slot: CommandSlot,
     now: Instant,
     overridden: &[String],
@@ -322,9 +324,9 @@ pub(crate) fn answer_to(
     }
 }
 
-fn describe<O: OwnPlugins>(
+fn describe<const RING: usize, O: OwnPlugins>(
     answer: &Answer,
-    agent: &HostAgent<O>,
+    agent: &Agent<RING, COMMANDS_MAX, O>,
     overridden: &[String],
 ) -> (CommandOutcome, String) {
     let settings = agent.config().settings();

@@ -84,8 +84,12 @@ fn endpoint(server: &ServerAddress) -> Result<Endpoint, tonic::transport::Error>
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
-        .initial_stream_window_size(64 * 1024)
-        .initial_connection_window_size(64 * 1024))
+        // What the system itself does about it, should this program be too busy to ask.
+        .tcp_keepalive(Some(Duration::from_secs(20)))
+        // What a server may make this host keep: it sends little, but for a configuration now and then.
+        .initial_stream_window_size(32 * 1024)
+        .initial_connection_window_size(32 * 1024)
+        .http2_max_header_list_size(8 * 1024))
 }
 
 #[cfg(test)]

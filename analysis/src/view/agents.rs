@@ -291,7 +291,8 @@ py     away     -                    1h ago  -        -                   -     
         let mut bytes = Vec::new();
         write(&[full.clone(), plain], Output::Table, &TimeZone::UTC, NOW_MS, &mut bytes).unwrap();
         let text = String::from_utf8(bytes).unwrap();
-        let ends = ["SPOOLED  TROUBLE", "12  another host has its id; its disk was copied", "-  -"];
+        let ends =
+            ["SPOOLED  TROUBLES", "12  another host has its id; its disk was copied", "-  -"];
         assert_eq!(text.lines().count(), ends.len());
         for (line, end) in text.lines().zip(ends) {
             assert!(line.ends_with(end), "{line:?} does not end with {end:?}");

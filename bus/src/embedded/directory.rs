@@ -3,19 +3,38 @@
 //! ```text
 //! LOCK      held for as long as the database is open
 //! FORMAT    "picket-bus 1\n"
+//! MARK      how far each topic is durable, see `mark`
 //! db/       what the storage library keeps
+//! db.new/   a database being rebuilt, see `salvage`
+//! db.ready/ one that is rebuilt and about to take its place
+//! TORN.n    what was cut off journal n at this start
+//! damaged/  files in which the last repair found damage; may be deleted at any time
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use super::mark;
+use super::salvage;
 
 const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
 const DATABASE: &str = "db";
 
 const FORMAT_NAME: &str = "picket-bus";
-const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+/// A database that is being rebuilt.
+pub(super) const NEW: &str = "db.new";
+
+/// A rebuilt database that is whole.
+pub(super) const READY: &str = "db.ready";
+
+/// What is kept of damage for people to look at.
+pub(super) const DAMAGED: &str = "damaged";
+
+const TORN: &str = "TORN.";
 
 /// Why a database could not be opened. Nothing in the directory was changed, but for the lock file.
 #[derive(Debug, thiserror::Error)]
@@ -116,10 +135,23 @@ impl Directory {
     }
 
     fn check_format(&self) -> Result<(), OpenError> {
-        match fs::read(self.dir.join(FORMAT)) {
+        let checked = match fs::read(self.dir.join(FORMAT)) {
             Ok(text) => self.parse_format(&String::from_utf8_lossy(&text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.write_format(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.begin(),
+            Err(error) if salvage::is_unreadable(&error) => Err(self.foreign()),
             Err(source) => Err(self.unusable(source)),
+        };
+        let Err(refusal @ (OpenError::Foreign { .. } | OpenError::NewerFormat { .. })) = checked
+        else {
+            return checked;
+        };
+        // A whole mark says the same and has a checksum: then it is the file that is damaged.
+        match mark::read(&self.dir).map_err(|e| self.unusable(e))? {
+            mark::Found::Marked(marked) if marked.format == FORMAT_VERSION => {
+                tracing::warn!(dir = %self.dir.display(), "the format file is damaged and is written again");
+                self.write_format()
+            }
+            _ => Err(refusal),
         }
     }
 
@@ -140,10 +172,14 @@ impl Directory {
     }
 
     /// Marks a new database. The mark stands before anything else does, and it stands whole or not at all.
-    fn write_format(&self) -> Result<(), OpenError> {
+    fn begin(&self) -> Result<(), OpenError> {
         if self.database().try_exists().map_err(|e| self.unusable(e))? {
             return Err(self.foreign());
         }
+        self.write_format()
+    }
+
+    fn write_format(&self) -> Result<(), OpenError> {
         let write = || -> io::Result<()> {
             let draft = self.dir.join("FORMAT.new");
             let mut file = File::create(&draft)?;
@@ -169,6 +205,74 @@ impl Directory {
         result
     }
 
+    /// Finishes a repair that was cut short, or forgets it when it had nothing to show yet.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        salvage::remove_dir(&self.dir.join(NEW))?;
+        let ready = self.dir.join(READY);
+        if ready.try_exists()? {
+            salvage::remove_dir(&self.database())?;
+            fs::rename(ready, self.database())?;
+            sync_directory(&self.dir)?;
+            self.forget_torn()?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a journal to its whole batches. What is cut off is put aside durably first.
+    pub(super) fn cut_tail(
+        &self,
+        journal: u64,
+        path: &Path,
+        whole_bytes: u64,
+        used_bytes: u64,
+    ) -> io::Result<()> {
+        let mut file = File::options().read(true).write(true).open(path)?;
+        // One cut off earlier may hold what is missed: it stays, and this one is put beside it.
+        let mut aside = self.dir.join(format!("{TORN}{journal}"));
+        while aside.try_exists()? {
+            aside.as_mut_os_string().push("+");
+        }
+        let mut torn = File::create_new(&aside)?;
+        file.seek(SeekFrom::Start(whole_bytes))?;
+        let tail = io::copy(&mut (&file).take(used_bytes - whole_bytes), &mut torn);
+        if let Err(error) = tail
+            && !salvage::is_unreadable(&error)
+        {
+            return Err(error);
+        }
+        torn.sync_all()?;
+        sync_directory(&self.dir)?;
+        file.set_len(whole_bytes)?;
+        file.sync_all()
+    }
+
+    /// Puts an empty journal behind those there are: the storage library takes the newest to write in.
+    pub(super) fn begin_journal(&self) -> io::Result<()> {
+        let Some((number, newest)) = salvage::journals(&self.database())?.pop() else {
+            return Ok(());
+        };
+        if fs::metadata(newest)?.len() == 0 {
+            return Ok(());
+        }
+        let next = self.database().join(format!("{}.jnl", number + 1));
+        File::create_new(next)?.sync_all()?;
+        sync_directory(&self.database())
+    }
+
+    /// What was cut off journals.
+    pub(super) fn torn(&self) -> io::Result<Vec<PathBuf>> {
+        let mut torn = salvage::files(&self.dir)?;
+        torn.retain(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TORN))
+        });
+        Ok(torn)
+    }
+
+    /// Nothing durable was in it.
+    pub(super) fn forget_torn(&self) -> io::Result<()> {
+        self.torn()?.iter().try_for_each(fs::remove_file)
+    }
+
     fn unusable(&self, source: io::Error) -> OpenError {
         OpenError::Directory { dir: self.dir.clone(), source }
     }
@@ -179,11 +283,11 @@ impl Directory {
 }
 
 #[cfg(unix)]
-fn sync_directory(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
 #[cfg(not(unix))]
-fn sync_directory(_dir: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(_dir: &Path) -> io::Result<()> {
     Ok(())
 }

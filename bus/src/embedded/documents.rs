@@ -31,7 +31,7 @@ const KEY_BYTES_MAX: usize = 1024;
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where the keyspace `state` counts the revisions.
-const REVISION_KEY: &str = "documents.revision";
+pub(super) const REVISION_KEY: &str = "documents.revision";
 
 /// Documents in the same database as the records of a bus: durable in the same way, and closed with it.
 pub struct EmbeddedDocuments {
@@ -164,7 +164,7 @@ impl EmbeddedDocuments {
     async fn read<T: Send + 'static>(
         &self,
         key: &str,
-        read: impl FnOnce(&Storage, &str) -> Result<T, Failure> + Send + 'static,
+        read: impl Fn(&Storage, &str) -> Result<T, Failure> + Send + Sync + 'static,
     ) -> Result<T, DocumentError> {
         let key = key.to_owned();
         self.inner.read(move |storage| Ok(read(storage, &key)?)).await.map_err(DocumentError::from)
@@ -213,7 +213,8 @@ impl Watch {
     /// Reads what is to be told next. Nothing is lost when this is given up: what was read is noted at once.
     async fn advance(&mut self) -> Result<(), ReadError> {
         if let Some(from) = self.reading.clone() {
-            let page = super::read(&self.shared, move |storage| Ok(page(storage, from)?)).await?;
+            let page =
+                super::read(&self.shared, move |storage| Ok(page(storage, from.clone())?)).await?;
             self.told_next.extend(page.documents.into_iter().map(DocumentEvent::Changed));
             if page.next.is_none() {
                 self.told_next.push_back(DocumentEvent::Synced);
@@ -348,7 +349,7 @@ fn load(storage: &Storage, key: &str) -> Result<Option<Stored>, Failure> {
     value.as_ref().map(Stored::read).transpose()
 }
 
-fn last_revision(storage: &Storage) -> Result<Revision, Failure> {
+pub(super) fn last_revision(storage: &Storage) -> Result<Revision, Failure> {
     let Some(value) = storage.state.get(REVISION_KEY)? else {
         return Ok(0);
     };
@@ -365,6 +366,53 @@ fn document_key(key: &str) -> Vec<u8> {
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(key.as_bytes());
     bytes
+}
+
+/// The length that a stored key says it has, and how long it is.
+fn described_bytes(bytes: &[u8]) -> Option<(usize, usize)> {
+    let (length, key) = bytes.split_first_chunk()?;
+    Some((usize::from(u16::from_be_bytes(*length)), key.len()))
+}
+
+/// Whether bytes have the form of the key of a document.
+pub(super) fn is_document_key(bytes: &[u8]) -> bool {
+    described_bytes(bytes).is_some_and(|(described, found)| described == found)
+}
+
+/// Whether bytes have the form of the key of an earlier version of a document.
+pub(super) fn is_history_key(bytes: &[u8]) -> bool {
+    let revision = size_of::<Revision>();
+    described_bytes(bytes).is_some_and(|(described, found)| described + revision == found)
+}
+
+/// Makes documents whole after damage: each is as its newest version says that is left, and no revision up to
+/// `revision` is given again.
+pub(super) fn restore(storage: &Storage, revision: Revision) -> Result<(), Failure> {
+    let mut newest = last_revision(storage)?.max(revision);
+    for keyspace in [&storage.documents, &storage.history] {
+        for entry in keyspace.iter() {
+            let (stored_key, value) = entry.into_inner()?;
+            let Ok(stored) = Stored::read(&value) else {
+                continue;
+            };
+            newest = newest.max(stored.revision);
+            let bytes = if is_document_key(&stored_key) {
+                continue;
+            } else {
+                stored_key.len().saturating_sub(size_of::<Revision>())
+            };
+            let key = &stored_key[..bytes];
+            let current = storage.documents.get(key)?;
+            let current = current.and_then(|value| Stored::read(&value).ok());
+            if current.is_none_or(|current| current.revision < stored.revision) {
+                storage.documents.insert(key, &*value)?;
+            }
+        }
+    }
+    if 0 < newest {
+        storage.state.insert(REVISION_KEY, newest.to_be_bytes())?;
+    }
+    Ok(())
 }
 
 fn history_key(key: &str, revision: Revision) -> Vec<u8> {

@@ -8,14 +8,25 @@
 //! bytes are described in `layout`, the storage library is tuned in `storage`; why it is the one it is says
 //! `docs/decisions/0001-embedded-storage.md`.
 //!
+//! Damage is survived: what the library would trust is checked before it opens (`check`), a durable mark of our own tells
+//! a torn tail from damage (`mark`), and what damage leaves is brought into a new database (`salvage`), the rest being
+//! announced (`damage`).
+//!
 //! What is not here: replication, and more than one process per directory.
 
+mod check;
+mod damage;
 mod directory;
 mod documents;
 mod layout;
+mod mark;
+mod opening;
 mod options;
+mod ranges;
 mod reader;
 mod retention;
+mod role;
+mod salvage;
 mod shared;
 mod storage;
 mod writer;
@@ -24,8 +35,9 @@ mod writer;
 mod tests;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, mpsc as sync_mpsc};
+use std::sync::{Arc, Weak, mpsc as sync_mpsc};
 
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
@@ -34,14 +46,17 @@ pub use directory::OpenError;
 pub use documents::EmbeddedDocuments;
 pub use options::{Clock, Options, Retention};
 
+use self::check::Scope;
 use self::directory::Directory;
 use self::layout::Draft;
+use self::opening::{Journal, Opened};
 use self::reader::Reader;
-use self::shared::{Head, ReadError, Shared, Slot};
-use self::storage::Storage;
+use self::shared::{Head, Lifetime, ReadError, Shared, Slot};
+use self::storage::{Failure, Storage};
 use self::writer::{Append, Health, Request, Writer};
 use crate::contract::{
-    Bus, BusError, Offset, Partition, PublishError, Selection, Start, Subscription, Watermarks,
+    Bus, BusError, Damage, Offset, Partition, PublishError, Selection, Start, Subscription,
+    Watermarks,
 };
 use crate::record::Record;
 use crate::topic::Topic;
@@ -101,34 +116,44 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens the database in `dir`, or makes a new one there. Blocks while the library reads its journal: at
-    /// most a few seconds.
+    /// Opens the database in `dir`, or makes a new one there. Blocks while the journals are read: at most a few
+    /// seconds.
+    ///
+    /// When it is damaged, it is rebuilt from all that can be read, which takes about a minute and as much disk again
+    /// for each GiB; what is lost is told by [`Bus::damage`].
     ///
     /// # Errors
     ///
     /// When the directory cannot be used, is used by another process, was written by a newer version or by
-    /// something else, or what it holds cannot be read. See [`OpenError`].
+    /// something else, or the disk refuses. See [`OpenError`].
     ///
     /// # Panics
     ///
     /// When the system can start no more threads.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         let directory = Directory::claim(dir)?;
-        let storage = Storage::open(&directory, &options)?;
-        let heads = PerTopic::try_from_fn(|topic| {
-            let extent = storage.extent(topic)?;
-            Ok(watch::Sender::new(Head { extent, closed: false }))
-        })
-        .map_err(|failure: storage::Failure| OpenError::Damaged {
-            dir: dir.to_owned(),
-            source: failure.into(),
-        })?;
+        let Opened { storage, mark, extents } =
+            opening::open(&directory, &options, Scope::Quick, Journal::Newest)?;
+        let newest_lived_ms = extents.iter().map(|extent| extent.lived_ms).max().unwrap_or(0);
+        let newest_stored_ms = extents.iter().map(|extent| extent.stored_ms).max();
+        let lifetime =
+            Lifetime::begin(&options.clock, newest_lived_ms, newest_stored_ms.unwrap_or(i64::MIN));
+        let heads = PerTopic::from_fn(|topic| {
+            watch::Sender::new(Head { extent: *extents.get(topic), closed: false })
+        });
 
         let queue_bytes = options.queue_bytes;
         let slot = Slot::new(storage);
         let (changed_keys, _) = broadcast::channel(CHANGED_KEYS);
-        let shared = Arc::new(Shared { options, heads, slot, changed_keys });
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS);
+        let shared = Arc::new(Shared {
+            options,
+            heads,
+            slot,
+            lifetime,
+            requests: requests.downgrade(),
+            changed_keys,
+        });
         // One kick that waits is as good as many.
         let (retention_kick, kicks) = sync_mpsc::sync_channel(1);
         let retention = spawn("bus-retention", {
@@ -141,7 +166,9 @@ impl Database {
             retention_kick,
             retention,
             directory,
+            mark,
             health: Health::Well,
+            reopened_at: None,
         };
         // Nobody joins it: a drop must not wait for a disk. `close` waits for what it says last.
         drop(spawn("bus-writer", move || writer.run()));
@@ -159,6 +186,17 @@ impl Database {
     /// The topics.
     pub fn bus(&self) -> Arc<EmbeddedBus> {
         Arc::new(EmbeddedBus { inner: Arc::clone(&self.inner) })
+    }
+
+    /// Writes all buffers out to tables: for tests and tools that look at the files. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses, or the database is closed.
+    #[doc(hidden)]
+    pub fn write_out(&self) -> Result<(), BusError> {
+        let storage = self.inner.shared.slot.storage()?;
+        Ok(storage.write_out().map_err(ReadError::from)?)
     }
 
     /// The documents.
@@ -200,7 +238,7 @@ impl Inner {
 
     async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Storage) -> Result<T, ReadError> + Send + 'static,
+        work: impl Fn(&Storage) -> Result<T, ReadError> + Send + Sync + 'static,
     ) -> Result<T, ReadError> {
         read(&self.shared, work).await
     }
@@ -216,15 +254,48 @@ impl Inner {
     }
 }
 
-/// Runs `work` on the storage, on a thread that may block.
+/// Runs `work` on the storage, on a thread that may block. When it meets damage, the storage is repaired and it runs
+/// once more.
 async fn read<T: Send + 'static>(
     shared: &Arc<Shared>,
-    work: impl FnOnce(&Storage) -> Result<T, ReadError> + Send + 'static,
+    work: impl Fn(&Storage) -> Result<T, ReadError> + Send + Sync + 'static,
 ) -> Result<T, ReadError> {
-    let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || work(&*shared.slot.storage()?))
-        .await
-        .unwrap_or_else(|error| Err(ReadError::Failed(storage::Failure::new(error))))
+    let work = Arc::new(work);
+    let attempt = || {
+        let (shared, work) = (Arc::clone(shared), Arc::clone(&work));
+        tokio::task::spawn_blocking(move || {
+            let storage = shared.slot.storage().map_err(|error| (None, error))?;
+            // The library asserts some of what damage can break.
+            let result = catch_unwind(AssertUnwindSafe(|| work(&storage))).unwrap_or_else(|_| {
+                Err(Failure::damage("the storage library panicked on a read").into())
+            });
+            result.map_err(|error| (Some(Arc::downgrade(&storage)), error))
+        })
+    };
+    let result = attempt().await;
+    let result = result.unwrap_or_else(|error| Err((None, Failure::new(error).into())));
+    match result {
+        Err((Some(storage), ReadError::Failed(failure))) if failure.is_damage() => {
+            repair(shared, storage, &failure).await?;
+            let again = attempt().await;
+            again.unwrap_or_else(|error| Err((None, Failure::new(error).into())))
+        }
+        result => result,
+    }
+    .map_err(|(_, error)| error)
+}
+
+/// Has the writer repair the storage in which `failure` was met, unless another one is in its place already.
+async fn repair(
+    shared: &Shared,
+    storage: Weak<Storage>,
+    failure: &Failure,
+) -> Result<(), ReadError> {
+    let requests = shared.requests.upgrade().ok_or(ReadError::Closed)?;
+    let (reply, answer) = oneshot::channel();
+    let request = Request::Repair { storage, failure: failure.clone(), reply };
+    requests.send(request).await.map_err(|_| ReadError::Closed)?;
+    answer.await.map_err(|_| ReadError::Closed)?.map_err(ReadError::Failed)
 }
 
 /// A [`Bus`] in a directory of this machine.
@@ -300,6 +371,14 @@ impl Bus for EmbeddedBus {
 
     fn finds_by_key(&self) -> bool {
         true
+    }
+
+    async fn damage(&self) -> Result<Vec<Damage>, BusError> {
+        Ok(self.inner.read(|storage| Ok(damage::untold(storage)?)).await?)
+    }
+
+    async fn damage_told(&self, number: u64) -> Result<(), BusError> {
+        Ok(self.inner.read(move |storage| Ok(damage::mark_told(storage, number)?)).await?)
     }
 
     async fn close(&self) -> Result<(), BusError> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::topic::Topic;
 
@@ -16,7 +16,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub struct Retention {
     /// Bytes of records, counted before compression.
     pub bytes: u64,
-    /// Age of a record, by the time at which the bus took it.
+    /// Age of a record: the time that the bus has lived since it took it. No step of the system's clock ages a record.
+    /// Time while the bus was closed counts up to a day, as the clock tells it.
     pub age: Duration,
 }
 
@@ -124,27 +125,40 @@ impl Options {
     }
 }
 
-/// A source of wall-clock time. It may step either way: what the bus stores never goes back.
+/// A source of time: of the wall clock, which may step either way, and of a clock that only ever runs.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> i64 + Send + Sync>);
+pub struct Clock {
+    wall: Arc<dyn Fn() -> i64 + Send + Sync>,
+    running: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
 
 impl Clock {
-    /// A clock that reads `unix_ms`, which gives Unix milliseconds.
-    pub fn new(unix_ms: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
-        Self(Arc::new(unix_ms))
+    /// A clock that reads `unix_ms`, which gives Unix milliseconds and may step, and `running_ms`, which gives
+    /// milliseconds since any moment and must not.
+    pub fn new(
+        unix_ms: impl Fn() -> i64 + Send + Sync + 'static,
+        running_ms: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        Self { wall: Arc::new(unix_ms), running: Arc::new(running_ms) }
     }
 
-    /// The system's clock.
+    /// The system's clocks.
     pub fn system() -> Self {
-        Self::new(|| {
+        let started = Instant::now();
+        let unix_ms = || {
             SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-        })
+        };
+        Self::new(unix_ms, move || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     pub(super) fn unix_ms(&self) -> i64 {
-        (self.0)()
+        (self.wall)()
+    }
+
+    pub(super) fn running_ms(&self) -> u64 {
+        (self.running)()
     }
 }
 

@@ -58,7 +58,7 @@ impl Reader {
         let selection = Arc::new(selection);
         let position = read(&shared, {
             let selection = Arc::clone(&selection);
-            move |storage| Ok(find_start(storage.topics.get(topic), &extent, start, &selection)?)
+            move |storage| Ok(find_start(storage.topics.get(topic), &extent, &start, &selection)?)
         })
         .await?;
         Ok(Self {
@@ -125,7 +125,7 @@ impl Subscription for Reader {
             let chunk = read(&self.shared, {
                 let (topic, selection) = (self.topic, Arc::clone(&self.selection));
                 let offsets = self.position..end;
-                move |storage| Ok(read_chunk(storage, topic, &selection, offsets)?)
+                move |storage| Ok(read_chunk(storage, topic, &selection, offsets.clone())?)
             })
             .await?;
             // Nothing waits from here on, so a cancelled call has taken nothing over.
@@ -153,7 +153,7 @@ fn skipped(offsets: Range<u64>) -> Delivery {
 fn find_start(
     store: &TopicStore,
     extent: &Extent,
-    start: Start,
+    start: &Start,
     selection: &Selection,
 ) -> Result<u64, Failure> {
     let kept = extent.first..extent.next;
@@ -163,14 +163,14 @@ fn find_start(
         (Start::At(cursor), _) => Ok(cursor.next_in(PARTITION).map_or(1, |next| next.0.max(1))),
         (Start::Tail, _) => Ok(kept.end),
         (Start::Time(unix_ms), _) => {
-            let earlier = |header: &layout::Header| header.stored_ms < unix_ms;
+            let earlier = |header: &layout::Header| header.stored_ms < *unix_ms;
             Ok(store.partition_point(kept, earlier)?.0)
         }
-        (Start::Last(count), Selection::All) => Ok(kept.end.saturating_sub(count).max(kept.start)),
+        (Start::Last(count), Selection::All) => Ok(kept.end.saturating_sub(*count).max(kept.start)),
         (Start::Last(count), Selection::Keys(_)) => {
             let mut newest = IndexMerge::newest_first(store, selection, kept.clone())?;
             let mut position = kept.end;
-            for _ in 0..count {
+            for _ in 0..*count {
                 match newest.next()? {
                     Some(Reverse(offset)) => position = offset,
                     None => break,

@@ -6,10 +6,13 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
+use tokio::sync::oneshot;
+
 use super::PerTopic;
 use super::layout::Floor;
 use super::shared::Shared;
 use super::storage::{Extent, Failure, Storage, TopicStore};
+use super::writer::Request;
 use crate::topic::Topic;
 
 /// An index is rewritten when as many of its entries may be dead as are alive, and at least so many.
@@ -30,6 +33,15 @@ pub(super) fn run(shared: &Shared, kicks: &Receiver<()>) {
         for topic in Topic::ALL {
             if let Err(failure) = enforce(shared, &storage, topic, dead_entries.get_mut(topic)) {
                 tracing::warn!(%failure, %topic, "retention of the embedded bus failed");
+                if failure.is_damage()
+                    && let Some(requests) = shared.requests.upgrade()
+                {
+                    let storage = Arc::downgrade(&storage);
+                    // Nobody waits for it, and a full queue is tried again at the next look.
+                    let (reply, _) = oneshot::channel();
+                    requests.try_send(Request::Repair { storage, failure, reply }).ok();
+                    break;
+                }
             }
         }
     }
@@ -73,16 +85,18 @@ fn new_floor(
     extent: &Extent,
 ) -> Result<Option<Floor>, Failure> {
     let limits = shared.options.retention(topic);
-    let age_ms = i64::try_from(limits.age.as_millis()).unwrap_or(i64::MAX);
-    let oldest_ms = shared.options.clock.unix_ms().saturating_sub(age_ms);
+    let age_ms = u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX);
+    let oldest_ms = shared.lived_ms().saturating_sub(age_ms);
     let oldest_position = extent.next_position.saturating_sub(limits.bytes);
 
     let (first, header) = store.partition_point(extent.first..extent.next, |header| {
-        header.stored_ms < oldest_ms || header.position < oldest_position
+        header.lived_ms < oldest_ms || header.position < oldest_position
     })?;
     Ok((extent.first < first).then(|| Floor {
         first,
         position: header.map_or(extent.next_position, |header| header.position),
         stored_ms: extent.stored_ms,
+        lived_ms: extent.lived_ms,
+        next: extent.next,
     }))
 }

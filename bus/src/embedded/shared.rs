@@ -3,11 +3,12 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::PerTopic;
-use super::options::Options;
+use super::options::{Clock, Options};
 use super::storage::{Extent, Failure, Storage};
+use super::writer::Request;
 use crate::contract::BusError;
 
 /// How long a read waits while the storage is opened again after a failure.
@@ -27,8 +28,46 @@ pub(super) struct Shared {
     /// Each covers only what is durable. The writer moves the end, the retention thread the beginning.
     pub(super) heads: PerTopic<watch::Sender<Head>>,
     pub(super) slot: Slot,
+    /// What turns the running clock into the time that the bus has lived.
+    pub(super) lifetime: Lifetime,
+    /// To ask the writer for a repair. Weak: a reader alone keeps no bus open.
+    pub(super) requests: mpsc::WeakSender<Request>,
     /// The keys of documents that changed. Whoever is too slow for it reads all documents again.
     pub(super) changed_keys: broadcast::Sender<String>,
+}
+
+impl Shared {
+    /// Milliseconds that the bus has lived: it never falls, and no step of the system's clock is in it.
+    pub(super) fn lived_ms(&self) -> u64 {
+        self.lifetime.lived_ms(&self.options.clock)
+    }
+}
+
+/// How long the bus has lived, over all its runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lifetime {
+    before_ms: u64,
+    began_ms: u64,
+}
+
+impl Lifetime {
+    /// Of the time that the bus was closed so much counts at most: the clock says how long that was, and it may have been
+    /// set meanwhile.
+    const CLOSED_MS_MAX: u64 = 24 * 3600 * 1000;
+
+    /// Begins a run. `newest` are the newest times of all records.
+    pub(super) fn begin(clock: &Clock, newest_lived_ms: u64, newest_stored_ms: i64) -> Self {
+        let closed_ms = match newest_stored_ms {
+            i64::MIN => 0,
+            stored_ms => clock.unix_ms().saturating_sub(stored_ms).max(0).unsigned_abs(),
+        };
+        let before_ms = newest_lived_ms.saturating_add(closed_ms.min(Self::CLOSED_MS_MAX));
+        Self { before_ms, began_ms: clock.running_ms() }
+    }
+
+    fn lived_ms(&self, clock: &Clock) -> u64 {
+        self.before_ms.saturating_add(clock.running_ms().saturating_sub(self.began_ms))
+    }
 }
 
 /// Why a read of the storage cannot be done.

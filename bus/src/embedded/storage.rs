@@ -8,8 +8,10 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ use super::PerTopic;
 use super::directory::{Directory, OpenError};
 use super::layout::{self, Floor, Header, Malformed};
 use super::options::Options;
+use super::role::Role;
+use super::salvage;
 use crate::topic::Topic;
 
 /// Files that the library keeps open. Those of a whole default retention are some three hundred.
@@ -46,37 +50,71 @@ const INDEX_TABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a commit waits for the library's background work before it gives up.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// How long writing out what the journals held may take: a few dozen MiB.
+const SEALED_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Why the storage did not do what it was asked. Many callers get the same one.
 #[derive(Clone, Debug)]
-pub(super) struct Failure(Arc<dyn Error + Send + Sync>);
+pub(super) struct Failure {
+    source: Arc<dyn Error + Send + Sync>,
+    is_damage: bool,
+}
 
 impl Failure {
     pub(super) fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Arc::from(source.into()))
+        Self { source: Arc::from(source.into()), is_damage: false }
+    }
+
+    /// What is stored is not what was written.
+    pub(super) fn damage(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { is_damage: true, ..Self::new(source) }
+    }
+
+    pub(super) const fn is_damage(&self) -> bool {
+        self.is_damage
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(&self.source, f)
     }
 }
 
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
+        self.source.source()
     }
 }
 
 impl From<fjall::Error> for Failure {
     fn from(error: fjall::Error) -> Self {
-        Self::new(error)
+        let is_damage = is_damage(&error);
+        Self { is_damage, ..Self::new(error) }
     }
 }
 
 impl From<Malformed> for Failure {
     fn from(error: Malformed) -> Self {
-        Self::new(error)
+        Self::damage(error)
+    }
+}
+
+/// Whether an error of the library means that its files are damaged: missing, cut short, unreadable or contradicting
+/// themselves.
+fn is_damage(error: &fjall::Error) -> bool {
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)) => {
+            matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidData
+                    | io::ErrorKind::AlreadyExists
+            ) || salvage::is_unreadable(error)
+        }
+        fjall::Error::Locked | fjall::Error::Poisoned | fjall::Error::InvalidVersion(_) => false,
+        _ => true,
     }
 }
 
@@ -93,12 +131,20 @@ pub(super) struct Extent {
     pub(super) next_position: u64,
     /// The newest time given to a record: no later record gets less.
     pub(super) stored_ms: i64,
+    /// Likewise, of the time that the bus has lived.
+    pub(super) lived_ms: u64,
 }
 
 impl Extent {
     /// Of a topic that never had a record. Offsets begin with 1, so that 0 is free to mean "none".
-    const NEW: Self =
-        Self { first: 1, next: 1, first_position: 0, next_position: 0, stored_ms: i64::MIN };
+    const NEW: Self = Self {
+        first: 1,
+        next: 1,
+        first_position: 0,
+        next_position: 0,
+        stored_ms: i64::MIN,
+        lived_ms: 0,
+    };
 
     pub(super) fn bytes(&self) -> u64 {
         self.next_position - self.first_position
@@ -130,9 +176,14 @@ pub(super) struct TopicStore {
 }
 
 impl Storage {
-    pub(super) fn open(directory: &Directory, options: &Options) -> Result<Self, OpenError> {
+    /// Opens the database at `path`, or makes one there.
+    pub(super) fn open(
+        path: &Path,
+        directory: &Directory,
+        options: &Options,
+    ) -> Result<Self, OpenError> {
         // On damaged files the library asserts here and there.
-        match catch_unwind(AssertUnwindSafe(|| Self::open_keyspaces(directory, options))) {
+        match catch_unwind(AssertUnwindSafe(|| Self::open_keyspaces(path, options))) {
             Ok(Ok(storage)) => Ok(storage),
             Ok(Err(error)) => Err(open_error(directory, error)),
             Err(_) => Err(OpenError::Damaged {
@@ -142,13 +193,13 @@ impl Storage {
         }
     }
 
-    fn open_keyspaces(directory: &Directory, options: &Options) -> Result<Self, fjall::Error> {
+    fn open_keyspaces(path: &Path, options: &Options) -> Result<Self, fjall::Error> {
         let reclaim_below = PerTopic::from_fn(|_| Arc::new(AtomicU64::new(0)));
         let filters = PerTopic::from_fn(|topic| ReclaimFilter {
             name: format!("{topic}.reclaim"),
             reclaim_below: Arc::clone(reclaim_below.get(topic)),
         });
-        let database = fjall::Database::builder(directory.database())
+        let database = fjall::Database::builder(path)
             .cache_size(options.cache_bytes())
             .max_cached_files(Some(OPEN_FILES_MAX))
             .max_journaling_size(JOURNALS_BYTES_MAX)
@@ -164,8 +215,8 @@ impl Storage {
         let topics = PerTopic::try_from_fn(|topic| {
             Ok::<_, fjall::Error>(TopicStore {
                 topic,
-                log: database.keyspace(&format!("{topic}.log"), log_options)?,
-                index: database.keyspace(&format!("{topic}.index"), index_options)?,
+                log: database.keyspace(&Role::Log(topic).name(), log_options)?,
+                index: database.keyspace(&Role::Index(topic).name(), index_options)?,
                 log_buffer_bytes: options.log_buffer_bytes(topic),
                 index_buffer_bytes: options.index_buffer_bytes(topic),
                 reclaim_below: Arc::clone(reclaim_below.get(topic)),
@@ -173,9 +224,10 @@ impl Storage {
         })?;
         let storage = Self {
             topics,
-            state: database.keyspace("state", KeyspaceCreateOptions::default)?,
-            documents: database.keyspace("documents", KeyspaceCreateOptions::default)?,
-            history: database.keyspace("document-history", KeyspaceCreateOptions::default)?,
+            state: database.keyspace(&Role::State.name(), KeyspaceCreateOptions::default)?,
+            documents: database
+                .keyspace(&Role::Documents.name(), KeyspaceCreateOptions::default)?,
+            history: database.keyspace(&Role::History.name(), KeyspaceCreateOptions::default)?,
             write_buffers_bytes: options.write_buffers_bytes(),
             small_buffer_bytes: options.small_buffer_bytes(),
             database,
@@ -189,6 +241,26 @@ impl Storage {
     pub(super) fn batch(&self, capacity: usize) -> OwnedWriteBatch {
         OwnedWriteBatch::with_capacity(self.database.clone(), capacity)
             .durability(Some(PersistMode::SyncData))
+    }
+
+    /// Starts a batch that becomes durable with a later one, or with `persist`.
+    pub(super) fn unsynced_batch(&self) -> OwnedWriteBatch {
+        OwnedWriteBatch::with_capacity(self.database.clone(), 0)
+    }
+
+    pub(super) fn keyspace(&self, role: Role) -> &Keyspace {
+        match role {
+            Role::State => &self.state,
+            Role::Documents => &self.documents,
+            Role::History => &self.history,
+            Role::Log(topic) => &self.topics.get(topic).log,
+            Role::Index(topic) => &self.topics.get(topic).index,
+        }
+    }
+
+    /// The library's numbers of all keyspaces, in the order of [`Role::all`].
+    pub(super) fn keyspace_numbers(&self) -> Vec<u64> {
+        Role::all().map(|role| self.keyspace(role).id()).collect()
     }
 
     /// Waits until a commit would not run into the library's own brakes, which have no end when its worker is
@@ -223,6 +295,28 @@ impl Storage {
         Ok(())
     }
 
+    /// Waits until the buffers of the journals before the newest are in tables.
+    pub(super) fn wait_for_sealed(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + SEALED_WAIT_MAX;
+        while self.keyspaces().any(|(keyspace, _)| 0 < keyspace.sealed_memtable_count()) {
+            // Fails when the worker failed.
+            self.database.persist(PersistMode::Buffer)?;
+            if deadline <= Instant::now() {
+                return Err(Failure::new("the disk does not keep up"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Writes all buffers out to tables, and waits for it.
+    pub(super) fn write_out(&self) -> Result<(), Failure> {
+        for (keyspace, _) in self.keyspaces() {
+            keyspace.rotate_memtable_and_wait()?;
+        }
+        Ok(())
+    }
+
     fn keyspaces(&self) -> impl Iterator<Item = (&Keyspace, u64)> {
         let small = [&self.state, &self.documents, &self.history];
         let of_topics = self.topics.iter().flat_map(|store| {
@@ -234,29 +328,34 @@ impl Storage {
     /// Reads where a topic begins and ends.
     pub(super) fn extent(&self, topic: Topic) -> Result<Extent, Failure> {
         let mut extent = Extent::NEW;
-        if let Some(bytes) = self.state.get(topic.name())? {
-            let floor = Floor::decode(&*bytes).map_err(|_| Malformed)?;
+        if let Some(floor) = self.floor(topic)? {
             extent = Extent {
                 first: floor.first,
-                next: floor.first,
+                next: floor.next.max(floor.first),
                 first_position: floor.position,
                 next_position: floor.position,
                 stored_ms: floor.stored_ms,
+                lived_ms: floor.lived_ms,
             };
         }
         let store = self.topics.get(topic);
-        if let Some(last) = store.log.last_key_value() {
-            let (key, value) = last.into_inner()?;
-            let offset = layout::offset_of(&key)?;
+        if let Some((offset, value)) = store.newest()? {
             // Below the floor stands only what retention has not cleared away yet.
             if extent.first <= offset {
-                extent.next = offset.checked_add(1).ok_or(Malformed)?;
-                extent.next_position = layout::end_position(&value)?;
-                extent.stored_ms = extent.stored_ms.max(layout::read_header(&value)?.stored_ms);
+                let header = layout::read_header(&value)?;
+                extent.next = extent.next.max(offset.checked_add(1).ok_or(Malformed)?);
+                extent.next_position = layout::end_position(&value)?.max(extent.first_position);
+                extent.stored_ms = extent.stored_ms.max(header.stored_ms);
+                extent.lived_ms = extent.lived_ms.max(header.lived_ms);
             }
         }
-        store.allow_reclaim(&extent);
+        store.allow_reclaim(&extent)?;
         Ok(extent)
+    }
+
+    /// Below what a topic was removed; none when nothing was.
+    pub(super) fn floor(&self, topic: Topic) -> Result<Option<Floor>, Failure> {
+        self.state.get(topic.name())?.map(|bytes| salvage::read_floor(&bytes)).transpose()
     }
 
     /// Raises the floor of a topic, durably.
@@ -274,6 +373,21 @@ impl fmt::Debug for Storage {
 }
 
 impl TopicStore {
+    /// The newest record, wherever the topic begins.
+    fn newest(&self) -> Result<Option<(u64, UserValue)>, Failure> {
+        let Some(last) = self.log.last_key_value() else {
+            return Ok(None);
+        };
+        let (key, value) = last.into_inner()?;
+        let offset = layout::offset_of(&key)?;
+        if key.len() != size_of::<u64>()
+            || layout::is_whole(self.topic, offset, &value) == Some(false)
+        {
+            return Err(Malformed.into());
+        }
+        Ok(Some((offset, value)))
+    }
+
     /// The first record in `offsets`.
     fn first_in(&self, offsets: Range<u64>) -> Result<Option<(u64, UserValue)>, Failure> {
         let Some(first) = self.log.range(log_range(offsets)).next() else {
@@ -313,7 +427,7 @@ impl TopicStore {
 
     /// Lets go of the disk space below the start of `extent`, as far as it fills whole tables.
     pub(super) fn reclaim(&self, extent: &Extent) -> Result<(), Failure> {
-        let below = self.allow_reclaim(extent);
+        let below = self.allow_reclaim(extent)?;
         let dropped = layout::log_key(0)..layout::log_key(below);
         Ok(self.log.tree.drop_range(dropped).map_err(fjall::Error::from)?)
     }
@@ -324,9 +438,10 @@ impl TopicStore {
         Ok(())
     }
 
-    fn allow_reclaim(&self, extent: &Extent) -> u64 {
-        let below = extent.first.min(extent.next.saturating_sub(1));
-        self.reclaim_below.fetch_max(below, Ordering::Relaxed).max(below)
+    fn allow_reclaim(&self, extent: &Extent) -> Result<u64, Failure> {
+        let newest = self.newest()?.map_or(0, |(offset, _)| offset);
+        let below = extent.first.min(newest);
+        Ok(self.reclaim_below.fetch_max(below, Ordering::Relaxed).max(below))
     }
 }
 
@@ -367,10 +482,8 @@ fn open_error(directory: &Directory, error: fjall::Error) -> OpenError {
             found: format!("{found:?} of the storage library"),
             supported: 3,
         },
-        fjall::Error::Io(_) | fjall::Error::Storage(LsmError::Io(_)) => {
-            OpenError::Storage { dir, source: error.into() }
-        }
-        error => OpenError::Damaged { dir, source: error.into() },
+        error if is_damage(&error) => OpenError::Damaged { dir, source: error.into() },
+        error => OpenError::Storage { dir, source: error.into() },
     }
 }
 

@@ -2,20 +2,24 @@
 //! then answers the publishers and moves the heads that readers wait on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::PerTopic;
-use super::directory::Directory;
+use super::check::Scope;
+use super::directory::{Directory, OpenError};
 use super::documents::{self, Change};
 use super::layout::{self, Draft, Header};
+use super::mark::MarkFile;
+use super::opening::{self, Journal, Opened};
+use super::options::Options;
 use super::shared::Shared;
 use super::storage::{Extent, Failure, Storage};
-use crate::documents::{Document, DocumentError};
+use crate::documents::{Document, DocumentError, Revision};
 use crate::topic::Topic;
 
 /// A group is closed when it has this size. Larger ones gain nothing: the sync is a small part already.
@@ -27,6 +31,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// So much space must be free before it is: enough to write out a few buffers.
 const PROBE_BYTES: usize = 4 * 1024 * 1024;
 
+/// A failure so soon after the storage was opened again is likely to have the same cause.
+const FAILED_AGAIN: Duration = Duration::from_secs(60);
+
 /// How long the readers of a storage may take to finish their chunk.
 const RELEASE_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -35,6 +42,12 @@ const RELEASE_WAIT_MAX: Duration = Duration::from_secs(10);
 pub(super) enum Request {
     Append(Append),
     Change(Change, oneshot::Sender<Result<Document, DocumentError>>),
+    /// A read met damage in this storage: rebuild it, unless that was done already.
+    Repair {
+        storage: Weak<Storage>,
+        failure: Failure,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
     /// Finish what is queued, then end.
     Close,
 }
@@ -56,7 +69,10 @@ pub(super) struct Writer {
     pub(super) retention_kick: SyncSender<()>,
     pub(super) retention: JoinHandle<()>,
     pub(super) directory: Directory,
+    pub(super) mark: MarkFile,
     pub(super) health: Health,
+    /// When the storage was last opened again after a failure.
+    pub(super) reopened_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -89,6 +105,10 @@ impl Writer {
                     let result = self.change(&change);
                     // A caller that went away needs no answer.
                     reply.send(result).ok();
+                }
+                Request::Repair { storage, failure, reply } => {
+                    // A reader that went away needs no answer.
+                    reply.send(self.repair(&storage, failure)).ok();
                 }
                 // What came before this is still served: the queue ends when it is empty.
                 Request::Close => self.queue.close(),
@@ -128,6 +148,7 @@ impl Writer {
         let storage = self.storage()?;
         let mut extents = PerTopic::from_fn(|topic| self.shared.heads.get(topic).borrow().extent);
         let now_ms = self.shared.options.clock.unix_ms();
+        let lived_ms = self.shared.lived_ms();
 
         let stored = self.checked(|| {
             storage.wait_for_room()?;
@@ -137,11 +158,17 @@ impl Writer {
                 let extent = extents.get_mut(draft.topic);
                 let offset = extent.next;
                 extent.stored_ms = extent.stored_ms.max(now_ms);
-                let header = Header { stored_ms: extent.stored_ms, position: extent.next_position };
+                extent.lived_ms = extent.lived_ms.max(lived_ms);
+                let header = Header {
+                    stored_ms: extent.stored_ms,
+                    position: extent.next_position,
+                    lived_ms: extent.lived_ms,
+                };
                 extent.next += 1;
                 extent.next_position += draft.cost_bytes();
-                batch.insert(&store.index, layout::index_key(&draft.key, offset), []);
-                batch.insert(&store.log, layout::log_key(offset), draft.into_value(header));
+                let (key, identity) = draft.index_entry(offset);
+                batch.insert(&store.index, key, identity);
+                batch.insert(&store.log, layout::log_key(offset), draft.into_value(offset, header));
             }
             Ok(batch.commit()?)
         });
@@ -153,7 +180,7 @@ impl Writer {
         for topic in Topic::ALL {
             self.announce(topic, extents.get(topic));
         }
-        self.after_commit(&storage);
+        self.after_commit(&storage, None);
         Ok(())
     }
 
@@ -166,7 +193,8 @@ impl Writer {
         });
         match applied {
             Ok(outcome) => {
-                self.after_commit(&storage);
+                let revision = outcome.as_ref().ok().map(|document| document.revision);
+                self.after_commit(&storage, revision);
                 let document = outcome?;
                 // Nobody may be watching.
                 self.shared.changed_keys.send(document.key.clone()).ok();
@@ -211,7 +239,15 @@ impl Writer {
     }
 
     /// Housekeeping that the publishers' answers do not depend on.
-    fn after_commit(&mut self, storage: &Storage) {
+    fn after_commit(&mut self, storage: &Storage, revision: Option<Revision>) {
+        let ends = PerTopic::from_fn(|topic| {
+            let extent = self.shared.heads.get(topic).borrow().extent;
+            (extent.first, extent.next)
+        });
+        if let Err(error) = self.mark.advance(&ends, revision) {
+            // It is behind then, which only means that some damage would not be noticed.
+            tracing::warn!(%error, "the durable mark of the embedded bus cannot be written");
+        }
         if let Err(failure) = storage.seal_full_buffers() {
             self.fail(&failure);
         }
@@ -242,14 +278,56 @@ impl Writer {
                     return Err(failure);
                 }
                 tracing::info!("the embedded bus can store again");
+                self.reopened_at = Some(Instant::now());
             }
         }
         self.shared.slot.storage_now().ok_or_else(|| Failure::new("the storage is not open"))
     }
 
-    fn reopen(&self, failure: Failure, retired: &mut Option<Arc<Storage>>) -> Result<(), Failure> {
+    fn reopen(
+        &mut self,
+        failure: Failure,
+        retired: &mut Option<Arc<Storage>>,
+    ) -> Result<(), Failure> {
         // While there is no space, the old storage stays where it is: it can still be read.
         self.directory.probe_space(PROBE_BYTES).map_err(Failure::new)?;
+        // The library's worker does not say why it died. When opening again did not help, damage that it met in a table is
+        // likely, and would be met again.
+        let failed_again = self.reopened_at.is_some_and(|at| at.elapsed() < FAILED_AGAIN);
+        let scope = if failed_again { Scope::Thorough } else { Scope::Quick };
+        self.replace(failure, retired, |directory, options| {
+            opening::open(directory, options, scope, Journal::Fresh)
+        })
+    }
+
+    /// Rebuilds the storage if it is still the one in which damage was met.
+    fn repair(&mut self, met_in: &Weak<Storage>, failure: Failure) -> Result<(), Failure> {
+        let current = self.shared.slot.storage_now();
+        if current.is_none_or(|current| !Weak::ptr_eq(met_in, &Arc::downgrade(&current))) {
+            // Another one is there, or will be when this one has recovered.
+            return Ok(());
+        }
+        tracing::error!(%failure, "a read of the embedded bus met damage; rebuilding it from what can be read");
+        let mut retired = None;
+        let repaired = self.replace(failure, &mut retired, opening::rebuild);
+        self.health = match &repaired {
+            Ok(()) => Health::Well,
+            Err(failure) => Health::Failed {
+                failure: failure.clone(),
+                retry_at: Instant::now() + RETRY_INTERVAL,
+                retired,
+            },
+        };
+        repaired
+    }
+
+    /// Takes the storage away from its users and gives them the one that `open` makes in its place.
+    fn replace(
+        &mut self,
+        failure: Failure,
+        retired: &mut Option<Arc<Storage>>,
+        open: impl FnOnce(&Directory, &Options) -> Result<Opened, OpenError>,
+    ) -> Result<(), Failure> {
         if let Some(storage) = self.shared.slot.fail(failure) {
             *retired = Some(storage);
         }
@@ -259,23 +337,26 @@ impl Writer {
                 Failure::new("readers do not let go of the failed storage")
             })?;
         }
-        let storage = Storage::open(&self.directory, &self.shared.options).map_err(Failure::new)?;
+        self.mark.sync().map_err(Failure::new)?;
+        let Opened { storage, mark, extents } =
+            open(&self.directory, &self.shared.options).map_err(Failure::new)?;
+        self.mark = mark;
         for topic in Topic::ALL {
-            let found = storage.extent(topic)?;
+            let found = extents.get(topic);
             self.shared.heads.get(topic).send_modify(|head| {
-                // Records that could not be acknowledged may have been stored. None that was announced may
-                // be missing; were one, its offset would still not be given again.
-                debug_assert!(head.extent.next <= found.next);
+                // Records that could not be acknowledged may have been stored. Of those announced, damage may have taken
+                // some: their offsets are not given again.
                 head.extent.next = head.extent.next.max(found.next);
                 head.extent.next_position = head.extent.next_position.max(found.next_position);
                 head.extent.stored_ms = head.extent.stored_ms.max(found.stored_ms);
+                head.extent.lived_ms = head.extent.lived_ms.max(found.lived_ms);
             });
         }
         self.shared.slot.open(storage);
         Ok(())
     }
 
-    fn shut_down(self) {
+    fn shut_down(mut self) {
         drop(self.retention_kick);
         if self.retention.join().is_err() {
             tracing::error!("the retention thread of the embedded bus panicked");
@@ -284,6 +365,9 @@ impl Writer {
             if let Err(error) = storage.database.persist(fjall::PersistMode::SyncAll) {
                 // Whatever was acknowledged is on disk already.
                 tracing::warn!(%error, "the embedded bus did not close cleanly");
+            }
+            if let Err(error) = self.mark.sync() {
+                tracing::warn!(%error, "the durable mark of the embedded bus cannot be written");
             }
             if release(storage).is_err() {
                 tracing::warn!("a reader still holds the storage of the closed embedded bus");

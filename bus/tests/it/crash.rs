@@ -16,6 +16,9 @@ const DIR_VARIABLE: &str = "BUS_CRASH_DIR";
 /// The first sequence that the child publishes.
 const FIRST_VARIABLE: &str = "BUS_CRASH_FIRST";
 
+/// How often the child is killed; by hand a thousand times.
+const ROUNDS_VARIABLE: &str = "BUS_CRASH_ROUNDS";
+
 /// Small buffers, so that they are sealed, written out and compacted all the time.
 fn options() -> Options {
     Options { memory_bytes: 8 * 1024 * 1024, ..Options::default() }
@@ -25,8 +28,8 @@ fn options() -> Options {
 async fn what_was_acknowledged_survives_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let mut stored = Vec::new();
-    for round in 0..6_u64 {
-        let acknowledged = publish_and_kill(dir.path(), round * 1_000_000, 5 + 150 * round);
+    for round in 0..rounds() {
+        let acknowledged = publish_and_kill(dir.path(), round * 1_000_000, 5 + 150 * (round % 6));
         let bus = reopen(dir.path()).await;
         let found = read_all(&*bus).await;
         assert_eq!(found.skipped, []);
@@ -42,6 +45,11 @@ async fn what_was_acknowledged_survives_a_kill() {
         stored = sequences;
         bus.close().await.unwrap();
     }
+}
+
+/// How often it is killed.
+fn rounds() -> u64 {
+    std::env::var(ROUNDS_VARIABLE).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6)
 }
 
 /// Opens the database that a killed process held: the system may free the lock a moment later.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bus::embedded::{Database, Options};
-use bus::{Bus, DocumentError, DocumentEvent, DocumentStore};
 #[cfg(feature = "etcd")]
-use bus::{Document, etcd::EtcdDocuments};
+use bus::etcd::EtcdDocuments;
+use bus::{Bus, Document, DocumentError, DocumentEvent, DocumentStore};
 
 #[cfg(feature = "etcd")]
 use crate::real_etcd::Etcd;

@@ -3,8 +3,10 @@
 
 mod contract;
 mod crash;
+mod damage;
 mod documents;
 mod embedded;
+mod images;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod model;
@@ -13,3 +15,4 @@ mod model;
 #[expect(dead_code, reason = "it is shared with other crates, and each uses a part")]
 mod real_etcd;
 mod support;
+mod torn;

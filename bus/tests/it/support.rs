@@ -167,7 +167,7 @@ pub(crate) async fn live(reader: &mut dyn Subscription, count: usize) -> Vec<u64
     sequences
 }
 
-/// A clock that a test turns.
+/// A clock that a test turns; time runs as it is turned.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TestClock(Arc<AtomicI64>);
 
@@ -181,8 +181,17 @@ impl TestClock {
     }
 
     pub(crate) fn clock(&self) -> Clock {
+        let (now, running) = (Arc::clone(&self.0), Arc::clone(&self.0));
+        Clock::new(
+            move || now.load(Ordering::SeqCst),
+            move || running.load(Ordering::SeqCst).max(0).unsigned_abs(),
+        )
+    }
+
+    /// A clock that steps where this one is turned to, while time itself stands still.
+    pub(crate) fn stepping(&self) -> Clock {
         let now = Arc::clone(&self.0);
-        Clock::new(move || now.load(Ordering::SeqCst))
+        Clock::new(move || now.load(Ordering::SeqCst), || 0)
     }
 }
 

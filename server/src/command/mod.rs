@@ -26,6 +26,12 @@ pub(crate) use rate::Rates;
 pub(crate) use request::order;
 pub(crate) use router::{Router, doubtful};
 
+#[cfg(feature = "simulation")]
+pub(crate) use {
+    pending::{Limits, Output, Pending, Submission},
+    recovery::{id_of_place, left as time_left},
+};
+
 /// What others tell the router. Bounded: sessions and callers wait for it, and it never waits for them.
 const INBOX: usize = 1024;
 

@@ -30,6 +30,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A server that comes to a deadline so late has stood still: what others said meanwhile it has not read yet.
 const LATE: Duration = Duration::from_secs(1);
 
+/// Deliveries by other servers that are remembered until their command is read. Both are read within moments of each
+/// other, but for a server that stood still, which reads all at once.
+const NOTICED_MAX: usize = 1024;
+
 /// A command whose parts were checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Order {
@@ -117,6 +121,9 @@ pub(crate) struct Pending {
     deadlines: BTreeSet<(Instant, u64)>,
     connected: HashMap<AgentId, (SessionKey, Dialect)>,
     answers: Answers,
+    /// Commands that another server has delivered and that were not read yet: topics have no order between them. At
+    /// most [`NOTICED_MAX`]; the oldest gives way.
+    noticed: VecDeque<CommandId>,
     outputs: VecDeque<Output>,
     retry_at: Option<Instant>,
     next: u64,
@@ -145,6 +152,7 @@ impl Pending {
             deadlines: BTreeSet::new(),
             connected: HashMap::new(),
             answers: Answers::new(limits.answers),
+            noticed: VecDeque::new(),
             outputs: VecDeque::new(),
             retry_at: None,
             next: 0,
@@ -250,10 +258,16 @@ impl Pending {
     /// Another server has delivered it.
     pub(crate) fn handle_noticed(&mut self, id: &CommandId) {
         let serial = self.ids.get(id).copied();
-        if let Some(open) = serial.and_then(|serial| self.open.get_mut(&serial))
-            && open.delivery == Delivery::Never
-        {
-            open.delivery = Delivery::Elsewhere;
+        match serial.and_then(|serial| self.open.get_mut(&serial)) {
+            Some(open) if open.delivery == Delivery::Never => open.delivery = Delivery::Elsewhere,
+            Some(_) => {}
+            None if self.answers.get(id).is_some() => {}
+            None => {
+                if self.noticed.len() == NOTICED_MAX {
+                    self.noticed.pop_front();
+                }
+                self.noticed.push_back(id.clone());
+            }
         }
     }
 
@@ -422,6 +436,13 @@ impl Pending {
     ) -> u64 {
         let serial = self.next;
         self.next += 1;
+        let delivery = match self.noticed.iter().position(|noticed| *noticed == order.id) {
+            Some(place) => {
+                self.noticed.remove(place);
+                Delivery::Elsewhere
+            }
+            None => delivery,
+        };
         self.ids.insert(order.id.clone(), serial);
         let waiting = self.agents.entry(order.agent.clone()).or_default();
         waiting.insert(serial);
@@ -779,6 +800,19 @@ mod tests {
         pending.handle_noticed(&order("1", "a").id);
         assert!(pass(&mut pending, 10).is_empty());
         assert_eq!(pass(&mut pending, 15), ["publish UNKNOWN 1"]);
+    }
+
+    #[test]
+    fn a_delivery_that_is_read_before_its_command_is_not_forgotten() {
+        let mut pending = Pending::new(SHARED);
+        pending.handle_noticed(&order("1", "a").id);
+        publish(&mut pending, at(0), "1", "a");
+        assert!(pass(&mut pending, 10).is_empty());
+        assert_eq!(pass(&mut pending, 15), ["publish UNKNOWN 1"], "it may have run");
+        for number in 0..2 * NOTICED_MAX {
+            pending.handle_noticed(&order(&number.to_string(), "a").id);
+        }
+        assert!(pending.noticed.len() <= NOTICED_MAX);
     }
 
     #[test]

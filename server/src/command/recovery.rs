@@ -112,7 +112,7 @@ fn answers(entries: Vec<Entry>) -> Vec<Event> {
 
 /// What is left of the time to live of a command that the bus took at `stored_ms`. The wall clock is all that is
 /// common to servers; a step of it shortens or lengthens the wait, at most to the whole time to live.
-fn left(now: Now, order: &Order, stored_ms: i64) -> Duration {
+pub(crate) fn left(now: Now, order: &Order, stored_ms: i64) -> Duration {
     let age_ms = u64::try_from(now.unix_ms.saturating_sub(stored_ms)).unwrap_or(0);
     order.ttl().saturating_sub(Duration::from_millis(age_ms))
 }
@@ -214,7 +214,7 @@ impl Intake {
     }
 }
 
-fn id_of_place(partition: Partition, offset: Offset) -> CommandId {
+pub(crate) fn id_of_place(partition: Partition, offset: Offset) -> CommandId {
     bus::query::id_of_place(partition, offset)
         .parse()
         .expect("a word and two numbers are a command id")

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
-use agent_core::codec::{self, BLOCK_ROWS_MAX};
+use agent_core::codec::{self, BLOCK_ROWS_MAX, CodecError};
 use agent_core::id::{AgentId, BootId, Sequence};
 use agent_core::limits::{BATCH_ALERTS_MAX, BATCH_RECORDS_MAX};
 use agent_core::metric::{Metric, Values};
@@ -322,9 +322,14 @@ const _: () =
 /// The records of a packed block. Its size is bounded by that of its message, what it makes by the rows of a block.
 fn unpack(packed: &[u8]) -> Result<Vec<Record>, Rejection> {
     let refuse = |text: String| Rejection::new(Reason::Packed, text);
-    let mut rows = vec![NO_SAMPLE; BLOCK_ROWS_MAX];
-    let (first, count) = codec::unpack(packed, &mut rows)
-        .map_err(|error| refuse(format!("packed records: {error}")))?;
+    // A live agent sends one record at a time, for which a whole block's worth of memory would be much to clear.
+    let mut rows = vec![NO_SAMPLE; 1];
+    let mut unpacked = codec::unpack(packed, &mut rows);
+    if unpacked == Err(CodecError::TooLong) {
+        rows.resize(BLOCK_ROWS_MAX, NO_SAMPLE);
+        unpacked = codec::unpack(packed, &mut rows);
+    }
+    let (first, count) = unpacked.map_err(|error| refuse(format!("packed records: {error}")))?;
     // Where the numbers end before the rows do, the last of them is one that no record may have.
     let numbers = (0_u64..).map_while(|index| first.number().checked_add(index));
     let records = numbers.filter_map(Sequence::new).zip(rows.iter().take(count));

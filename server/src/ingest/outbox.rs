@@ -5,15 +5,16 @@ use std::collections::VecDeque;
 use agent_core::id::BootId;
 use agent_core::time::Instant;
 use proto::server_message::Body;
-use proto::{Ack, Command, ConfigPush, Ping, ResponseAck, ServerMessage};
+use proto::{Ack, Command, ConfigPush, Credit, Ping, ResponseAck, ServerMessage};
 
 use crate::limits::OUTBOX_ENTRIES_MAX;
 
-/// Messages for one agent. Acknowledgements and configurations are replaced by newer ones, so only commands
+/// Messages for one agent. Acknowledgements, credits and configurations are replaced by newer ones, so only commands
 /// and acknowledged answers take more room the slower the stream is, and both have a bound.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     ack: Option<Ack>,
+    credit: Option<u64>,
     answered: VecDeque<String>,
     config: Option<ConfigPush>,
     /// With the time after which each must not start any more.
@@ -41,6 +42,11 @@ impl Outbox {
         self.ack.get_or_insert_with(|| Ack { boot: Some(boot.into()), ..Ack::default() })
     }
 
+    /// So many bytes may be under way from now on.
+    pub(crate) fn credit(&mut self, bytes: u64) {
+        self.credit = Some(bytes);
+    }
+
     pub(crate) fn acknowledge_answer(&mut self, command_id: String) {
         self.answered.push_back(command_id);
     }
@@ -63,17 +69,26 @@ impl Outbox {
         self.commands.len() < OUTBOX_ENTRIES_MAX && self.answered.len() < OUTBOX_ENTRIES_MAX
     }
 
+    /// Commands and answers in it.
+    pub(crate) fn entry_count(&self) -> usize {
+        self.commands.len() + self.answered.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.ack.is_none()
+            && self.credit.is_none()
             && self.answered.is_empty()
             && self.config.is_none()
             && self.commands.is_empty()
             && !self.ping
     }
 
-    /// The next message at `now`. Configurations go before commands: UPDATE_CONFIG relies on it. A command travels with
+    /// The next message at `now`. A credit goes before the acknowledgement that would let the agent send more. Configurations go before commands: UPDATE_CONFIG relies on it. A command travels with
     /// what is left of its time now that it goes; one with nothing left is dropped, and the router says what became of it.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<Command> {
+        if let Some(bytes) = self.credit.take() {
+            return Some(wrap(Body::Credit(Credit { bytes })));
+        }
         if let Some(ack) = self.ack.take() {
             return Some(wrap(Body::Ack(ack)));
         }
@@ -145,6 +160,17 @@ mod tests {
         assert_eq!(outbox.pop(NOW).unwrap().command_id, "a");
         assert_eq!(outbox.pop(NOW).unwrap().command_id, "b");
         assert!(matches!(body(outbox.pop(NOW)), Some(Body::Ping(_))));
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn the_latest_credit_is_told_before_the_acknowledgement() {
+        let mut outbox = Outbox::default();
+        outbox.acknowledge(BOOT, 1);
+        outbox.credit(64);
+        outbox.credit(16);
+        assert!(matches!(body(outbox.pop(NOW)), Some(Body::Credit(Credit { bytes: 16 }))));
+        assert!(matches!(body(outbox.pop(NOW)), Some(Body::Ack(_))));
         assert!(outbox.is_empty());
     }
 

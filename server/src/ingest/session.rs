@@ -18,6 +18,7 @@ use proto::{
 };
 
 use crate::clock::Now;
+use crate::ingest::credit::Grant;
 use crate::ingest::intake::{self, Introduction, Origin};
 use crate::ingest::outbox::Outbox;
 use crate::limits::{REPORT_INTERVAL, RESPONSE_BYTES_MAX, STATUS_BYTES_MAX, STATUS_ENTRIES_MAX};
@@ -123,6 +124,8 @@ pub(crate) struct Session {
     /// The last heartbeat that went to the bus.
     heartbeat: Option<Heartbeat>,
     storing: Storing,
+    /// What the agent was told that it may have under way; none for a plain client.
+    grant: Option<Grant>,
     outbox: Outbox,
     /// At most a few: drained after each call.
     facts: VecDeque<Fact>,
@@ -154,6 +157,7 @@ impl Session {
             },
             heartbeat: None,
             storing: Storing::Idle,
+            grant: None,
             outbox: Outbox::default(),
             facts: VecDeque::new(),
         };
@@ -170,6 +174,20 @@ impl Session {
     /// The alerts of the boot up to `sequence` were stored before this stream: they need not be again.
     pub(crate) fn handle_alerts_stored(&mut self, sequence: u64) {
         self.alerts_stored = self.alerts_stored.max(sequence);
+    }
+
+    /// The Welcome let the agent have so many bytes under way.
+    pub(crate) fn handle_granted(&mut self, bytes: u64) {
+        self.grant = self.boot.is_some().then(|| Grant::new(bytes));
+    }
+
+    /// The stream's share of what is free is `share` bytes now. Answers whether the agent will be told.
+    pub(crate) fn handle_share(&mut self, now: Now, share: u64) -> bool {
+        let told = self.grant.as_mut().and_then(|grant| grant.update(now.monotonic, share));
+        if let Some(bytes) = told {
+            self.outbox.credit(bytes);
+        }
+        told.is_some()
     }
 
     pub(crate) const fn boot(&self) -> Option<BootId> {
@@ -342,6 +360,11 @@ impl Session {
 
     pub(crate) fn has_transmit(&self) -> bool {
         !self.outbox.is_empty()
+    }
+
+    /// Commands, and answers to acknowledge, that wait to be sent.
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.outbox.entry_count()
     }
 
     /// What must be sent to the agent next, at `now`.
@@ -821,6 +844,22 @@ mod tests {
             [Fact::Stored { count: 3 }, Fact::Acknowledged { boot: BOOT, sequence: 3 }]
         );
         assert!(session.wants_message());
+    }
+
+    #[test]
+    fn only_an_agent_that_was_granted_credit_hears_of_it() {
+        let mut session = full();
+        assert!(!session.handle_share(at(1), 16));
+        session.handle_granted(64);
+        assert!(!session.handle_share(at(1), 64));
+        assert!(session.handle_share(at(1), 16));
+        let told = session.poll_transmit(Instant::from_ms(0)).unwrap().message.unwrap().body;
+        assert_eq!(told, Some(server_message::Body::Credit(proto::Credit { bytes: 16 })));
+
+        let mut session = plain();
+        session.handle_granted(64);
+        assert!(!session.handle_share(at(1), 16));
+        assert!(!session.has_transmit());
     }
 
     #[test]

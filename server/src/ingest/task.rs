@@ -6,52 +6,63 @@ use std::time::Duration;
 
 use agent_core::id::{AgentId, BootId};
 use bus::{PublishError, Record};
+use prost::Message as _;
 use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::{Command, CommandResponse, ConfigPush, MetricsRequest};
 use tokio::sync::mpsc;
+use tonic::codegen::Bytes;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
+use crate::budget::Charge;
 use crate::command::Standing;
 use crate::counters::Counter;
 use crate::ingest::claims::{Claimant, SessionKey, Verdict};
+use crate::ingest::credit::Load;
 use crate::ingest::handle::{Directive, SessionHandle, SessionPort, session_handle};
 use crate::ingest::history::last_stored;
 use crate::ingest::intake::{self, Introduction};
 use crate::ingest::rivals::{self, Newcomer};
 use crate::ingest::session::{Fact, Opening, Session};
-use crate::limits::{CONTEST, STUCK_AFTER};
+use crate::ingest::weight::weigh;
+use crate::levels::Level;
+use crate::limits::{CONTEST, SINK_SLOW, STUCK_AFTER};
+use crate::net::Line;
 use crate::registry::{Connection, Dialect, Life};
 use crate::rejection::{Reason, Rejection};
 use crate::shared::Shared;
 use crate::shutdown::Guard;
 
 /// How often an id is asked for while its holders change under our hands.
-const CLAIM_ATTEMPTS: u32 = 4;
+pub(crate) const CLAIM_ATTEMPTS: u32 = 4;
 
 /// How long the bus may take to say where the agent's records end.
 const HISTORY_READ_MAX: Duration = Duration::from_secs(2);
 
 /// How long the last messages of a stream, and the record of its end, may take.
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// How long the two halves of a broken stream may take to be found broken, one after the other.
 const VANISHING_MAX: Duration = Duration::from_millis(100);
 
 /// How long records under way at a shutdown may take to become durable.
-const LAST_STORE_MAX: Duration = Duration::from_secs(4);
+pub(crate) const LAST_STORE_MAX: Duration = Duration::from_secs(4);
 
 /// What gRPC gives for one call of `StreamMetrics`.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    pub(crate) inbound: Streaming<MetricsRequest>,
+    pub(crate) inbound: Streaming<Bytes>,
     /// A few messages; a full one means that the peer takes nothing.
     pub(crate) outbound: mpsc::Sender<Result<Command, Status>>,
     /// The remote address.
     pub(crate) peer: String,
     /// The checked Hello; none from a client that knows only the fixed fields.
     pub(crate) introduction: Option<Introduction>,
+    /// The credit in the Welcome.
+    pub(crate) granted: u64,
+    /// The connection, where it is known.
+    pub(crate) line: Option<Line>,
     pub(crate) guard: Guard,
 }
 
@@ -103,7 +114,8 @@ impl End {
 
 /// Serves one stream until it ends.
 pub(crate) async fn run(shared: Arc<Shared>, mut stream: Stream) {
-    let end = match identify(&mut stream).await {
+    let held = shared.levels.hold(Level::Streams, 1);
+    let end = match identify(&shared, &mut stream).await {
         Ok((opening, first)) => serve(&shared, &mut stream, opening, first).await,
         Err(end) => end,
     };
@@ -116,21 +128,63 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stream: Stream) {
         let farewell = stream.outbound.send(Err(status));
         tokio::time::timeout(FAREWELL_MAX, farewell).await.ok();
     }
+    let Stream { inbound, outbound, line, guard, .. } = stream;
+    // Everything of the stream is gone before its leftovers are waited for.
+    drop((inbound, outbound, guard, held));
+    if let Some(line) = line
+        && line.end().await
+    {
+        info!(peer = stream.peer, "connection closed: its peer does not read");
+    }
+}
+
+/// A message, and its part of the budget.
+type Admitted = (MetricsRequest, Charge);
+
+/// A message that waits for its part of the budget.
+struct Admission {
+    bytes: Bytes,
+    charge: Pin<Box<dyn Future<Output = Charge> + Send>>,
+}
+
+impl Admission {
+    /// Weighs a message, and joins the line for the room that it needs.
+    fn of(shared: &Shared, bytes: Bytes) -> Result<Self, End> {
+        let weight = weigh(&bytes).map_err(End::Rejected)?;
+        Ok(Self { bytes, charge: Box::pin(shared.budget.charge(weight)) })
+    }
+
+    /// The message, once there is room for it. Safe to cancel: the place in the line stays.
+    async fn granted(&mut self) -> Result<Admitted, End> {
+        let charge = self.charge.as_mut().await;
+        let decoded = MetricsRequest::decode(std::mem::take(&mut self.bytes));
+        let request = decoded
+            .map_err(|error| End::Rejected(Rejection::new(Reason::Malformed, error.to_string())))?;
+        Ok((request, charge))
+    }
 }
 
 /// Learns who opened the stream: from the Hello, or from the first message.
-async fn identify(stream: &mut Stream) -> Result<(Opening, Option<MetricsRequest>), End> {
+async fn identify(
+    shared: &Shared,
+    stream: &mut Stream,
+) -> Result<(Opening, Option<Admitted>), End> {
     if let Some(introduction) = stream.introduction.take() {
         return Ok((Opening::Full(introduction), None));
     }
-    let first = tokio::select! {
-        () = stream.guard.wait() => return Err(End::Stopping),
-        () = stream.outbound.closed() => return Err(End::Lost("before its first message".to_owned())),
-        first = stream.inbound.message() => received(first)?,
+    let Stream { inbound, outbound, guard, .. } = stream;
+    let admitted = async {
+        let bytes = received(inbound.message().await)?;
+        Admission::of(shared, bytes)?.granted().await
+    };
+    let (first, charge) = tokio::select! {
+        () = guard.wait() => return Err(End::Stopping),
+        () = outbound.closed() => return Err(End::Lost("before its first message".to_owned())),
+        admitted = admitted => admitted?,
     };
     let agent = first.agent_id.parse::<AgentId>().map_err(|error| End::Rejected(error.into()))?;
     intake::check_opening(&first).map_err(End::Rejected)?;
-    Ok((Opening::Plain(agent), Some(first)))
+    Ok((Opening::Plain(agent), Some((first, charge))))
 }
 
 /// Holds the agent's id for as long as it lives.
@@ -151,7 +205,7 @@ async fn serve(
     shared: &Shared,
     stream: &mut Stream,
     opening: Opening,
-    first: Option<MetricsRequest>,
+    first: Option<Admitted>,
 ) -> End {
     let (agent, claimant, life) = match &opening {
         Opening::Plain(agent) => (agent.clone(), Claimant::Plain, None),
@@ -192,6 +246,7 @@ async fn serve(
         return End::Rejected(Rejection::new(Reason::Busy, error.to_string()));
     }
     let mut session = Session::open(now, opening, &shared.server_id, &stream.peer);
+    session.handle_granted(stream.granted);
     shared.counters.add(Counter::SessionsOpened, 1);
     info!(agent = %seat.agent, peer = stream.peer, "agent connected");
 
@@ -324,10 +379,12 @@ enum Event {
     Stopping,
     Gone,
     Stuck,
+    Slow,
     Stored(Result<(), PublishError>),
     MayTransmit,
     Directive(Directive),
-    Message(Result<Option<MetricsRequest>, Status>),
+    Message(Result<Option<Bytes>, Status>),
+    Admitted(Result<Admitted, End>),
 }
 
 async fn drive(
@@ -335,17 +392,26 @@ async fn drive(
     stream: &mut Stream,
     session: &mut Session,
     port: &mut SessionPort,
-    first: Option<MetricsRequest>,
+    mut first: Option<Admitted>,
 ) -> End {
     let shared = seat.shared;
     let mut publishing: Option<Publishing> = None;
+    // When the bus begins to be slow with what is being published.
+    let mut slow_at = None;
     let mut stuck_at = None;
-    let mut first = first.map(|message| Ok(Some(message)));
+    let mut admission: Option<Admission> = None;
+    // Of the message that was handled last.
+    let mut charge: Option<Charge> = None;
     loop {
         learn(seat, session, port);
         if publishing.is_none() {
-            publishing = session.poll_publish().map(|records| publish(shared, records));
+            // A message that leaves nothing to be stored gives its part of the budget back at once.
+            let charge = charge.take();
+            publishing = session.poll_publish().map(|records| publish(shared, records, charge));
+            slow_at = publishing.as_ref().map(|_| shared.clock.now().monotonic + SINK_SLOW);
         }
+        shared.levels.peak(Level::Outbox, session.waiting_count());
+        shared.levels.peak(Level::Directives, port.directives.len());
         let transmits = session.has_transmit();
         stuck_at = match stuck_at {
             _ if !transmits => None,
@@ -355,14 +421,15 @@ async fn drive(
         // The first message of a plain stream was read already: it goes in as soon as it may.
         let event = if session.wants_message()
             && publishing.is_none()
-            && let Some(message) = first.take()
+            && let Some(admitted) = first.take()
         {
-            Event::Message(message)
+            Event::Admitted(Ok(admitted))
         } else {
             tokio::select! {
                 () = stream.guard.wait() => Event::Stopping,
                 () = stream.outbound.closed() => Event::Gone,
                 () = shared.clock.sleep_until(stuck_at) => Event::Stuck,
+                () = shared.clock.sleep_until(slow_at) => Event::Slow,
                 result = stored(&mut publishing) => Event::Stored(result),
                 Ok(permit) = stream.outbound.reserve(), if transmits => {
                     if let Some(command) = session.poll_transmit(shared.clock.now().monotonic) {
@@ -373,7 +440,12 @@ async fn drive(
                 Some(directive) = port.directives.recv(), if session.wants_command() => {
                     Event::Directive(directive)
                 }
-                message = stream.inbound.message(), if session.wants_message() => {
+                admitted = granted(&mut admission), if session.wants_message() => {
+                    Event::Admitted(admitted)
+                }
+                message = stream.inbound.message(),
+                    if session.wants_message() && admission.is_none() =>
+                {
                     Event::Message(message)
                 }
             }
@@ -384,10 +456,17 @@ async fn drive(
             }
             Event::Gone => return End::Lost("the client went away".to_owned()),
             Event::Stuck => return End::Stuck,
+            Event::Slow => {
+                slow_at = None;
+                share(shared, session, Load { sink: SINK_SLOW, ..shared.load() });
+            }
             Event::Stored(result) => {
                 publishing = None;
                 match result {
-                    Ok(()) => session.handle_stored(),
+                    Ok(()) => {
+                        session.handle_stored();
+                        share(shared, session, shared.load());
+                    }
                     Err(error) => {
                         shared.counters.add(Counter::PublishFailed, 1);
                         return End::Unstored(error);
@@ -401,26 +480,35 @@ async fn drive(
             }
             Event::Directive(directive) => follow(seat, session, directive).await,
             Event::Message(message) => {
-                if let Err(end) = take(seat, session, port, message) {
-                    return tell_apart(stream, end).await;
+                let heard = received(message).and_then(|bytes| {
+                    port.heard();
+                    Admission::of(shared, bytes)
+                });
+                match heard {
+                    Ok(heard) => admission = Some(heard),
+                    Err(end) => return tell_apart(stream, end).await,
+                }
+            }
+            Event::Admitted(admitted) => {
+                admission = None;
+                let (message, its_charge) = match admitted {
+                    Ok(admitted) => admitted,
+                    Err(end) => return end,
+                };
+                charge = Some(its_charge);
+                if let Err(rejection) = take(seat, session, message) {
+                    return End::Rejected(rejection);
                 }
             }
         }
     }
 }
 
-fn take(
-    seat: &Seat<'_>,
-    session: &mut Session,
-    port: &SessionPort,
-    message: Result<Option<MetricsRequest>, Status>,
-) -> Result<(), End> {
-    let message = received(message)?;
+fn take(seat: &Seat<'_>, session: &mut Session, message: MetricsRequest) -> Result<(), Rejection> {
     let now = seat.shared.clock.now();
-    port.heard();
     seat.shared.registry().heard(&seat.agent, now.unix_ms);
     let Some((response, standing)) = standing(seat.shared, &message) else {
-        return session.handle_message(now, message).map_err(End::Rejected);
+        return session.handle_message(now, message);
     };
     match standing {
         Standing::First => session.handle_message(now, message),
@@ -434,7 +522,6 @@ fn take(
             session.handle_amendment(now, response.clone(), first)
         }
     }
-    .map_err(End::Rejected)
 }
 
 /// What an answer is in view of those before it; none when `message` is no answer.
@@ -448,7 +535,22 @@ fn standing<'a>(
     }
 }
 
-fn received(message: Result<Option<MetricsRequest>, Status>) -> Result<MetricsRequest, End> {
+/// The message that waits for its part of the budget, once it has it.
+async fn granted(admission: &mut Option<Admission>) -> Result<Admitted, End> {
+    match admission {
+        Some(admission) => admission.granted().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells the agent how much it may send, when that has changed.
+fn share(shared: &Shared, session: &mut Session, load: Load) {
+    if session.handle_share(shared.clock.now(), load.share()) {
+        shared.counters.add(Counter::CreditsSent, 1);
+    }
+}
+
+fn received(message: Result<Option<Bytes>, Status>) -> Result<Bytes, End> {
     match message {
         Ok(Some(message)) => Ok(message),
         Ok(None) => Err(End::Finished),
@@ -471,9 +573,20 @@ async fn tell_apart(stream: &Stream, end: End) -> End {
     }
 }
 
-fn publish(shared: &Shared, records: Vec<Record>) -> Publishing {
-    let bus = Arc::clone(&shared.bus);
-    Box::pin(async move { bus.publish(records).await })
+/// Hands `records` to the bus, and holds `charge` until it has them.
+fn publish(shared: &Shared, records: Vec<Record>, charge: Option<Charge>) -> Publishing {
+    let (bus, clock) = (Arc::clone(&shared.bus), shared.clock.clone());
+    let sink = Arc::clone(&shared.sink);
+    Box::pin(async move {
+        let began = clock.now().monotonic;
+        let published = bus.publish(records).await;
+        match &published {
+            Ok(()) => sink.stored(clock.now().monotonic - began),
+            Err(_) => sink.failed(),
+        }
+        drop(charge);
+        published
+    })
 }
 
 async fn stored(publishing: &mut Option<Publishing>) -> Result<(), PublishError> {

@@ -1,8 +1,10 @@
 //! The gRPC doors: they read requests, call the rooms, and write answers.
 
 mod decoding;
+mod frame;
 mod monitoring;
 mod operator;
+mod pace;
 
 use tonic::Status;
 use tracing::warn;
@@ -13,6 +15,8 @@ use crate::shared::Shared;
 
 pub(crate) use decoding::retell_decoding_errors;
 pub(crate) use monitoring::Monitoring;
+#[cfg(feature = "simulation")]
+pub(crate) use monitoring::welcome;
 pub(crate) use operator::Operator;
 
 /// Counts a rejection and makes it a status.

@@ -1,36 +1,47 @@
 //! The door for agents and for whoever commands them.
 
+use std::convert::Infallible;
+use std::future::{Future, ready};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bus::{Payload, Record};
 use prost::Message as _;
-use proto::monitoring_service_server::MonitoringService;
 use proto::{
-    Command, CommandOutcome, CommandResponse, HELLO_HEADER, Hello, MetricsRequest, WELCOME_HEADER,
-    Welcome,
+    Command, CommandOutcome, CommandResponse, HELLO_HEADER, Hello, WELCOME_HEADER, Welcome,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::codegen::{Bytes, http};
 use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
 
 use crate::command::{self, Order, Reply};
 use crate::counters::Counter;
 use crate::ids::fresh_command_id;
 use crate::ingest::{self, Introduction};
 use crate::limits::{
-    HEARTBEAT, ISSUER_COMMANDS_PER_S, MESSAGE_BYTES_MAX, OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX,
+    AGENT_MESSAGE_BYTES_MAX, HEARTBEAT, ISSUER_COMMANDS_PER_S, MESSAGE_BYTES_MAX,
+    OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX,
 };
+use crate::net::Line;
 use crate::rejection::{Reason, Rejection};
+use crate::rpc::frame::FrameCodec;
+use crate::rpc::pace::Paced;
 use crate::rpc::{refuse, stopping, unavailable};
 use crate::shared::Shared;
 
 /// The version of `RecordBatch.packed` that the server reads.
 const PACKED_VERSION: u32 = 1;
 
-/// `monitoring.MonitoringService`.
-#[derive(Debug)]
+/// `monitoring.MonitoringService`. Made by hand, where others are generated, because a generated service decodes a message
+/// before anybody can ask whether there is room for it.
+#[derive(Clone, Debug)]
 pub(crate) struct Monitoring {
     shared: Arc<Shared>,
 }
@@ -41,17 +52,8 @@ impl Monitoring {
     }
 
     async fn welcome(&self, introduction: &Introduction) -> Welcome {
-        Welcome {
-            server_id: self.shared.server_id.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            acknowledged: self.acknowledged(introduction).await,
-            batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
-            message_bytes_max: saturated(MESSAGE_BYTES_MAX),
-            heartbeat_ms: saturated(HEARTBEAT.as_millis()),
-            packed: PACKED_VERSION,
-            credit_bytes: 0,
-            replay: true,
-        }
+        let credit_bytes = self.shared.load().share();
+        welcome(&self.shared.server_id, self.acknowledged(introduction).await, credit_bytes)
     }
 
     /// What the agent need not send again: from memory, or after a restart of the server from the bus.
@@ -135,14 +137,74 @@ impl Monitoring {
     }
 }
 
-#[tonic::async_trait]
-impl MonitoringService for Monitoring {
-    type StreamMetricsStream = ReceiverStream<Result<Command, Status>>;
+impl NamedService for Monitoring {
+    const NAME: &'static str = proto::monitoring_service_server::SERVICE_NAME;
+}
 
+type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+impl tonic::codegen::Service<http::Request<Body>> for Monitoring {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answering {
+        let this = self.clone();
+        match request.uri().path() {
+            "/monitoring.MonitoringService/StreamMetrics" => Box::pin(async move {
+                let request = request.map(|body| Body::new(Paced::new(body)));
+                let mut grpc = Grpc::new(FrameCodec)
+                    .max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
+                Ok(grpc.streaming(StreamMetrics(this), request).await)
+            }),
+            "/monitoring.MonitoringService/SendCommand" => Box::pin(async move {
+                let mut grpc = Grpc::new(ProstCodec::default())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
+                Ok(grpc.unary(SendCommand(this), request).await)
+            }),
+            _ => Box::pin(ready(Ok(Status::unimplemented("").into_http()))),
+        }
+    }
+}
+
+/// `StreamMetrics`, whose messages are the bytes of [`proto::MetricsRequest`].
+struct StreamMetrics(Monitoring);
+
+impl StreamingService<Bytes> for StreamMetrics {
+    type Response = Command;
+    type ResponseStream = ReceiverStream<Result<Command, Status>>;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<Response<Self::ResponseStream>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let monitoring = self.0.clone();
+        Box::pin(async move { monitoring.stream_metrics(request).await })
+    }
+}
+
+struct SendCommand(Monitoring);
+
+impl UnaryService<Command> for SendCommand {
+    type Response = CommandResponse;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<CommandResponse>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Command>) -> Self::Future {
+        let monitoring = self.0.clone();
+        Box::pin(async move { monitoring.send_command(request).await })
+    }
+}
+
+impl Monitoring {
     async fn stream_metrics(
         &self,
-        request: Request<Streaming<MetricsRequest>>,
-    ) -> Result<Response<Self::StreamMetricsStream>, Status> {
+        request: Request<Streaming<Bytes>>,
+    ) -> Result<Response<ReceiverStream<Result<Command, Status>>>, Status> {
         let shared = &self.shared;
         let guard = shared.stopping.guard().ok_or_else(stopping)?;
         let introduction =
@@ -152,6 +214,8 @@ impl MonitoringService for Monitoring {
             None => None,
         };
         let peer = request.remote_addr();
+        let line = request.extensions().get::<Line>().cloned();
+        let granted = welcome.as_ref().map_or(0, |welcome| welcome.credit_bytes);
         // A few messages, so that the session need not wake for each; a full one means a peer that takes
         // nothing, and the session waits.
         let (outbound, commands) = mpsc::channel(OUTBOUND_MESSAGES);
@@ -160,6 +224,8 @@ impl MonitoringService for Monitoring {
             inbound: request.into_inner(),
             outbound,
             introduction,
+            granted,
+            line,
             guard,
         };
         tokio::spawn(ingest::run(Arc::clone(shared), stream));
@@ -186,6 +252,22 @@ impl MonitoringService for Monitoring {
             response = self.command(order, issuer) => response.map(Response::new),
             () = ending.wait() => Err(stopping()),
         }
+    }
+}
+
+/// What the server offers an agent of whose boot everything up to `acknowledged` is durable, and which may have
+/// `credit_bytes` under way.
+pub(crate) fn welcome(server_id: &str, acknowledged: u64, credit_bytes: u64) -> Welcome {
+    Welcome {
+        server_id: server_id.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        acknowledged,
+        batch_records_max: saturated(agent_core::limits::BATCH_RECORDS_MAX),
+        message_bytes_max: saturated(AGENT_MESSAGE_BYTES_MAX),
+        heartbeat_ms: saturated(HEARTBEAT.as_millis()),
+        packed: PACKED_VERSION,
+        credit_bytes,
+        replay: true,
     }
 }
 

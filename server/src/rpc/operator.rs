@@ -25,14 +25,16 @@ use crate::command::Holder;
 use crate::config::{
     Effective, Layer, LayerKey, Problem, Sight, announce, report_elsewhere, report_of,
 };
+use crate::levels::Level;
 use crate::limits::{CONFIG_HISTORY_BYTES_MAX, CONFIG_VERSIONS, CONFIG_VERSIONS_MAX};
 use crate::query;
 use crate::rejection::Rejection;
 use crate::rpc::{config_status, refuse, stopping, unavailable};
 use crate::shared::Shared;
 
-/// Messages of a subscription that wait for its reader: one being sent, one ready.
-const ANSWERS: usize = 2;
+/// Messages of a subscription that wait for its reader, beside the one that is being sent and the one that is being made. A
+/// reader that stops costs what they take, and is left alone: people stop their terminals.
+const ANSWERS: usize = 1;
 
 /// `monitoring.OperatorService`.
 #[derive(Debug)]
@@ -68,7 +70,11 @@ impl Operator {
         let answer =
             Answer::open(&*shared.bus, query).await.map_err(|error| unavailable(&error))?;
         let (answers, stream) = mpsc::channel(ANSWERS);
-        tokio::spawn(query::send(answer, answers, guard));
+        let held = shared.levels.hold(Level::Readers, 1);
+        tokio::spawn(async move {
+            query::send(answer, answers, guard).await;
+            drop(held);
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -300,6 +306,9 @@ const PROBLEMS_TOLD: usize = 5;
 /// The server's own counters, and those of its bus; sorted by name.
 fn counters(shared: &Shared) -> Vec<NamedCount> {
     let mut counters = shared.counters.snapshot();
+    counters.extend(shared.levels.snapshot());
+    let limit = |name: &str, count| NamedCount { name: name.to_owned(), count };
+    counters.push(limit("in_flight.bytes.limit", shared.budget.capacity().into()));
     counters.extend(shared.bus.rejected().into_iter().map(|rejected| NamedCount {
         name: format!("bus_rejected.{}.{}", rejected.topic, rejected.reason),
         count: rejected.count,

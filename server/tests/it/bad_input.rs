@@ -184,12 +184,20 @@ async fn what_is_no_snapshot_does_not_take_the_id_of_a_plain_client() {
         })),
     });
     let batch = MetricsRequest { message, ..plain("edge-01", 1.0) };
-    assert_eq!(refuse(batch).await, Code::InvalidArgument);
+    assert_eq!(refuse(batch).await, Code::OutOfRange);
     let metadata = (0..1000).map(|key: u32| (key.to_string(), String::new())).collect();
     let wordy = MetricsRequest { metadata, ..plain("edge-01", 1.0) };
     assert_eq!(refuse(wordy).await, Code::InvalidArgument);
     let mut many = plain("edge-01", 1.0);
     many.metrics.as_mut().unwrap().more = vec![0; 100_000];
+    assert_eq!(refuse(many).await, Code::OutOfRange);
+    let few = MetricsRequest {
+        message: Some(AgentMessage { body: Some(Body::Records(RecordBatch::default())) }),
+        ..plain("edge-01", 1.0)
+    };
+    assert_eq!(refuse(few).await, Code::InvalidArgument);
+    let mut many = plain("edge-01", 1.0);
+    many.metrics.as_mut().unwrap().more = vec![0; 1000];
     assert_eq!(refuse(many).await, Code::InvalidArgument);
 
     assert_eq!(server.counter("sessions.superseded").await, 0);

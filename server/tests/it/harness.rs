@@ -70,12 +70,29 @@ impl Server {
     }
 
     pub(crate) fn start_with(data: TempDir, arguments: &[&str]) -> Self {
-        let mut child = server_command(data.path())
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut process = server_command(data.path());
+        process.args(arguments);
+        Self::start_process(process, data)
+    }
+
+    /// A server that may open so many files and no more.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_with_files(data: TempDir, files: u32, arguments: &[&str]) -> Self {
+        let server = server_command(data.path());
+        let mut process = Process::new("sh");
+        process.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &files.to_string()]);
+        process.arg(server.get_program()).args(server.get_args()).args(arguments);
+        for variable in
+            server.get_envs().filter_map(|(name, value)| value.is_none().then_some(name))
+        {
+            process.env_remove(variable);
+        }
+        process.stdin(Stdio::null());
+        Self::start_process(process, data)
+    }
+
+    fn start_process(mut process: Process, data: TempDir) -> Self {
+        let mut child = process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some(address) = line.strip_prefix("listening on ") else {
@@ -92,6 +109,14 @@ impl Server {
             }
         });
         Self { child, address, data }
+    }
+
+    /// What the process has in memory, in bytes.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     }
 
     pub(crate) fn data(&self) -> &Path {
@@ -285,9 +310,16 @@ impl Stream {
         self.sender = None;
     }
 
-    /// The next thing the server sends; none at a clean end.
+    /// The next thing the server sends; none at a clean end. Credits are passed over: they come when the machine is slow.
     pub(crate) async fn next(&mut self) -> Result<Option<Command>, Status> {
-        soon("a command", self.commands.message()).await
+        loop {
+            let command = soon("a command", self.commands.message()).await?;
+            let message = command.as_ref().and_then(|command| command.message.as_ref());
+            let body = message.and_then(|message| message.body.as_ref());
+            if !matches!(body, Some(server_message::Body::Credit(_))) {
+                return Ok(command);
+            }
+        }
     }
 
     /// The next thing the server sends, which is a message of ours.

@@ -9,9 +9,13 @@ mod bad_input;
 mod commands;
 mod config;
 mod etcd;
+mod flow;
+mod hostile;
 mod identity;
 mod metrics;
 mod process;
+#[expect(dead_code, reason = "it is shared with the benchmark of memory, and each uses a part")]
+mod raw;
 #[cfg(feature = "etcd")]
 #[path = "../../../etcd/tests/it/real.rs"]
 #[expect(dead_code, reason = "it is shared with other crates, and each uses a part")]
