@@ -24,7 +24,7 @@ const CONFIG_WITHIN: Duration = Duration::from_secs(20);
 const REFUSED: [i32; 2] = [2, 4];
 
 /// Words in an agent's log when its disk takes nothing.
-const AGENT_NOTICES: [&str; 3] = ["takes nothing", "No space left", "cannot"];
+const AGENT_NOTICES: [&str; 2] = ["takes nothing", "No space left"];
 
 /// Words in a server's log when its disk takes nothing.
 const SERVER_NOTICES: [&str; 2] = ["degraded", "No space left"];
