@@ -175,7 +175,9 @@ impl Fault {
                 milliseconds(1_000, 2_000)
             }
             Self::Twin | Self::Clone => milliseconds(4_000, 10_000),
-            Self::AgentDisk | Self::ServerDisk => milliseconds(4_000, 10_000),
+            // What is left of the last page of a file takes records of some seconds.
+            Self::AgentDisk => milliseconds(14_000, 20_000),
+            Self::ServerDisk => milliseconds(4_000, 10_000),
             Self::SpoolDamage => milliseconds(4_000, 7_000),
             Self::KafkaKill | Self::KafkaStop | Self::EtcdKill => milliseconds(2_000, 10_000),
         }

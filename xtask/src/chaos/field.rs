@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
@@ -41,6 +41,12 @@ const SPOOL_BYTES_MAX: &str = "1M";
 /// How long an agent is without a server before it spools: so short that short outages reach the disk.
 const SPOOL_AFTER: &str = "1s";
 
+/// How long an agent that has ended by itself is left alone.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// What an agent says that cannot start because its disk is full.
+const CANNOT_COUNT: &str = "cannot keep the boot counter";
+
 /// All that runs.
 #[derive(Debug)]
 pub(super) struct Field {
@@ -70,6 +76,7 @@ pub(super) struct Agent {
     site: Site,
     arguments: Vec<String>,
     process: Option<Process>,
+    started: Option<Instant>,
     pub(super) links: Vec<Proxy>,
     pub(super) disk: Option<Disk>,
     /// Other processes have had its id.
@@ -135,7 +142,16 @@ impl Field {
             let disk = has_disk.then(|| Disk::mount(&site.state(&id), AGENT_DISK_KIBIBYTES));
             let disk = disk.transpose()?;
             let arguments = agent_arguments(index);
-            agents.push(Agent { id, site, arguments, process: None, links, disk, twins: 0 });
+            agents.push(Agent {
+                id,
+                site,
+                arguments,
+                process: None,
+                started: None,
+                links,
+                disk,
+                twins: 0,
+            });
         }
         Ok(Self {
             nodes,
@@ -162,8 +178,16 @@ impl Field {
             }
         }
         for agent in &mut self.agents {
+            // As a supervisor of services would: not again and again at once.
+            if agent.started.is_some_and(|started| started.elapsed() < RESTART_PAUSE) {
+                continue;
+            }
             if let Some((status, tail)) = ended(agent.process.as_mut())? {
-                self.findings.push(format!("{} ended by itself ({status})\n{tail}", agent.id));
+                // On a full disk it cannot count its boots, so it does not start.
+                let is_full = agent.disk.as_ref().map(Disk::is_full).transpose()?;
+                if !(is_full == Some(true) && tail.contains(CANNOT_COUNT)) {
+                    self.findings.push(format!("{} ended by itself ({status})\n{tail}", agent.id));
+                }
                 agent.process = None;
                 agent.start()?;
             }
@@ -274,6 +298,7 @@ impl Agent {
     /// When it cannot be run.
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
         self.process = Some(self.site.agent(&self.id, self.servers(), &self.arguments)?);
+        self.started = Some(Instant::now());
         Ok(())
     }
 
@@ -334,6 +359,8 @@ fn agent_arguments(index: usize) -> Vec<String> {
     let plugins = PLUGINS[index % PLUGINS.len()];
     let order = SPOOL_ORDERS[index % SPOOL_ORDERS.len()];
     vec![
+        // All there are: larger records fill a disk sooner.
+        "--metrics=standard".to_owned(),
         format!("--interval={interval}"),
         format!("--plugins={plugins}"),
         format!("--spool-max-bytes={SPOOL_BYTES_MAX}"),

@@ -24,6 +24,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Between two commands of one operator.
 const PAUSE: Duration = Duration::from_millis(400);
 
+/// How often START is sent until it is done.
+const START_TRIES_MAX: usize = 30;
+
 /// What is sent, one after the other: an agent is told to collect again soon after it was told to stop.
 const REQUESTS: [&[&[&str]]; 7] = [
     &[&["STATUS"]],
@@ -137,14 +140,27 @@ impl Operator {
         while !self.is_over.load(Ordering::Relaxed) {
             let agent = self.random.choose(&self.agents).clone();
             for request in *self.random.choose(&REQUESTS) {
-                let server = *self.random.choose(&self.servers);
-                let arguments = ["send-command", &agent].into_iter().chain(request.iter().copied());
-                let answer = self.console.run(server, arguments.chain([TTL]), "", ANSWER_WITHIN)?;
-                all.push(Issued::new(&agent, request, &answer));
-                thread::sleep(PAUSE);
+                // What was stopped is to go on, or faults would meet agents that do nothing.
+                let tries = if *request == ["START"] { START_TRIES_MAX } else { 1 };
+                for _ in 0..tries {
+                    let issued = self.send(&agent, request)?;
+                    let is_done = issued.heard.as_ref().is_some_and(|at| at.outcome == "SUCCEEDED");
+                    all.push(issued);
+                    thread::sleep(PAUSE);
+                    if is_done || self.is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
             }
         }
         Ok(all)
+    }
+
+    fn send(&mut self, agent: &str, request: &[&str]) -> anyhow::Result<Issued> {
+        let server = *self.random.choose(&self.servers);
+        let arguments = ["send-command", agent].into_iter().chain(request.iter().copied());
+        let answer = self.console.run(server, arguments.chain([TTL]), "", ANSWER_WITHIN)?;
+        Ok(Issued::new(agent, request, &answer))
     }
 }
 

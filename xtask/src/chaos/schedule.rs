@@ -19,7 +19,7 @@ const REST: Duration = Duration::from_secs(3);
 const BUSY_TENTHS: u32 = 9;
 
 /// How often a place for one strike is looked for.
-const TRIES_MAX: usize = 40;
+const TRIES_MAX: usize = 400;
 
 /// How large the fleet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +102,10 @@ impl Schedule {
         let range = fault.lasts();
         // A short run has short faults.
         let longest = (*range.end()).min(busy / 3).max(*range.start());
-        for _ in 0..TRIES_MAX {
-            let lasts = random.between(*range.start()..=longest);
+        for tried in 0..TRIES_MAX {
+            // What is short fits where what is long did not.
+            let most = if tried < TRIES_MAX / 2 { longest } else { *range.start() };
+            let lasts = random.between(*range.start()..=most);
             let Some(latest) = busy.checked_sub(lasts) else { return false };
             let strike = Strike {
                 at: random.between(Duration::ZERO..=latest),

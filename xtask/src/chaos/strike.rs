@@ -24,7 +24,7 @@ const CONFIG_WITHIN: Duration = Duration::from_secs(20);
 const REFUSED: [i32; 2] = [2, 4];
 
 /// Words in an agent's log when its disk takes nothing.
-const AGENT_NOTICES: [&str; 3] = ["takes nothing", "No space left", "cannot"];
+const AGENT_NOTICES: [&str; 2] = ["takes nothing", "No space left"];
 
 /// Words in a server's log when its disk takes nothing.
 const SERVER_NOTICES: [&str; 2] = ["degraded", "No space left"];
@@ -165,9 +165,10 @@ impl Field {
                 let direction = *random.choose(&Direction::ALL);
                 self.agents[index].busiest_link().set_weather(direction, held);
             }
-            (Fault::Partition | Fault::SpoolDamage, Target::Agent(index)) => self.part(index),
+            (Fault::Partition, Target::Agent(index)) => self.part(index),
+            (Fault::SpoolDamage, Target::Agent(index)) => self.isolate(index),
             (Fault::AgentDisk, Target::Agent(index)) => {
-                self.part(index);
+                self.isolate(index);
                 let agent = &mut self.agents[index];
                 detail = Detail::Disk(Log::of(agent.process()?)?);
                 agent.disk.as_ref().context("the agent has no small disk")?.fill()?;
@@ -291,6 +292,12 @@ impl Field {
         for direction in Direction::ALL {
             self.set_weather(index, direction, held);
         }
+    }
+
+    /// The same, and lets it know at once: what it cannot send goes to its disk soon.
+    fn isolate(&self, index: usize) {
+        self.part(index);
+        self.agents[index].links.iter().for_each(Proxy::reset);
     }
 
     fn calm(&self, index: usize) {

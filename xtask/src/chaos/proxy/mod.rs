@@ -115,6 +115,11 @@ impl Proxy {
         self.decide(Fate::Forgotten);
     }
 
+    /// Resets the connections there are at once, so that either side knows that they are gone.
+    pub(super) fn reset(&self) {
+        self.decide(Fate::Reset);
+    }
+
     /// Cuts the connections there are, if possible with bytes under way, for which it waits a while.
     pub(super) fn cut(&self, how: Cut) {
         // Held bytes are under way until somebody lets them go.
