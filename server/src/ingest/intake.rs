@@ -11,8 +11,8 @@ use agent_core::record::{Marks, Sample, Snapshot};
 use agent_core::time::Instant;
 use proto::convert::{self, units_from_count};
 use proto::{
-    Alert, AlertBatch, AlertRecord, Boot, Hello, Loss, MetricsRecord, MetricsRequest, Range,
-    Record, RecordBatch,
+    Alert, AlertBatch, AlertRecord, Boot, Hello, Loss, LossReason, MetricsRecord, MetricsRequest,
+    Range, Record, RecordBatch,
 };
 
 use crate::limits::{
@@ -111,10 +111,10 @@ pub(crate) struct Batch {
     pub(crate) last: u64,
 }
 
-/// How many records checked losses stand for.
+/// How many records checked losses stand for. What a crash may have cost is no number of records: it is an upper bound.
 pub(crate) fn lost_count(losses: &[Loss]) -> u64 {
-    let counts = losses.iter().map(|loss| loss.last - loss.first + 1);
-    counts.fold(0, u64::saturating_add)
+    let exact = losses.iter().filter(|loss| loss.reason() != LossReason::Crash);
+    exact.map(|loss| loss.last - loss.first + 1).fold(0, u64::saturating_add)
 }
 
 /// The stream that brings a batch.
@@ -518,7 +518,7 @@ mod tests {
     use super::*;
 
     use agent_core::record::{Completeness, Direction, Window};
-    use proto::{LossReason, SystemMetrics};
+    use proto::SystemMetrics;
 
     const BOOT: BootId = BootId { counter: 1, nonce: 7 };
 

@@ -247,7 +247,8 @@ impl Server {
             0 => last_stored(cx, agent, *boot),
             known => known,
         };
-        let welcome = welcome(&self.id, acknowledged);
+        // Credits are not simulated: the budget behind them belongs to the process.
+        let welcome = welcome(&self.id, acknowledged, 0);
         self.effects.push_back(Effect::Welcome(id, welcome.encode_to_vec()));
         let key = self.claims.next_key();
         self.streams.insert(id, Stream::new(key, peer, introduction));
