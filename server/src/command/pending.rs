@@ -363,13 +363,19 @@ impl Pending {
                 continue;
             };
             let stood_still = !self.limits.grace.is_zero() && deadline + LATE < now.monotonic;
-            let waits = !open.in_grace && !self.is_responsible(open, holder(&open.order.agent));
+            let has_it = holder(&open.order.agent);
+            let waits = !open.in_grace && !self.is_responsible(open, has_it);
             if stood_still || waits {
                 self.give_grace(now, serial);
                 continue;
             }
             let order = open.order.clone();
             let (outcome, text) = match open.delivery {
+                // It may have been delivered there, and the word of that be late.
+                Delivery::Never if open.in_grace && has_it == Holder::AnotherServer => (
+                    CommandOutcome::Unknown,
+                    format!("agent {} is at another server, which has said nothing", order.agent),
+                ),
                 Delivery::Never => (
                     CommandOutcome::Expired,
                     format!("agent {} is not connected ({})", order.agent, last_seen(&order.agent)),
@@ -790,6 +796,14 @@ mod tests {
         pending.handle_answer(response("1", "a"));
         assert_eq!(outputs(&mut pending), ["SUCCEEDED 1"]);
         assert!(pass(&mut pending, 99).is_empty());
+    }
+
+    #[test]
+    fn what_another_server_may_have_delivered_is_unknown_when_it_says_nothing() {
+        let mut pending = Pending::new(SHARED);
+        publish(&mut pending, at(0), "1", "a");
+        assert!(pass_with(&mut pending, 10, Holder::AnotherServer).is_empty());
+        assert_eq!(pass_with(&mut pending, 15, Holder::AnotherServer), ["publish UNKNOWN 1"]);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::{
     Boot, Command, CommandHistory, CommandOutcome, CommandResponse, CommandState, CommandStep,
-    Hello, ListCommandsRequest, server_message,
+    Hello, ListCommandsRequest, RecordBatch, server_message,
 };
 use tonic::{Code, Request, Status};
 
-use crate::harness::{BOOT, Server, Stream, hello, plain, soon};
+use crate::harness::{BOOT, Server, Stream, hello, plain, record, soon};
 
 fn command(id: &str, kind: CommandType) -> Command {
     Command {
@@ -343,7 +343,12 @@ async fn an_issuer_that_sends_too_many_is_told_so() {
 async fn commands_to_a_doubtful_identity_must_be_forced() {
     let server = Server::start();
     let boot = |nonce| Boot { counter: 5, nonce };
-    drop(server.open(Some(hello("edge-01", boot(1), 1))).await.unwrap());
+    let mut first = server.open(Some(hello("edge-01", boot(1), 1))).await.unwrap();
+    // Once a batch is acknowledged, the bus has who brought it.
+    let records = vec![record(1)];
+    first.say(Body::Records(RecordBatch { records, ..RecordBatch::default() })).await;
+    while !matches!(first.hear().await, server_message::Body::Ack(_)) {}
+    drop(first);
     server.until("edge-01", |info| !info.connected && info.boot == Some(boot(1))).await;
     let copy = Hello { host: "other".into(), ..hello("edge-01", boot(2), 1) };
     let mut agent = server.open(Some(copy)).await.unwrap();
