@@ -189,7 +189,7 @@ impl Plan {
             servers,
             is_shared,
             duration_ms: hours * 60 * MINUTE,
-            interval_ms: *random.pick(&[2000, 5000, 5000, 5000, 5000, 10_000, 15_000]),
+            interval_ms: *random.pick(&[2000, 5000, 5000, 10_000, 10_000, 15_000, 30_000]),
             latency_ms: (fastest, slowest),
             faults,
             trouble_ms,
