@@ -197,6 +197,8 @@ pub enum Request {
     Dial(u64, Vec<u8>),
     /// Put a message on the stream; say when the transport has taken it.
     Send(Vec<u8>, Transmit),
+    /// Look at what is recorded, if at all: it may leave the ring for the disk now.
+    Look,
     /// Replace the process.
     Restart(Option<Restarted>),
     /// End the process.
@@ -385,6 +387,7 @@ impl<const RING: usize> Shell<RING> {
                     let outcome = outcome.map_err(|error| Reason::from(error.to_string().as_str()));
                     self.core.handle(now, Input::Remembered(outcome));
                     self.settle_update();
+                    return Next::Request(Request::Look);
                 }
                 Output::Spool => {
                     if let Some(spooling) = &mut self.spooling {
@@ -395,6 +398,7 @@ impl<const RING: usize> Shell<RING> {
                     match self.configuration.poll(now, is_answered(self.core.link())) {
                         Step::Tell(inputs) => {
                             inputs.into_iter().for_each(|input| self.core.handle(now, input));
+                            return Next::Request(Request::Look);
                         }
                         Step::Wait(also_until) => {
                             let deadlines = until.into_iter().chain(also_until);

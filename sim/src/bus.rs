@@ -94,7 +94,9 @@ impl SimBus {
                     return;
                 };
                 let boot = BootId::from(boot);
-                self.last.insert(key.clone(), (boot, record.sequence));
+                // One from a spool says nothing of those before it.
+                let last = if metrics.replayed { 0 } else { record.sequence };
+                self.last.insert(key.clone(), (boot, last));
                 let known = self.known.entry((key.clone(), boot)).or_default();
                 known.records.insert(record.sequence, record.sequence);
             }

@@ -140,6 +140,8 @@ pub(crate) struct Host<const RING: usize> {
     pub(crate) restarted: Option<Restarted>,
     /// What its agents keep; none: nothing.
     pub(crate) disk: Option<StateDisk>,
+    /// Why a server last ended its stream.
+    pub(crate) last_end: String,
     /// Its disk takes nothing until then; 0: it does.
     pub(crate) disk_full_until: u64,
     /// What its wall clock shows beyond simulated time.
@@ -165,6 +167,7 @@ impl<const RING: usize> Host<RING> {
             boot_counter: 0,
             restarted: None,
             disk: None,
+            last_end: String::new(),
             disk_full_until: 0,
             wall_offset_ms: wall_ms,
             frozen_until: 0,

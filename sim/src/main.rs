@@ -60,7 +60,7 @@ fn run(arguments: &Arguments) -> io::Result<bool> {
         agents: arguments.agents.into(),
         hours: arguments.hours.into(),
         plan: NAMES.into_iter().find(|name| arguments.plan.as_deref() == Some(*name)),
-        trace_lines: if arguments.trace { 4000 } else { 60 },
+        trace_lines: if arguments.trace { 100_000 } else { 60 },
     };
     let (first, count) = match arguments.seed {
         Some(seed) => (seed, 1),

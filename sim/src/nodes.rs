@@ -195,11 +195,12 @@ impl<const RING: usize> World<RING> {
             Effect::Send(StreamId(id), bytes) => {
                 self.push(id, Direction::Down, Parcel::Message(bytes));
             }
-            Effect::Close(StreamId(id), ending, _) => {
+            Effect::Close(StreamId(id), ending, why) => {
                 let is_refusal = ending == Ending::Refused;
                 self.note(Who::Server(index), "ends connection {a}", id, 0);
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.is_server_there = false;
+                    self.hosts[connection.agent].last_end = why;
                 }
                 self.push(id, Direction::Down, Parcel::End { is_refusal });
             }
@@ -403,10 +404,10 @@ impl<const RING: usize> World<RING> {
                     self.operator.is_stored(&command.command_id, held_up);
                 }
                 Payload::Response(response) => {
-                    self.operator.is_stored(&response.command_id, held_up);
+                    self.operator.is_told(&response.command_id, self.now, held_up);
                 }
                 Payload::Status(status) if !status.command_id.is_empty() => {
-                    self.operator.is_stored(&status.command_id, held_up);
+                    self.operator.is_told(&status.command_id, self.now, held_up);
                 }
                 Payload::Status(_) | Payload::Metrics(_) => {}
             }

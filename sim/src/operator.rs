@@ -103,6 +103,13 @@ impl Operator {
         }
     }
 
+    /// The bus has what was said of the command, of which it may have been tried more than once to tell it.
+    pub(crate) fn is_told(&mut self, id: &str, now: u64, held_up_ms: u64) {
+        let Some(issued) = self.commands.get(id) else { return };
+        let since_effect = issued.effects.first().map_or(0, |effect| now - effect.at);
+        self.is_stored(id, held_up_ms.max(since_effect));
+    }
+
     /// A caller heard of its command.
     pub(crate) fn hear(&mut self, id: &str, _reply: &Reply) {
         if let Some(issued) = self.commands.get_mut(id) {

@@ -160,7 +160,7 @@ impl Plan {
         let is_shared = name == "failover" || random.happens(600_000);
         let servers = if is_shared { 2 } else { 1 };
         let trouble_ms = match name {
-            "outage" => 60 * MINUTE,
+            "outage" => 120 * MINUTE,
             _ => *random.pick(&[5 * SECOND, 30 * SECOND, 90 * SECOND, 5 * MINUTE, 15 * MINUTE]),
         };
         let ring = match random.between(0, 9) {
@@ -177,6 +177,11 @@ impl Plan {
                 order: *random.pick(&[Order::OldestFirst, Order::OldestFirst, Order::NewestFirst]),
             },
         };
+        // Only an outage of hours fills a spool, and only with records every second.
+        let interval_ms = match name {
+            "outage" => *random.pick(&[SECOND, 5 * SECOND, 10 * SECOND]),
+            _ => *random.pick(&[2000, 5000, 5000, 10_000, 10_000, 15_000, 30_000]),
+        };
         let fastest = random.between(0, 40);
         let slowest = match random.between(0, 9) {
             0 => fastest + 3000,
@@ -189,7 +194,7 @@ impl Plan {
             servers,
             is_shared,
             duration_ms: hours * 60 * MINUTE,
-            interval_ms: *random.pick(&[2000, 5000, 5000, 5000, 5000, 10_000, 15_000]),
+            interval_ms,
             latency_ms: (fastest, slowest),
             faults,
             trouble_ms,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 /// Notes that are kept to be printed.
-const NOTES_MAX: usize = 4000;
+const NOTES_MAX: usize = 100_000;
 
 /// Whom a note is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

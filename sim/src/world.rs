@@ -298,6 +298,7 @@ impl<const RING: usize> World<RING> {
         process.wake_at = None;
         let at = Instant::from_ms(now - process.started_at);
         process.shell.tick(at);
+        self.observe(agent)?;
         self.drive(agent)
     }
 
@@ -337,6 +338,7 @@ impl<const RING: usize> World<RING> {
             self.note(Who::Agent(agent), "cannot read a message and ends the stream", 0, 0);
             self.hang_up(agent, true, true)?;
         }
+        self.observe(agent)?;
         self.drive(agent)
     }
 
@@ -372,6 +374,7 @@ impl<const RING: usize> World<RING> {
                     self.dial(agent, number, session, hello, 0)?;
                 }
                 Next::Request(Request::Send(bytes, transmit)) => self.send(agent, bytes, transmit),
+                Next::Request(Request::Look) => self.observe(agent)?,
                 Next::Request(Request::Restart(restarted)) => {
                     if self.fails_to_restart() {
                         self.fail_to_restart(agent, at)?;
@@ -754,7 +757,10 @@ impl<const RING: usize> World<RING> {
     /// the configuration that the store has.
     pub(crate) fn check_drained(&self, held: &[(u64, u64, u64)]) -> Outcome {
         for (agent, (host, held)) in self.hosts.iter().zip(held).enumerate() {
-            let stuck = |what: String| Err(Broken(format!("liveness: {} {what}", host.id)));
+            let stuck = |what: String| {
+                let (id, end) = (&host.id, &host.last_end);
+                Err(Broken(format!("liveness: {id} {what}; its last stream was ended: {end}")))
+            };
             let Some(process) = &host.process else { return stuck("does not run".to_owned()) };
             let link = process.shell.link();
             if !matches!(link, LinkState::Full { .. }) {

@@ -7,7 +7,7 @@ use agent_core::id::{AgentId, BootId};
 use bus::{Bus, BusError, Delivery, Payload, Selection, Start, Topic};
 use tracing::warn;
 
-/// The sequence of the agent's last record on the bus if it is of exactly `boot`, else 0; also 0, with a
+/// The sequence of the agent's last record on the bus if it is of exactly `boot` and no replayed one, else 0; also 0, with a
 /// warning, when the bus does not say within `patience`, and on a bus that would have to read all agents' records
 /// to know: then the agent's own word counts.
 pub(crate) async fn last_stored(
@@ -41,8 +41,10 @@ async fn read(bus: &dyn Bus, agent: &AgentId, boot: BootId) -> Result<u64, BusEr
             Delivery::Entries(entries) => {
                 for entry in entries {
                     if let Payload::Metrics(metrics) = entry.payload {
+                        // One from the spool says nothing of those before it, which may be there or not.
                         let of_boot = metrics.boot.map(BootId::from) == Some(boot);
-                        let record = metrics.record.filter(|_| of_boot);
+                        let is_live = of_boot && !metrics.replayed;
+                        let record = metrics.record.filter(|_| is_live);
                         sequence = record.map_or(0, |record| record.sequence);
                     }
                 }

@@ -160,7 +160,7 @@ pub(crate) fn replayed_batch(
     batch: RecordBatch,
 ) -> Result<Replayed<MetricsRecord>, Rejection> {
     let RecordBatch { boot, records, losses, packed, replay, deferred } = batch;
-    let boot = check_replay(origin, replayed, replay, boot)?;
+    let boot = check_replay(replayed, replay, boot)?;
     check_record_parts(&records, &losses, &deferred)?;
     let records = unpacked(records, &packed)?;
     check_alone(records.iter().map(|record| record.sequence), &losses)?;
@@ -170,36 +170,27 @@ pub(crate) fn replayed_batch(
 
 /// As [`replayed_batch`], of alerts.
 pub(crate) fn replayed_alerts(
-    origin: Origin<'_>,
     replayed: u64,
     batch: AlertBatch,
 ) -> Result<Replayed<AlertRecord>, Rejection> {
     let AlertBatch { boot, alerts, losses, replay, deferred } = batch;
-    let boot = check_replay(origin, replayed, replay, boot)?;
+    let boot = check_replay(replayed, replay, boot)?;
     check_alert_parts(&alerts, &losses, &deferred)?;
     check_alone(alerts.iter().map(|alert| alert.sequence), &losses)?;
     Ok(Replayed { boot, records: alerts, losses })
 }
 
-/// A replayed batch comes in its turn, and is of the stream's boot or an earlier one.
-fn check_replay(
-    origin: Origin<'_>,
-    replayed: u64,
-    number: u64,
-    given: Option<Boot>,
-) -> Result<BootId, Rejection> {
+/// A replayed batch comes in its turn, and names its boot. That one may have a higher counter than the stream's: a counter that
+/// was damaged starts again, and what the spool has of the boots before is not to be refused for it.
+fn check_replay(replayed: u64, number: u64, given: Option<Boot>) -> Result<BootId, Rejection> {
     let refuse = |text: String| Err(Rejection::new(Reason::Sequence, text));
     if number != replayed + 1 {
         return refuse(format!("replayed batch {number} comes after {replayed}"));
     }
-    let Some(boot) = given.map(BootId::from) else {
-        return refuse("replayed batch names no boot".to_owned());
-    };
-    if boot != origin.boot && origin.boot.counter <= boot.counter {
-        let text = format!("replayed batch is of boot {boot}, not before {}", origin.boot);
-        return refuse(text);
+    match given {
+        Some(boot) => Ok(boot.into()),
+        None => refuse("replayed batch names no boot".to_owned()),
     }
-    Ok(boot)
 }
 
 /// A replayed batch stands for itself: its records rise, its losses are ranges, and it has something.
