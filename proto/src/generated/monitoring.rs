@@ -310,8 +310,8 @@ pub struct RecordBatch {
     #[prost(bytes = "vec", tag = "4")]
     pub packed: ::prost::alloc::vec::Vec<u8>,
     /// 0: a live batch. Else the batch is of an earlier time: of the agent's spool, or what became of an earlier boot. Its
-    /// number among those of the stream, from 1, rising by one. It stands for itself: it may have any boot of the agent up
-    /// to that of the stream and any sequences, and says nothing of those beside it. Acknowledged by Ack.replayed. Only
+    /// number among those of the stream, from 1, rising by one. It stands for itself: it may have any boot of the
+    /// agent and any sequences, and says nothing of those beside it. Acknowledged by Ack.replayed. Only
     /// after a Welcome with `replay`.
     #[prost(uint64, tag = "5")]
     pub replay: u64,

@@ -452,7 +452,9 @@ impl Session {
             )
         });
         let metrics = batch.records.into_iter().map(Payload::Metrics);
-        let records = metrics.map(|payload| self.record(payload)).chain(unexplained).chain(losses);
+        // Losses first: should the bus take only a part, nothing stands behind a gap that is not explained.
+        let records = unexplained.into_iter().chain(losses);
+        let records = records.chain(metrics.map(|payload| self.record(payload)));
         self.storing = Storing::Ready(records.collect(), completion);
         Ok(())
     }
@@ -476,7 +478,7 @@ impl Session {
         };
         let lost = self.lost_earlier(now, batch.boot, StatusEvent::Loss, batch.losses);
         let metrics = batch.records.into_iter().map(Payload::Metrics);
-        let records = metrics.map(|payload| self.record(payload)).chain(lost);
+        let records = lost.into_iter().chain(metrics.map(|payload| self.record(payload)));
         self.storing = Storing::Ready(records.collect(), completion);
         Ok(())
     }
