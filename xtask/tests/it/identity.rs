@@ -70,10 +70,20 @@ fn a_second_host_takes_the_id_over_when_the_first_is_gone() {
 fn copy_state(deployment: &Deployment, host: &str, id: &str) {
     let (from, to) = (Path::new("state").join(id), Path::new(host).join("state").join(id));
     let (from, to) = (deployment.path().join(from), deployment.path().join(to));
-    fs::create_dir_all(&to).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    copy_all(&from, &to);
+}
+
+/// Copies a directory with all that is in it.
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 
