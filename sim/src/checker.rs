@@ -339,8 +339,13 @@ impl<const RING: usize> World<RING> {
                         CommandOutcome::Expired | CommandOutcome::Rejected,
                         CommandOutcome::Expired | CommandOutcome::Rejected,
                     ) => self.tally.answers_repeated += 1,
-                    // The agent had answered; a server that could not know says what it knows.
-                    (_, CommandOutcome::Unknown) => self.tally.answers_repeated += 1,
+                    // The agent had answered, which is what readers show: the first end counts. A server that could not
+                    // know says what it knows.
+                    (_, CommandOutcome::Unknown)
+                    | (
+                        CommandOutcome::Succeeded | CommandOutcome::Failed,
+                        CommandOutcome::Expired,
+                    ) => self.tally.answers_repeated += 1,
                     _ if issued.is_held_up => self.tally.outlived += 1,
                     _ => {
                         return broken(&format!("C2: {id} to {agent} ended as {outcomes:?}"));

@@ -112,7 +112,9 @@ fn round_trip(snapshots: u32, cpu: i64) -> Result<usize, Failure> {
             // Nothing outlives this agent, and nobody commands it.
             Output::Remember => agent.handle(now, Input::Remembered(Ok(()))),
             Output::Wait(Some(at)) => now = now.max(at),
-            Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => return Ok(records),
+            Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => {
+                return Ok(records);
+            }
         }
     }
 }

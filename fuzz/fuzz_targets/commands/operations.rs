@@ -9,7 +9,8 @@ use std::mem;
 use std::time::Duration;
 
 use agent_core::agent::{
-    Action, Agent, Answer, Change, Command, Credit, Input, Output, Reason, Restarted, RunState, Transmit,
+    Action, Agent, Answer, Change, Command, Credit, Input, Output, Reason, Restarted, RunState,
+    Transmit,
 };
 use agent_core::config::{Config, Settings};
 use agent_core::id::{BootId, CommandId};

@@ -371,6 +371,11 @@ impl Pending {
             }
             let order = open.order.clone();
             let (outcome, text) = match open.delivery {
+                // The bus may take it yet, and another server deliver it then.
+                Delivery::Never if !open.published && !self.limits.grace.is_zero() => (
+                    CommandOutcome::Unknown,
+                    "the bus did not take it in time, and may yet".to_owned(),
+                ),
                 // It may have been delivered there, and the word of that be late.
                 Delivery::Never if open.in_grace && has_it == Holder::AnotherServer => (
                     CommandOutcome::Unknown,
