@@ -407,6 +407,7 @@ pub(crate) enum EventKind {
     ConfigRolledBack,
     CommandDelivered,
     CommandRunning,
+    CommandClosed,
     Loss,
     DuplicateId,
     CloneSuspected,
@@ -418,7 +419,14 @@ pub(crate) enum EventKind {
 impl EventKind {
     /// Whether it is shown only when it is asked for by name.
     pub(crate) const fn is_frequent(self) -> bool {
-        matches!(self, Self::Heartbeat | Self::CommandDelivered | Self::CommandRunning | Self::All)
+        matches!(
+            self,
+            Self::Heartbeat
+                | Self::CommandDelivered
+                | Self::CommandRunning
+                | Self::CommandClosed
+                | Self::All
+        )
     }
 
     /// The one on the wire; none stands for all of them.
@@ -432,6 +440,7 @@ impl EventKind {
             Self::ConfigRolledBack => StatusEvent::ConfigRolledBack,
             Self::CommandDelivered => StatusEvent::CommandDelivered,
             Self::CommandRunning => StatusEvent::CommandRunning,
+            Self::CommandClosed => StatusEvent::CommandClosed,
             Self::Loss => StatusEvent::Loss,
             Self::DuplicateId => StatusEvent::DuplicateId,
             Self::CloneSuspected => StatusEvent::CloneSuspected,

@@ -49,6 +49,7 @@ impl Standing {
             | StatusEvent::ConfigRolledBack
             | StatusEvent::CommandDelivered
             | StatusEvent::CommandRunning
+            | StatusEvent::CommandClosed
             | StatusEvent::CloneSuspected
             | StatusEvent::Loss
             | StatusEvent::DuplicateId => {}

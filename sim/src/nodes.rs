@@ -373,6 +373,10 @@ impl<const RING: usize> World<RING> {
                 let number = number_of(&status.command_id);
                 self.note(who, "it is on the bus that command {a} is delivered", number, 0);
             }
+            Payload::Status(status) if status.event() == StatusEvent::CommandClosed => {
+                let number = number_of(&status.command_id);
+                self.note(who, "it is on the bus that command {a} is closed", number, 0);
+            }
             Payload::Status(_) | Payload::Metrics(_) => {}
         }
     }

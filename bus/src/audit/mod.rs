@@ -218,6 +218,7 @@ impl Audit {
             | StatusEvent::DuplicateId
             | StatusEvent::CommandDelivered
             | StatusEvent::CommandRunning
+            | StatusEvent::CommandClosed
             | StatusEvent::CloneSuspected => {}
         }
     }

@@ -18,8 +18,8 @@ use super::{
 /// The form of a record of `agent-status`.
 ///
 /// Shape: `agent_id`, `event`, `timestamp` (ISO 8601), `timestamp_ms`, `server_id`, and, where the event has
-/// them, `boot`, `detail`, `peer`, `command_id`, `hello`, `status`, `config`, `losses` and `alerts` (see
-/// [`alert_record`]).
+/// them, `boot`, `detail`, `peer`, `command_id`, `hello`, `status`, `config`, `losses`, `alerts` (see
+/// [`alert_record`]) and, of alerts from a spool, `replayed`.
 pub fn status_record(record: &StatusRecord) -> Value {
     let mut object = Object::new();
     object.put("agent_id", record.agent_id.as_str());
@@ -39,6 +39,7 @@ pub fn status_record(record: &StatusRecord) -> Value {
     object.put_some("losses", (!losses.is_empty()).then_some(losses));
     let alerts: Vec<Value> = record.alerts.iter().map(alert_record).collect();
     object.put_some("alerts", (!alerts.is_empty()).then_some(alerts));
+    object.put_some("replayed", record.replayed.then_some(true));
     object.into_value()
 }
 
@@ -215,6 +216,7 @@ pub fn status_record_from(value: &Value) -> Result<StatusRecord, JsonError> {
         peer: record.text("peer")?,
         alerts: record.parts("alerts")?.into_iter().map(alert_from).collect::<Result<_, _>>()?,
         command_id: record.text("command_id")?,
+        replayed: record.flag("replayed")?,
     })
 }
 
@@ -548,7 +550,7 @@ mod tests {
                 agent_id: "a".into(), event, timestamp_ms: 1, server_id: text.clone(), boot,
                 detail: text.clone(), status, config, command_id: text.clone(),
                 losses: vec![Loss { first: a, last: b, reason, never_sent: c, unacknowledged: d }],
-                hello, peer: text, alerts: vec![AlertRecord { below, sequence: h, ..alert() }],
+                hello, peer: text, replayed: below, alerts: vec![AlertRecord { below, sequence: h, ..alert() }],
             }
         }
     }

@@ -746,9 +746,12 @@ pub struct StatusRecord {
     /// with ALERT; a reader drops repeats by (agent_id, boot, sequence)
     #[prost(message, repeated, tag = "12")]
     pub alerts: ::prost::alloc::vec::Vec<AlertRecord>,
-    /// with COMMAND_DELIVERED and COMMAND_RUNNING
+    /// with COMMAND_DELIVERED, COMMAND_RUNNING and COMMAND_CLOSED
     #[prost(string, tag = "13")]
     pub command_id: ::prost::alloc::string::String,
+    /// with ALERT: from the agent's spool, and apart from the order of others
+    #[prost(bool, tag = "14")]
+    pub replayed: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {
@@ -1404,12 +1407,15 @@ pub enum StatusEvent {
     /// as LOSS, of alerts
     AlertLoss = 9,
     ConfigRolledBack = 10,
-    /// this server has put the command on the agent's stream
+    /// This server puts the command on the agent's stream. On a bus that servers share it says so before, and of this and
+    /// COMMAND_CLOSED the first counts.
     CommandDelivered = 11,
     /// the agent has begun it
     CommandRunning = 12,
     /// The agent's boot counter does not rise as one host's does: its disk was copied, or brought back to an earlier state.
     CloneSuspected = 13,
+    /// no server may deliver the command any more
+    CommandClosed = 14,
 }
 impl StatusEvent {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1432,6 +1438,7 @@ impl StatusEvent {
             Self::CommandDelivered => "STATUS_EVENT_COMMAND_DELIVERED",
             Self::CommandRunning => "STATUS_EVENT_COMMAND_RUNNING",
             Self::CloneSuspected => "STATUS_EVENT_CLONE_SUSPECTED",
+            Self::CommandClosed => "STATUS_EVENT_COMMAND_CLOSED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1451,6 +1458,7 @@ impl StatusEvent {
             "STATUS_EVENT_COMMAND_DELIVERED" => Some(Self::CommandDelivered),
             "STATUS_EVENT_COMMAND_RUNNING" => Some(Self::CommandRunning),
             "STATUS_EVENT_CLONE_SUSPECTED" => Some(Self::CloneSuspected),
+            "STATUS_EVENT_COMMAND_CLOSED" => Some(Self::CommandClosed),
             _ => None,
         }
     }

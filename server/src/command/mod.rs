@@ -21,7 +21,7 @@ use crate::ingest::SessionKey;
 use crate::registry::Dialect;
 
 pub(crate) use answered::{Answered, Standing};
-pub(crate) use pending::{Holder, Order, answer};
+pub(crate) use pending::{Holder, Mark, Order, answer};
 pub(crate) use rate::Rates;
 pub(crate) use request::order;
 pub(crate) use router::{Router, doubtful};
@@ -54,8 +54,8 @@ enum Event {
     Refused(Order, String),
     /// An answer was read from the bus.
     Answer(Box<CommandResponse>),
-    /// Another server has delivered a command.
-    Noticed(CommandId),
+    /// What a server says of a command was read from the bus.
+    Marked { id: CommandId, mark: Mark, is_ours: bool },
 }
 
 /// What the router says to a caller.
@@ -115,10 +115,10 @@ impl Commands {
         self.tell(Event::Disconnected { agent, key }).await.ok();
     }
 
-    /// Another server has delivered the command.
-    pub(crate) async fn noticed(&self, id: CommandId) {
+    /// A server, perhaps this one, has put the mark on a bus that servers share.
+    pub(crate) async fn marked(&self, id: CommandId, mark: Mark, is_ours: bool) {
         // Without a router there is nothing to conclude.
-        self.tell(Event::Noticed(id)).await.ok();
+        self.tell(Event::Marked { id, mark, is_ours }).await.ok();
     }
 
     async fn tell(&self, event: Event) -> Result<(), RouterGone> {

@@ -11,6 +11,11 @@
 //! says what became of it when its time is over; so does the one that took the command from its caller when no
 //! server has the agent. The others wait [`Limits::grace`] longer, and speak only when nobody else has. So does one
 //! that stood still, and reads of a command or comes to its deadline when its time is over.
+//!
+//! Such servers know of each other what the bus says, perhaps late, and their clocks may be wrong. So that EXPIRED and
+//! REJECTED are certain, the bus decides: a server delivers a command only once it has read its own [`Mark::Delivered`]
+//! there, and says that it did nothing only once it has read its own [`Mark::Closed`]. Of both the first counts, for all
+//! servers alike, because marks of one agent have one order. What was not decided in time is UNKNOWN.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -70,11 +75,23 @@ pub(crate) enum Submission {
 /// What must be done.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Output {
-    /// Give it to the agent's session; answer with [`Pending::handle_delivered`] or
-    /// [`Pending::handle_undelivered`].
+    /// Give it to the agent's session; answer with [`Pending::handle_delivered`], [`Pending::handle_undelivered`] or
+    /// [`Pending::handle_doubted`].
     Deliver(Box<Order>),
+    /// Put this mark on the bus, which other servers share. It is back by [`Pending::handle_mark`]; one that cannot be
+    /// stored is told to [`Pending::handle_unmarked`], and a delivery that must not be to [`Pending::handle_doubted`].
+    Mark(Box<Order>, Mark),
     /// Tell whoever waits. With `publish`, the bus does not have it yet.
     Answered { response: Box<CommandResponse>, publish: bool },
+}
+
+/// What a server says of a command on a bus that it shares. The first one that the bus has counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// It delivers the command.
+    Delivered,
+    /// Nobody may deliver the command any more.
+    Closed,
 }
 
 /// Which server has the agent's stream, as far as another one can know.
@@ -98,6 +115,16 @@ enum Delivery {
     Now,
 }
 
+/// What other servers must know before this one delivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Announcement {
+    Due,
+    /// The mark is on its way.
+    Asked,
+    /// The mark was read, and no closing before it.
+    Made,
+}
+
 #[derive(Debug)]
 struct Open {
     order: Order,
@@ -107,8 +134,23 @@ struct Open {
     /// The bus has it. Before that it is not delivered, so that no command runs which the bus does not show.
     published: bool,
     delivery: Delivery,
-    /// Its time is over, and what is left is for other servers to say what became of it.
+    /// The session was given it, and has not said whether it has room.
+    is_offered: bool,
+    announcement: Announcement,
+    /// The bus says that nobody has delivered it, and nobody may.
+    is_closed: bool,
+    /// What this server says once its closing counts.
+    verdict: Option<(CommandOutcome, String)>,
+    /// This server does not deliver it any more. What is left of the time is for other servers, or the bus, to say what
+    /// became of it.
     in_grace: bool,
+}
+
+impl Open {
+    /// Whether the agent may have it from this server or another one, as far as this one knows.
+    fn may_have_run(&self) -> bool {
+        self.delivery != Delivery::Never || self.announcement == Announcement::Made
+    }
 }
 
 /// All commands that are not answered, and the newest answers.
@@ -121,9 +163,9 @@ pub(crate) struct Pending {
     deadlines: BTreeSet<(Instant, u64)>,
     connected: HashMap<AgentId, (SessionKey, Dialect)>,
     answers: Answers,
-    /// Commands that another server has delivered and that were not read yet: topics have no order between them. At
-    /// most [`NOTICED_MAX`]; the oldest gives way.
-    noticed: VecDeque<CommandId>,
+    /// The first marks of commands that were not read yet: topics have no order between them. At most
+    /// [`NOTICED_MAX`]; the oldest gives way.
+    noticed: VecDeque<(CommandId, Mark)>,
     outputs: VecDeque<Output>,
     retry_at: Option<Instant>,
     next: u64,
@@ -206,12 +248,10 @@ impl Pending {
         if self.answers.get(&order.id).is_some() {
             return;
         }
-        if let Some(serial) = self.ids.get(&order.id).copied() {
-            if let Some(open) = self.open.get_mut(&serial)
-                && open.order.agent == order.agent
-            {
-                open.published = true;
-                self.deliver(serial);
+        if let Some(open) = self.find(&order.id) {
+            if open.order.agent == order.agent && !open.published {
+                self.arrive(&order.id);
+                self.offer(&order.agent);
             }
             return;
         }
@@ -223,11 +263,12 @@ impl Pending {
             return;
         }
         let deadline = now.monotonic + left;
+        let agent = order.agent.clone();
         let serial = self.insert(order, deadline, true, Delivery::Never);
-        if left.is_zero() && !self.limits.grace.is_zero() {
+        if left.is_zero() && self.is_shared() {
             self.give_grace(now, serial);
         } else {
-            self.deliver(serial);
+            self.offer(&agent);
         }
     }
 
@@ -251,23 +292,67 @@ impl Pending {
         if self.ids.contains_key(&order.id) || self.is_full(&order.agent) {
             return;
         }
-        let serial = self.insert(order, now.monotonic + left, true, Delivery::Elsewhere);
-        self.deliver(serial);
+        let agent = order.agent.clone();
+        self.insert(order, now.monotonic + left, true, Delivery::Elsewhere);
+        self.offer(&agent);
     }
 
-    /// Another server has delivered it.
-    pub(crate) fn handle_noticed(&mut self, id: &CommandId) {
+    /// A mark was read from the bus, of this server or another one.
+    pub(crate) fn handle_mark(&mut self, now: Now, id: &CommandId, mark: Mark, is_ours: bool) {
         let serial = self.ids.get(id).copied();
-        match serial.and_then(|serial| self.open.get_mut(&serial)) {
-            Some(open) if open.delivery == Delivery::Never => open.delivery = Delivery::Elsewhere,
-            Some(_) => {}
-            None if self.answers.get(id).is_some() => {}
-            None => {
-                if self.noticed.len() == NOTICED_MAX {
-                    self.noticed.pop_front();
-                }
-                self.noticed.push_back(id.clone());
+        let Some(open) = serial.and_then(|serial| self.open.get_mut(&serial)) else {
+            if self.answers.get(id).is_none() {
+                self.notice(id, mark);
             }
+            return;
+        };
+        if open.is_closed {
+            return;
+        }
+        match mark {
+            Mark::Delivered if is_ours => {
+                open.announcement = Announcement::Made;
+                let agent = open.order.agent.clone();
+                self.offer(&agent);
+            }
+            Mark::Delivered if open.delivery == Delivery::Never => {
+                open.delivery = Delivery::Elsewhere
+            }
+            Mark::Closed if !open.may_have_run() => {
+                open.is_closed = true;
+                if is_ours && let Some((outcome, text)) = open.verdict.take() {
+                    let order = open.order.clone();
+                    self.conclude(now, &order, outcome, text);
+                }
+            }
+            Mark::Delivered | Mark::Closed => {}
+        }
+    }
+
+    /// A mark could not be stored. It is tried again soon.
+    pub(crate) fn handle_unmarked(&mut self, now: Now, id: &CommandId) {
+        let serial = self.ids.get(id).copied();
+        if let Some(open) = serial.and_then(|serial| self.open.get_mut(&serial))
+            && open.announcement == Announcement::Asked
+        {
+            open.announcement = Announcement::Due;
+            self.retry_soon(now);
+        }
+    }
+
+    /// The agent must not have the command, for this reason.
+    pub(crate) fn handle_doubted(&mut self, now: Now, id: &CommandId, reason: String) {
+        let Some(serial) = self.ids.get(id).copied() else {
+            return;
+        };
+        let Some(open) = self.open.get_mut(&serial) else {
+            return;
+        };
+        if open.may_have_run() {
+            // It had the command before there was a doubt, and need not have it again.
+            open.in_grace = true;
+        } else {
+            self.close(now, serial, CommandOutcome::Rejected, reason);
         }
     }
 
@@ -292,13 +377,14 @@ impl Pending {
     pub(crate) fn handle_connected(&mut self, agent: &AgentId, key: SessionKey, dialect: Dialect) {
         self.connected.insert(agent.clone(), (key, dialect));
         for serial in self.serials(agent) {
-            if let Some(open) = self.open.get_mut(&serial)
-                && open.delivery == Delivery::Now
-            {
-                open.delivery = Delivery::Before;
+            if let Some(open) = self.open.get_mut(&serial) {
+                open.is_offered = false;
+                if open.delivery == Delivery::Now {
+                    open.delivery = Delivery::Before;
+                }
             }
-            self.deliver(serial);
         }
+        self.offer(agent);
     }
 
     /// The session `key` has ended. Nothing changes when another one has replaced it.
@@ -325,6 +411,7 @@ impl Pending {
             return;
         };
         open.delivery = Delivery::Now;
+        open.is_offered = false;
         let dialect = self.connected.get(&open.order.agent).map(|(_, d)| *d);
         if dialect == Some(Dialect::Plain) {
             let order = open.order.clone();
@@ -334,9 +421,12 @@ impl Pending {
     }
 
     /// The session had no room. It is asked again soon.
-    pub(crate) fn handle_undelivered(&mut self, now: Now) {
-        let soon = now.monotonic + RETRY;
-        self.retry_at.get_or_insert(soon);
+    pub(crate) fn handle_undelivered(&mut self, now: Now, id: &CommandId) {
+        let serial = self.ids.get(id).copied();
+        if let Some(open) = serial.and_then(|serial| self.open.get_mut(&serial)) {
+            open.is_offered = false;
+        }
+        self.retry_soon(now);
     }
 
     /// Time has passed. `last_seen` says when an agent was heard of, in words, and `holder` who has its stream.
@@ -348,9 +438,9 @@ impl Pending {
     ) {
         if self.retry_at.is_some_and(|at| at <= now.monotonic) {
             self.retry_at = None;
-            let serials: Vec<u64> = self.open.keys().copied().collect();
-            for serial in serials {
-                self.deliver(serial);
+            let agents: Vec<AgentId> = self.agents.keys().cloned().collect();
+            for agent in agents {
+                self.offer(&agent);
             }
         }
         while let Some((deadline, serial)) = self.deadlines.first().copied() {
@@ -362,47 +452,51 @@ impl Pending {
                 self.deadlines.pop_first();
                 continue;
             };
-            let stood_still = !self.limits.grace.is_zero() && deadline + LATE < now.monotonic;
+            let stood_still = self.is_shared() && deadline + LATE < now.monotonic;
             let has_it = holder(&open.order.agent);
             let waits = !open.in_grace && !self.is_responsible(open, has_it);
             if stood_still || waits {
                 self.give_grace(now, serial);
                 continue;
             }
-            let order = open.order.clone();
-            let (outcome, text) = match open.delivery {
-                // The bus may take it yet, and another server deliver it then.
-                Delivery::Never if !open.published && !self.limits.grace.is_zero() => (
-                    CommandOutcome::Unknown,
-                    "the bus did not take it in time, and may yet".to_owned(),
-                ),
-                // It may have been delivered there, and the word of that be late.
-                Delivery::Never if open.in_grace && has_it == Holder::AnotherServer => (
-                    CommandOutcome::Unknown,
-                    format!("agent {} is at another server, which has said nothing", order.agent),
-                ),
-                Delivery::Never => (
-                    CommandOutcome::Expired,
-                    format!("agent {} is not connected ({})", order.agent, last_seen(&order.agent)),
-                ),
-                Delivery::Elsewhere | Delivery::Before | Delivery::Now => (
-                    CommandOutcome::Unknown,
-                    format!("handed to agent {}, which has not answered", order.agent),
-                ),
-            };
-            self.conclude(now, &order, outcome, text);
+            let agent = &open.order.agent;
+            if open.may_have_run() {
+                let text = format!("handed to agent {agent}, which has not answered");
+                self.conclude_open(now, serial, CommandOutcome::Unknown, text);
+            } else if open.is_closed || open.verdict.is_none() {
+                let text = format!("agent {agent} is not connected ({})", last_seen(agent));
+                self.close(now, serial, CommandOutcome::Expired, text);
+            } else {
+                let text = "the bus did not say in time whether a server has delivered it";
+                self.conclude_open(now, serial, CommandOutcome::Unknown, text.to_owned());
+            }
         }
     }
 
     /// Whether it is for this server to say what became of a command.
     fn is_responsible(&self, open: &Open, holder: Holder) -> bool {
-        self.limits.grace.is_zero()
+        !self.is_shared()
             || matches!(open.delivery, Delivery::Before | Delivery::Now)
             || self.connected.contains_key(&open.order.agent)
             || (open.is_ours && open.delivery == Delivery::Never && holder == Holder::Nobody)
     }
 
-    /// Lets other servers say what became of a command.
+    /// Says that the command did nothing, once that is certain: at once, if no other server can have delivered it.
+    fn close(&mut self, now: Now, serial: u64, outcome: CommandOutcome, text: String) {
+        let is_shared = self.is_shared();
+        let Some(open) = self.open.get_mut(&serial) else {
+            return;
+        };
+        if open.is_closed || !is_shared {
+            return self.conclude_open(now, serial, outcome, text);
+        }
+        open.verdict = Some((outcome, text));
+        let order = Box::new(open.order.clone());
+        self.outputs.push_back(Output::Mark(order, Mark::Closed));
+        self.give_grace(now, serial);
+    }
+
+    /// Lets other servers, or the bus, say what became of a command.
     fn give_grace(&mut self, now: Now, serial: u64) {
         let Some(open) = self.open.get_mut(&serial) else {
             return;
@@ -422,6 +516,25 @@ impl Pending {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
         deadline.into_iter().chain(self.retry_at).min()
+    }
+
+    /// Whether other servers have the bus too.
+    const fn is_shared(&self) -> bool {
+        !self.limits.grace.is_zero()
+    }
+
+    fn retry_soon(&mut self, now: Now) {
+        self.retry_at.get_or_insert(now.monotonic + RETRY);
+    }
+
+    fn notice(&mut self, id: &CommandId, mark: Mark) {
+        if self.noticed.iter().any(|(noticed, _)| noticed == id) {
+            return;
+        }
+        if self.noticed.len() == NOTICED_MAX {
+            self.noticed.pop_front();
+        }
+        self.noticed.push_back((id.clone(), mark));
     }
 
     fn find(&self, id: &CommandId) -> Option<&Open> {
@@ -447,18 +560,30 @@ impl Pending {
     ) -> u64 {
         let serial = self.next;
         self.next += 1;
-        let delivery = match self.noticed.iter().position(|noticed| *noticed == order.id) {
-            Some(place) => {
-                self.noticed.remove(place);
-                Delivery::Elsewhere
-            }
+        let place = self.noticed.iter().position(|(noticed, _)| *noticed == order.id);
+        let mark = place.and_then(|place| self.noticed.remove(place)).map(|(_, mark)| mark);
+        let delivery = match mark {
+            Some(Mark::Delivered) => Delivery::Elsewhere,
+            // Nobody has, for sure.
+            Some(Mark::Closed) => Delivery::Never,
             None => delivery,
         };
         self.ids.insert(order.id.clone(), serial);
         let waiting = self.agents.entry(order.agent.clone()).or_default();
         waiting.insert(serial);
         self.deadlines.insert((deadline, serial));
-        let open = Open { order, deadline, is_ours: false, published, delivery, in_grace: false };
+        let open = Open {
+            order,
+            deadline,
+            is_ours: false,
+            published,
+            delivery,
+            is_offered: false,
+            announcement: Announcement::Due,
+            is_closed: mark == Some(Mark::Closed),
+            verdict: None,
+            in_grace: false,
+        };
         self.open.insert(serial, open);
         serial
     }
@@ -476,14 +601,53 @@ impl Pending {
         Some(open)
     }
 
-    /// Offers a command to the session of its agent, if there is one that does not have it yet.
-    fn deliver(&mut self, serial: u64) {
-        let Some(open) = self.open.get(&serial) else {
+    /// The bus has a command that this server took from a caller: its place among others is that on the bus.
+    fn arrive(&mut self, id: &CommandId) {
+        let serial = self.next;
+        let Some(before) = self.ids.insert(id.clone(), serial) else {
             return;
         };
-        let reachable = self.connected.contains_key(&open.order.agent);
-        if open.published && !open.in_grace && reachable && open.delivery != Delivery::Now {
-            self.outputs.push_back(Output::Deliver(Box::new(open.order.clone())));
+        let Some(mut open) = self.open.remove(&before) else {
+            return;
+        };
+        self.next += 1;
+        open.published = true;
+        if let Some(waiting) = self.agents.get_mut(&open.order.agent) {
+            waiting.remove(&before);
+            waiting.insert(serial);
+        }
+        self.deadlines.remove(&(open.deadline, before));
+        self.deadlines.insert((open.deadline, serial));
+        self.open.insert(serial, open);
+    }
+
+    /// Offers the session of an agent, if there is one, the commands that it does not have yet, in order. None
+    /// overtakes one that other servers are still to be told of.
+    fn offer(&mut self, agent: &AgentId) {
+        if !self.connected.contains_key(agent) {
+            return;
+        }
+        let mut overtakes = false;
+        for serial in self.serials(agent) {
+            let is_shared = self.is_shared();
+            let Some(open) = self.open.get_mut(&serial) else {
+                continue;
+            };
+            let is_due = open.published && open.delivery != Delivery::Now && !open.is_offered;
+            if !is_due || open.in_grace || open.is_closed {
+                continue;
+            }
+            if is_shared && open.announcement != Announcement::Made {
+                overtakes = true;
+                if open.announcement == Announcement::Due {
+                    open.announcement = Announcement::Asked;
+                    let order = Box::new(open.order.clone());
+                    self.outputs.push_back(Output::Mark(order, Mark::Delivered));
+                }
+            } else if !overtakes {
+                open.is_offered = true;
+                self.outputs.push_back(Output::Deliver(Box::new(open.order.clone())));
+            }
         }
     }
 
@@ -493,6 +657,13 @@ impl Pending {
         let response = answer(now, order, outcome, message);
         self.answers.remember(order.id.clone(), response.clone());
         self.outputs.push_back(Output::Answered { response: Box::new(response), publish: true });
+    }
+
+    fn conclude_open(&mut self, now: Now, serial: u64, outcome: CommandOutcome, text: String) {
+        if let Some(open) = self.open.get(&serial) {
+            let order = open.order.clone();
+            self.conclude(now, &order, outcome, text);
+        }
     }
 
     /// Time left of a command that is to be delivered now; none if it is over, or the command is not open any more.
@@ -596,6 +767,8 @@ mod tests {
         while let Some(output) = pending.poll_output() {
             words.push(match output {
                 Output::Deliver(order) => format!("deliver {}", order.id),
+                Output::Mark(order, Mark::Delivered) => format!("say delivered {}", order.id),
+                Output::Mark(order, Mark::Closed) => format!("say closed {}", order.id),
                 Output::Answered { response, publish } => {
                     let outcome = response.outcome().as_str_name();
                     let outcome = outcome.trim_start_matches("COMMAND_OUTCOME_");
@@ -699,7 +872,7 @@ mod tests {
         submit(&mut pending, "1", "a");
         publish(&mut pending, at(0), "1", "a");
         outputs(&mut pending);
-        pending.handle_undelivered(at(0));
+        pending.handle_undelivered(at(0), &order("1", "a").id);
         assert_eq!(pending.poll_timeout(), Some(Instant::from_ms(1000)));
         assert_eq!(pass(&mut pending, 1), ["deliver 1"]);
         assert_eq!(pass(&mut pending, 10), ["publish EXPIRED 1"]);

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, Now};
-use crate::command::pending::{Limits, Order, Output, Pending, Submission};
+use crate::command::pending::{Limits, Mark, Order, Output, Pending, Submission};
 use crate::command::recovery::Feeds;
 use crate::command::{Commands, Event, Inbox, Reply};
 use crate::counters::{Counter, Counters};
@@ -39,6 +39,8 @@ pub(crate) struct Router {
     waiting: HashMap<CommandId, Vec<oneshot::Sender<CommandResponse>>>,
     events: mpsc::Receiver<Event>,
     records: mpsc::Sender<Record>,
+    /// Whether other servers have the bus too.
+    is_shared: bool,
     /// Names this run of the server in records.
     server_id: String,
     /// Ended with the router.
@@ -68,7 +70,8 @@ impl Router {
         let feeds = Feeds::new(bus, clock, counters, troubles, commands.inbox.clone());
         let tasks =
             vec![tokio::spawn(feeds.run()), tokio::spawn(store_records(Arc::clone(bus), to_store))];
-        let grace = if bus.is_shared() { grace() } else { Duration::ZERO };
+        let is_shared = bus.is_shared();
+        let grace = if is_shared { grace() } else { Duration::ZERO };
         Self {
             clock: clock.clone(),
             counters: Arc::clone(counters),
@@ -83,6 +86,7 @@ impl Router {
             waiting: HashMap::new(),
             events: inbox.events,
             records,
+            is_shared,
             tasks,
         }
     }
@@ -122,19 +126,8 @@ impl Router {
                 }
             }
             Event::Published { order, left } => {
-                let (holder, doubt) = {
-                    let registry = self.tables.registry();
-                    let doubt = registry.doubt(&order.agent, now.unix_ms).map(str::to_owned);
-                    (registry.holder(&order.agent, now.unix_ms), doubt)
-                };
-                match doubt.filter(|_| !order.command.force) {
-                    Some(doubt) => {
-                        self.counters.add(Counter::CommandsDoubtful, 1);
-                        let reason = doubtful(&order, &doubt);
-                        self.pending.handle_refused(now, &order, holder, reason);
-                    }
-                    None => self.pending.handle_published(now, order, left, holder),
-                }
+                let holder = self.tables.registry().holder(&order.agent, now.unix_ms);
+                self.pending.handle_published(now, order, left, holder);
             }
             Event::Refused(order, reason) => {
                 let holder = self.tables.registry().holder(&order.agent, now.unix_ms);
@@ -144,7 +137,9 @@ impl Router {
                 self.tables.answered().note(&response);
                 self.pending.handle_answer(*response);
             }
-            Event::Noticed(id) => self.pending.handle_noticed(&id),
+            Event::Marked { id, mark, is_ours } => {
+                self.pending.handle_mark(now, &id, mark, is_ours);
+            }
         }
     }
 
@@ -179,6 +174,7 @@ impl Router {
         while let Some(output) = self.pending.poll_output() {
             match output {
                 Output::Deliver(order) => self.deliver(*order),
+                Output::Mark(order, mark) => self.mark(&order, mark),
                 Output::Answered { response, publish } => self.answer(*response, publish),
             }
         }
@@ -189,6 +185,9 @@ impl Router {
         let Some(left) = self.pending.left(now, &order.id) else {
             return;
         };
+        if self.is_doubted(now, &order) {
+            return;
+        }
         // What travels is the time left, so that the agent needs no common clock; the session takes off how long it waits
         // there.
         order.command.ttl_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
@@ -201,11 +200,40 @@ impl Router {
             Some(Ok(())) => {
                 debug!(agent = %order.agent, command = %order.id, "command delivered");
                 self.counters.add(Counter::CommandsDelivered, 1);
-                self.notice(now, &order.agent, &order.id);
+                if !self.is_shared {
+                    // There it was said before.
+                    self.say(now, &order.agent, &order.id, StatusEvent::CommandDelivered);
+                }
                 self.pending.handle_delivered(now, &order.id);
             }
-            Some(Err(_)) | None => self.pending.handle_undelivered(now),
+            Some(Err(_)) | None => self.pending.handle_undelivered(now, &order.id),
         }
+    }
+
+    fn mark(&mut self, order: &Order, mark: Mark) {
+        let now = self.clock.now();
+        let event = match mark {
+            Mark::Delivered if self.is_doubted(now, order) => return,
+            Mark::Delivered => StatusEvent::CommandDelivered,
+            Mark::Closed => StatusEvent::CommandClosed,
+        };
+        if !self.say(now, &order.agent, &order.id, event) {
+            self.pending.handle_unmarked(now, &order.id);
+        }
+    }
+
+    /// Whether the agent must not have the command, because another host may have its id.
+    fn is_doubted(&mut self, now: Now, order: &Order) -> bool {
+        if order.command.force {
+            return false;
+        }
+        let doubt = self.tables.registry().doubt(&order.agent, now.unix_ms).map(str::to_owned);
+        let Some(doubt) = doubt else {
+            return false;
+        };
+        self.counters.add(Counter::CommandsDoubtful, 1);
+        self.pending.handle_doubted(now, &order.id, doubtful(order, &doubt));
+        true
     }
 
     fn answer(&mut self, mut response: CommandResponse, publish: bool) {
@@ -233,17 +261,18 @@ impl Router {
         }
     }
 
-    /// Lets other servers, and whoever reads the bus, know that the command is on the agent's stream.
-    fn notice(&self, now: Now, agent: &AgentId, id: &CommandId) {
+    /// Lets other servers, and whoever reads the bus, know what becomes of the command. Answers whether the bus is to
+    /// have it.
+    fn say(&self, now: Now, agent: &AgentId, id: &CommandId, event: StatusEvent) -> bool {
         let record = StatusRecord {
             agent_id: agent.to_string(),
-            event: StatusEvent::CommandDelivered.into(),
+            event: event.into(),
             timestamp_ms: now.unix_ms,
             server_id: self.server_id.clone(),
             command_id: id.to_string(),
             ..StatusRecord::default()
         };
-        self.store(agent.clone(), Payload::Status(Box::new(record)), id);
+        self.store(agent.clone(), Payload::Status(Box::new(record)), id)
     }
 
     fn publish(&self, response: &CommandResponse, id: &CommandId) {
@@ -252,10 +281,12 @@ impl Router {
         }
     }
 
-    fn store(&self, key: AgentId, payload: Payload, id: &CommandId) {
-        if self.records.try_send(Record { key, payload }).is_err() {
+    fn store(&self, key: AgentId, payload: Payload, id: &CommandId) -> bool {
+        let is_taken = self.records.try_send(Record { key, payload }).is_ok();
+        if !is_taken {
             warn!(command = %id, "what became of a command is not recorded: the bus is slow");
         }
+        is_taken
     }
 }
 

@@ -492,6 +492,7 @@ impl Session {
         };
         let alerts = (!batch.records.is_empty()).then(|| StatusRecord {
             event: StatusEvent::Alert.into(),
+            replayed: true,
             boot: Some(batch.boot.into()),
             alerts: batch.records,
             ..StatusRecord::default()

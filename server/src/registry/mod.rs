@@ -122,7 +122,12 @@ impl Registry {
         let server_id = record.server_id.clone();
         let since_ms = record.timestamp_ms;
         let event = StatusEvent::try_from(record.event).unwrap_or_default();
-        if matches!(event, StatusEvent::CommandDelivered | StatusEvent::CommandRunning) {
+        if matches!(
+            event,
+            StatusEvent::CommandDelivered
+                | StatusEvent::CommandRunning
+                | StatusEvent::CommandClosed
+        ) {
             return;
         }
         self.fold(id, record);
@@ -165,7 +170,8 @@ impl Registry {
             | StatusEvent::Alert
             | StatusEvent::AlertLoss
             | StatusEvent::CommandDelivered
-            | StatusEvent::CommandRunning => return None,
+            | StatusEvent::CommandRunning
+            | StatusEvent::CommandClosed => return None,
         };
         self.entry(id).ok()?.identity.note(trouble, stored_ms, record.detail.clone());
         None
@@ -224,6 +230,7 @@ impl Registry {
             | StatusEvent::AlertLoss
             | StatusEvent::CommandDelivered
             | StatusEvent::CommandRunning
+            | StatusEvent::CommandClosed
             | StatusEvent::CloneSuspected
             | StatusEvent::DuplicateId
             | StatusEvent::Unspecified => {}

@@ -1,5 +1,6 @@
 //! Reads the topic agent-status: what earlier runs and other servers saw.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use agent_core::id::{AgentId, BootId};
@@ -8,10 +9,14 @@ use proto::{StatusEvent, StatusRecord};
 use tokio::sync::oneshot;
 use tracing::info;
 
+use crate::command::Mark;
 use crate::feed::{self, Feed};
 use crate::ingest::{Claimant, Directive, rivals};
 use crate::limits::STATUS_HISTORY_MAX;
 use crate::shared::Shared;
+
+/// Closed commands that are remembered from before the start, the newest.
+const CLOSED_MAX: usize = 512;
 
 /// Keeps the registry true to what the bus says.
 pub(crate) struct News {
@@ -50,12 +55,20 @@ impl News {
 
     async fn remember(&mut self) -> Option<()> {
         let is_shared = self.shared.bus.is_shared();
+        // What nobody may deliver any more, this run of the server must not deliver either.
+        let mut closed = VecDeque::new();
         while let feed::News::Entries(entries) = self.feed.next().await? {
             let mut registry = self.shared.registry();
             for entry in entries {
                 if let Payload::Status(record) = &entry.payload {
                     // Whoever saw it has told of it.
                     registry.identify(&entry.key, record, entry.stored_ms);
+                    if record.event() == StatusEvent::CommandClosed {
+                        closed.push_back(record.command_id.clone());
+                        if CLOSED_MAX < closed.len() {
+                            closed.pop_front();
+                        }
+                    }
                 }
                 match entry.payload {
                     // What was said a moment ago may hold still.
@@ -66,6 +79,9 @@ impl News {
                     Payload::Metrics(_) | Payload::Command(_) | Payload::Response(_) => {}
                 }
             }
+        }
+        for id in closed.iter().filter_map(|id| id.parse().ok()) {
+            self.shared.commands.marked(id, Mark::Closed, false).await;
         }
         let agents = self.shared.registry().ids();
         for agent in agents {
@@ -85,6 +101,17 @@ async fn hear(shared: &Arc<Shared>, entry: Entry) {
     };
     let event = record.event();
     let is_ours = record.server_id == shared.server_id;
+    let mark = match event {
+        StatusEvent::CommandDelivered => Some(Mark::Delivered),
+        StatusEvent::CommandClosed => Some(Mark::Closed),
+        _ => None,
+    };
+    if let Some(mark) = mark {
+        if let Ok(id) = record.command_id.parse() {
+            shared.commands.marked(id, mark, is_ours).await;
+        }
+        return;
+    }
     let found = shared.registry().identify(&entry.key, &record, entry.stored_ms);
     let ours = match shared.claims().claimant(&entry.key) {
         Some(Claimant::Full { boot, .. }) => Some(boot),
@@ -110,12 +137,6 @@ async fn hear(shared: &Arc<Shared>, entry: Entry) {
             rivals::give_way(shared, &entry.key, refused, &record.detail);
         }
         _ => {}
-    }
-    if event == StatusEvent::CommandDelivered {
-        if let Ok(id) = record.command_id.parse() {
-            shared.commands.noticed(id).await;
-        }
-        return;
     }
     if event == StatusEvent::Connected {
         let_go(shared, &entry.key, &record);

@@ -21,7 +21,8 @@ use proto::{Command, CommandResponse, ConfigPush, Hello, StatusEvent, StatusReco
 use self::stream::{Directive, Stream};
 use crate::clock::Now;
 use crate::command::{
-    self, Answered, Limits, Order, Output, Pending, Submission, doubtful, id_of_place, time_left,
+    self, Answered, Limits, Mark, Order, Output, Pending, Submission, doubtful, id_of_place,
+    time_left,
 };
 use crate::ingest::{Claimant, Claims, Introduction};
 use crate::limits::{
@@ -200,6 +201,11 @@ impl Server {
             if let Payload::Status(record) = &entry.payload {
                 // Whoever saw it has told of it.
                 self.registry.identify(&entry.key, record, entry.stored_ms);
+                if record.event() == StatusEvent::CommandClosed
+                    && let Ok(id) = record.command_id.parse()
+                {
+                    self.pending.handle_mark(now, &id, Mark::Closed, false);
+                }
             }
             match &entry.payload {
                 Payload::Status(record) if self.is_shared => {
@@ -319,14 +325,7 @@ impl Server {
                 Ok(order) => {
                     let left = time_left(now, &order, entry.stored_ms);
                     let holder = self.registry.holder(&order.agent, now.unix_ms);
-                    let doubt = self.registry.doubt(&order.agent, now.unix_ms);
-                    match doubt.filter(|_| !order.command.force) {
-                        Some(doubt) => {
-                            let reason = doubtful(&order, doubt);
-                            self.pending.handle_refused(now, &order, holder, reason);
-                        }
-                        None => self.pending.handle_published(now, order, left, holder),
-                    }
+                    self.pending.handle_published(now, order, left, holder);
                 }
                 Err(Some(refused)) => {
                     let (order, reason) = *refused;
@@ -353,6 +352,18 @@ impl Server {
             Some(Claimant::Full { boot, .. }) => Some(boot),
             Some(Claimant::Plain) | None => None,
         };
+        let mark = match event {
+            StatusEvent::CommandDelivered => Some(Mark::Delivered),
+            StatusEvent::CommandClosed => Some(Mark::Closed),
+            _ => None,
+        };
+        if let Some(mark) = mark {
+            if let Ok(id) = record.command_id.parse() {
+                let is_ours = record.server_id == self.id;
+                self.pending.handle_mark(cx.now.into(), &id, mark, is_ours);
+            }
+            return;
+        }
         let found = self.registry.identify(agent, record, entry.stored_ms);
         if record.server_id == self.id {
             if event == StatusEvent::Connected && theirs.is_some() && ours == theirs {
@@ -376,12 +387,6 @@ impl Server {
                 }
             }
             _ => {}
-        }
-        if event == StatusEvent::CommandDelivered {
-            if let Ok(id) = record.command_id.parse() {
-                self.pending.handle_noticed(&id);
-            }
-            return;
         }
         if event == StatusEvent::Connected
             && let Some(hello) = &record.hello
@@ -596,6 +601,7 @@ impl Server {
         while let Some(output) = self.pending.poll_output() {
             match output {
                 Output::Deliver(order) => self.deliver(now, *order),
+                Output::Mark(order, mark) => self.mark(now, &order, mark),
                 Output::Answered { mut response, publish } => {
                     if publish {
                         response.server_id.clone_from(&self.id);
@@ -613,6 +619,9 @@ impl Server {
 
     fn deliver(&mut self, now: Now, mut order: Order) {
         let Some(left) = self.pending.left(now, &order.id) else { return };
+        if self.is_doubted(now, &order) {
+            return;
+        }
         order.command.ttl_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         order.command.wants_progress = true;
         let holder = self.claims.holder(&order.agent);
@@ -620,19 +629,45 @@ impl Server {
         let directive = Directive::Command { command: order.command, expires_at };
         match holder.map(|holder| self.direct(holder, directive)) {
             Some(Ok(())) => {
-                let notice = StatusRecord {
-                    agent_id: order.agent.to_string(),
-                    event: StatusEvent::CommandDelivered.into(),
-                    timestamp_ms: now.unix_ms,
-                    server_id: self.id.clone(),
-                    command_id: order.id.to_string(),
-                    ..StatusRecord::default()
-                };
-                self.store(order.agent.clone(), Payload::Status(Box::new(notice)));
+                if !self.is_shared {
+                    self.say(now, &order.agent, &order.id, StatusEvent::CommandDelivered);
+                }
                 self.pending.handle_delivered(now, &order.id);
             }
-            Some(Err(_)) | None => self.pending.handle_undelivered(now),
+            Some(Err(_)) | None => self.pending.handle_undelivered(now, &order.id),
         }
+    }
+
+    /// Mirrors `command::router::Router::mark`.
+    fn mark(&mut self, now: Now, order: &Order, mark: Mark) {
+        let event = match mark {
+            Mark::Delivered if self.is_doubted(now, order) => return,
+            Mark::Delivered => StatusEvent::CommandDelivered,
+            Mark::Closed => StatusEvent::CommandClosed,
+        };
+        if !self.say(now, &order.agent, &order.id, event) {
+            self.pending.handle_unmarked(now, &order.id);
+        }
+    }
+
+    fn is_doubted(&mut self, now: Now, order: &Order) -> bool {
+        let doubt = self.registry.doubt(&order.agent, now.unix_ms);
+        let Some(doubt) = doubt.filter(|_| !order.command.force) else { return false };
+        let reason = doubtful(order, doubt);
+        self.pending.handle_doubted(now, &order.id, reason);
+        true
+    }
+
+    fn say(&mut self, now: Now, agent: &AgentId, id: &CommandId, event: StatusEvent) -> bool {
+        let record = StatusRecord {
+            agent_id: agent.to_string(),
+            event: event.into(),
+            timestamp_ms: now.unix_ms,
+            server_id: self.id.clone(),
+            command_id: id.to_string(),
+            ..StatusRecord::default()
+        };
+        self.store(agent.clone(), Payload::Status(Box::new(record)))
     }
 
     /// Mirrors `ingest::handle::SessionHandle::direct`.
@@ -646,10 +681,12 @@ impl Server {
         Ok(())
     }
 
-    fn store(&mut self, key: AgentId, payload: Payload) {
-        if self.to_store.len() < RECORDS_MAX {
+    fn store(&mut self, key: AgentId, payload: Payload) -> bool {
+        let has_room = self.to_store.len() < RECORDS_MAX;
+        if has_room {
             self.to_store.push_back(Record { key, payload });
         }
+        has_room
     }
 
     /// Mirrors `command::router::store_records`.
