@@ -102,11 +102,17 @@ fn play<const RING: usize>(seed: u64, plan: Plan, random: Random, options: Optio
 fn live<const RING: usize>(world: &mut World<RING>) -> Outcome {
     world.run_until(world.plan.duration_ms)?;
     world.make_peace()?;
-    let held = world.recorded();
-    world.run_until(world.plan.duration_ms + PEACE_MS)?;
-    world.check_drained(&held)?;
+    let mut until = world.plan.duration_ms;
+    loop {
+        let held = world.recorded();
+        until += PEACE_MS;
+        world.run_until(until)?;
+        if world.check_drained(&held)? {
+            break;
+        }
+    }
     world.end_agents()?;
-    world.run_until(world.plan.duration_ms + PEACE_MS + FAREWELL_MS)?;
+    world.run_until(until + FAREWELL_MS)?;
     world.check_ended()?;
     world.check()
 }

@@ -403,17 +403,8 @@ impl<const RING: usize> World<RING> {
             self.note(Who::Bus, "stores records {a} to {b}", first, last);
         }
         for record in &records {
-            match &record.payload {
-                Payload::Command(command) => {
-                    self.operator.is_stored(&command.command_id, held_up);
-                }
-                Payload::Response(response) => {
-                    self.operator.is_told(&response.command_id, self.now, held_up);
-                }
-                Payload::Status(status) if !status.command_id.is_empty() => {
-                    self.operator.is_told(&status.command_id, self.now, held_up);
-                }
-                Payload::Status(_) | Payload::Metrics(_) => {}
+            if let Payload::Command(command) = &record.payload {
+                self.operator.is_stored(&command.command_id, held_up);
             }
             self.note_stored(server, record);
         }

@@ -20,7 +20,7 @@ use crate::world::{Broken, Event, Outcome, World};
 /// session of a server that the agent takes nothing from.
 const TRANSIT_MS: u64 = 50_000;
 
-/// What takes longer to the bus than this leaves servers in doubt about a command.
+/// What takes longer to the bus than this, and a clock that is further off, leaves servers in doubt about a command's age.
 const HELD_UP_MS: u64 = 1000;
 
 /// Something that somebody does.
@@ -46,8 +46,7 @@ pub(crate) struct Issued {
     pub(crate) effects: Vec<Effect>,
     /// Times that callers heard of it.
     pub(crate) replies: u64,
-    /// It, or what a server or its agent said of it, was on its way to the bus for so long that servers could not know what
-    /// others knew: they count its time from when the bus took it, and take it for undelivered until the bus says more.
+    /// It was on its way to the bus for so long that it may begin late: servers count its time from when the bus took it.
     pub(crate) is_held_up: bool,
 }
 
@@ -96,18 +95,11 @@ impl Operator {
         is_good.then_some(push.revision)
     }
 
-    /// The bus has the command, or something that was said of it, which was under way for so long.
+    /// The bus has the command, which was under way for so long.
     pub(crate) fn is_stored(&mut self, id: &str, held_up_ms: u64) {
         if let Some(issued) = self.commands.get_mut(id) {
             issued.is_held_up |= HELD_UP_MS < held_up_ms;
         }
-    }
-
-    /// The bus has what was said of the command, of which it may have been tried more than once to tell it.
-    pub(crate) fn is_told(&mut self, id: &str, now: u64, held_up_ms: u64) {
-        let Some(issued) = self.commands.get(id) else { return };
-        let since_effect = issued.effects.first().map_or(0, |effect| now - effect.at);
-        self.is_stored(id, held_up_ms.max(since_effect));
     }
 
     /// A caller heard of its command.
@@ -346,6 +338,11 @@ impl<const RING: usize> World<RING> {
         let is_remembered = self.hosts[agent].disk.is_some();
         issued.effects.push(Effect { at: now, boot });
         let latest = issued.last_sent_at + issued.ttl_ms + TRANSIT_MS;
+        // A command's age on the bus is read from the wall clock.
+        let is_clock_wrong = self
+            .nodes
+            .iter()
+            .any(|node| HELD_UP_MS < (node.wall_offset_ms - crate::world::EPOCH_MS).unsigned_abs());
         self.trace.note(
             now,
             Who::Agent(agent),
@@ -359,7 +356,7 @@ impl<const RING: usize> World<RING> {
         if is_again && is_remembered {
             return Err(Broken(format!("C1: boot {boot} began {} again", command.id)));
         }
-        if latest < now && issued.is_held_up {
+        if latest < now && (issued.is_held_up || is_clock_wrong) {
             self.tally.outlived += 1;
         } else if latest < now {
             let late = now - latest;

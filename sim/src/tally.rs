@@ -199,8 +199,7 @@ pub struct Tally {
     pub amendments: u64,
     /// Commands that the next boot began again, because the one before died before its answer was stored.
     pub begun_again: u64,
-    /// Commands of which servers said two things, or that began after their caller had been told that they are over, because
-    /// the bus was slow to take them or what was said of them.
+    /// Commands that began late, because the bus was slow to take them, or a server's wall clock was wrong.
     pub outlived: u64,
     /// Late records of an older stream that was declared lost before.
     pub late_writes: u64,

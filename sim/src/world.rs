@@ -126,6 +126,21 @@ pub(crate) struct World<const RING: usize> {
     pub(crate) is_over: bool,
 }
 
+/// Records that an agent takes out of a full spool each time that it is given a while, at least: one batch of small
+/// groups for each journey to the bus and back.
+const DRAINED_MIN: u64 = 1000;
+
+/// What an agent holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    process_number: u64,
+    /// What the process has recorded.
+    records: u64,
+    alerts: u64,
+    /// Records in the spool.
+    spooled: u64,
+}
+
 impl<const RING: usize> World<RING> {
     pub(crate) fn new(plan: Plan, random: Random) -> Self {
         let mut world = Self {
@@ -741,21 +756,25 @@ impl<const RING: usize> World<RING> {
         }
     }
 
-    /// How many records and alerts each agent's process has recorded.
-    pub(crate) fn recorded(&self) -> Vec<(u64, u64, u64)> {
-        let of = |host: &Host<RING>| match &host.process {
-            None => (host.process_number, 0, 0),
-            Some(process) => {
-                let ledger = process.shell.ledger();
-                (host.process_number, ledger.recorded, ledger.alerts.recorded)
+    /// What each agent holds.
+    pub(crate) fn recorded(&self) -> Vec<Held> {
+        let of = |host: &Host<RING>| {
+            let ledger = host.process.as_ref().map(|process| process.shell.ledger());
+            let spooled = host.process.as_ref().and_then(|process| process.shell.spooled());
+            Held {
+                process_number: host.process_number,
+                records: ledger.as_ref().map_or(0, |ledger| ledger.recorded),
+                alerts: ledger.as_ref().map_or(0, |ledger| ledger.alerts.recorded),
+                spooled: spooled.map_or(0, |counts| counts.records),
             }
         };
         self.hosts.iter().map(of).collect()
     }
 
-    /// Liveness: everything that an agent had recorded when faults ended is accounted for, its stream stands, and it has
-    /// the configuration that the store has.
-    pub(crate) fn check_drained(&self, held: &[(u64, u64, u64)]) -> Outcome {
+    /// Liveness: everything that an agent `held` a while ago is accounted for, its spool is empty or well on the way to
+    /// that, its stream stands, and it has the configuration that the store has. Answers whether all spools are empty.
+    pub(crate) fn check_drained(&self, held: &[Held]) -> Result<bool, Broken> {
+        let mut is_drained = true;
         for (agent, (host, held)) in self.hosts.iter().zip(held).enumerate() {
             let stuck = |what: String| {
                 let (id, end) = (&host.id, &host.last_end);
@@ -769,15 +788,15 @@ impl<const RING: usize> World<RING> {
             let (records, alerts) = process.shell.accounted();
             let told = (records.map_or(0, Sequence::number), alerts.map_or(0, Sequence::number));
             // A process that was restarted since has recorded everything since.
-            let (process_number, of_records, of_alerts) = *held;
-            let is_same = process_number == host.process_number;
-            if is_same && (told.0 < of_records || told.1 < of_alerts) {
-                return stuck(format!(
-                    "is at {told:?} of {of_records} records, {of_alerts} alerts"
-                ));
+            let is_same = held.process_number == host.process_number;
+            if is_same && (told.0 < held.records || told.1 < held.alerts) {
+                return stuck(format!("is at {told:?} of {held:?}"));
             }
             let spooled = process.shell.spooled().unwrap_or_default();
-            if 0 < spooled.records + spooled.alerts + spooled.losses {
+            let is_draining = spooled.records + DRAINED_MIN <= held.spooled;
+            let is_empty = spooled.records + spooled.alerts + spooled.losses == 0;
+            is_drained &= is_empty;
+            if !is_empty && !is_draining {
                 return stuck(format!("has not sent all of its spool: {spooled:?}"));
             }
             let revision = process.shell.status(Instant::from_ms(0)).config_revision.0;
@@ -786,7 +805,7 @@ impl<const RING: usize> World<RING> {
                 return stuck(format!("has revision {revision} in place of {wanted:?}"));
             }
         }
-        Ok(())
+        Ok(is_drained)
     }
 
     /// Asks every agent to end for good.

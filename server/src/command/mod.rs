@@ -56,6 +56,8 @@ enum Event {
     Answer(Box<CommandResponse>),
     /// What a server says of a command was read from the bus.
     Marked { id: CommandId, mark: Mark, is_ours: bool },
+    /// The bus had a closing of the command before this server began.
+    Barred(CommandId),
 }
 
 /// What the router says to a caller.
@@ -119,6 +121,12 @@ impl Commands {
     pub(crate) async fn marked(&self, id: CommandId, mark: Mark, is_ours: bool) {
         // Without a router there is nothing to conclude.
         self.tell(Event::Marked { id, mark, is_ours }).await.ok();
+    }
+
+    /// The bus had a mark [`Mark::Closed`] of the command before this server began.
+    pub(crate) async fn barred(&self, id: CommandId) {
+        // Without a router there is nothing to conclude.
+        self.tell(Event::Barred(id)).await.ok();
     }
 
     async fn tell(&self, event: Event) -> Result<(), RouterGone> {

@@ -94,6 +94,15 @@ pub(crate) enum Mark {
     Closed,
 }
 
+/// What is known of a command that was not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noticed {
+    Delivered,
+    Closed,
+    /// Closed, and perhaps delivered before.
+    Barred,
+}
+
 /// Which server has the agent's stream, as far as another one can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holder {
@@ -163,9 +172,9 @@ pub(crate) struct Pending {
     deadlines: BTreeSet<(Instant, u64)>,
     connected: HashMap<AgentId, (SessionKey, Dialect)>,
     answers: Answers,
-    /// The first marks of commands that were not read yet: topics have no order between them. At most
+    /// What is known of commands that were not read yet, the first of it: topics have no order between them. At most
     /// [`NOTICED_MAX`]; the oldest gives way.
-    noticed: VecDeque<(CommandId, Mark)>,
+    noticed: VecDeque<(CommandId, Noticed)>,
     outputs: VecDeque<Output>,
     retry_at: Option<Instant>,
     next: u64,
@@ -255,17 +264,20 @@ impl Pending {
             }
             return;
         }
-        if self.is_full(&order.agent) {
-            if holder == Holder::Nobody {
-                let text = format!("busy: agent {} has too many commands waiting", order.agent);
-                self.conclude(now, &order, CommandOutcome::Rejected, text);
-            }
-            return;
-        }
-        let deadline = now.monotonic + left;
         let agent = order.agent.clone();
-        let serial = self.insert(order, deadline, true, Delivery::Never);
-        if left.is_zero() && self.is_shared() {
+        let is_busy = self.is_full(&agent);
+        let busy = || format!("busy: agent {agent} has too many commands waiting");
+        if is_busy && !self.is_shared() {
+            return self.conclude(now, &order, CommandOutcome::Rejected, busy());
+        }
+        if self.limits.total <= self.open.len() {
+            // Another server may deliver it.
+            return self.conclude(now, &order, CommandOutcome::Unknown, busy());
+        }
+        let serial = self.insert(order, now.monotonic + left, true, Delivery::Never);
+        if is_busy && holder == Holder::Nobody {
+            self.close(now, serial, CommandOutcome::Rejected, busy());
+        } else if is_busy || (left.is_zero() && self.is_shared()) {
             self.give_grace(now, serial);
         } else {
             self.offer(&agent);
@@ -289,8 +301,12 @@ impl Pending {
     /// A command was found on the bus at the start, unanswered, with `left` of its time to live. Another server or
     /// an earlier run of this one may have delivered it.
     pub(crate) fn handle_recovered(&mut self, now: Now, order: Order, left: Duration) {
-        if self.ids.contains_key(&order.id) || self.is_full(&order.agent) {
+        if self.ids.contains_key(&order.id) {
             return;
+        }
+        if self.is_full(&order.agent) {
+            let text = format!("busy: agent {} has too many commands waiting", order.agent);
+            return self.conclude(now, &order, CommandOutcome::Unknown, text);
         }
         let agent = order.agent.clone();
         self.insert(order, now.monotonic + left, true, Delivery::Elsewhere);
@@ -301,9 +317,11 @@ impl Pending {
     pub(crate) fn handle_mark(&mut self, now: Now, id: &CommandId, mark: Mark, is_ours: bool) {
         let serial = self.ids.get(id).copied();
         let Some(open) = serial.and_then(|serial| self.open.get_mut(&serial)) else {
-            if self.answers.get(id).is_none() {
-                self.notice(id, mark);
-            }
+            let noticed = match mark {
+                Mark::Delivered => Noticed::Delivered,
+                Mark::Closed => Noticed::Closed,
+            };
+            self.notice(id, noticed);
             return;
         };
         if open.is_closed {
@@ -326,6 +344,18 @@ impl Pending {
                 }
             }
             Mark::Delivered | Mark::Closed => {}
+        }
+    }
+
+    /// The bus had a closing of it before this server began, which does not know whether it was delivered before that.
+    pub(crate) fn handle_barred(&mut self, id: &CommandId) {
+        let serial = self.ids.get(id).copied();
+        match serial.and_then(|serial| self.open.get_mut(&serial)) {
+            Some(open) => {
+                open.delivery = Delivery::Elsewhere;
+                open.in_grace = true;
+            }
+            None => self.notice(id, Noticed::Barred),
         }
     }
 
@@ -527,14 +557,15 @@ impl Pending {
         self.retry_at.get_or_insert(now.monotonic + RETRY);
     }
 
-    fn notice(&mut self, id: &CommandId, mark: Mark) {
-        if self.noticed.iter().any(|(noticed, _)| noticed == id) {
+    fn notice(&mut self, id: &CommandId, what: Noticed) {
+        let is_known = self.noticed.iter().any(|(noticed, _)| noticed == id);
+        if is_known || self.answers.get(id).is_some() {
             return;
         }
         if self.noticed.len() == NOTICED_MAX {
             self.noticed.pop_front();
         }
-        self.noticed.push_back((id.clone(), mark));
+        self.noticed.push_back((id.clone(), what));
     }
 
     fn find(&self, id: &CommandId) -> Option<&Open> {
@@ -561,11 +592,11 @@ impl Pending {
         let serial = self.next;
         self.next += 1;
         let place = self.noticed.iter().position(|(noticed, _)| *noticed == order.id);
-        let mark = place.and_then(|place| self.noticed.remove(place)).map(|(_, mark)| mark);
-        let delivery = match mark {
-            Some(Mark::Delivered) => Delivery::Elsewhere,
+        let noticed = place.and_then(|place| self.noticed.remove(place)).map(|(_, what)| what);
+        let delivery = match noticed {
+            Some(Noticed::Delivered | Noticed::Barred) => Delivery::Elsewhere,
             // Nobody has, for sure.
-            Some(Mark::Closed) => Delivery::Never,
+            Some(Noticed::Closed) => Delivery::Never,
             None => delivery,
         };
         self.ids.insert(order.id.clone(), serial);
@@ -580,9 +611,9 @@ impl Pending {
             delivery,
             is_offered: false,
             announcement: Announcement::Due,
-            is_closed: mark == Some(Mark::Closed),
+            is_closed: noticed == Some(Noticed::Closed),
             verdict: None,
-            in_grace: false,
+            in_grace: noticed == Some(Noticed::Barred),
         };
         self.open.insert(serial, open);
         serial
@@ -954,15 +985,123 @@ mod tests {
         assert_eq!(pass(&mut pending, 5), ["publish UNKNOWN 1"]);
     }
 
+    fn mark(pending: &mut Pending, id: &str, mark: Mark, is_ours: bool) -> Vec<String> {
+        pending.handle_mark(at(0), &order(id, "a").id, mark, is_ours);
+        outputs(pending)
+    }
+
     #[test]
     fn the_server_that_took_a_command_says_that_it_expired_when_no_server_has_the_agent() {
         let mut pending = Pending::new(SHARED);
         submit(&mut pending, "1", "a");
         publish(&mut pending, at(0), "1", "a");
         publish(&mut pending, at(0), "2", "a");
-        assert_eq!(pass(&mut pending, 10), ["publish EXPIRED 1"]);
+        assert_eq!(pass(&mut pending, 10), ["say closed 1"]);
+        assert_eq!(mark(&mut pending, "1", Mark::Closed, true), ["publish EXPIRED 1"]);
         assert_eq!(pending.poll_timeout(), Some(Instant::from_ms(15_000)));
-        assert_eq!(pass(&mut pending, 15), ["publish EXPIRED 2"], "nobody else said so");
+        assert_eq!(pass(&mut pending, 15), ["say closed 2"], "nobody else did");
+        assert_eq!(mark(&mut pending, "2", Mark::Closed, true), ["publish EXPIRED 2"]);
+    }
+
+    #[test]
+    fn servers_that_share_a_bus_deliver_once_it_has_their_mark() {
+        let mut pending = Pending::new(SHARED);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        publish(&mut pending, at(0), "1", "a");
+        publish(&mut pending, at(0), "2", "a");
+        assert_eq!(outputs(&mut pending), ["say delivered 1", "say delivered 2"]);
+        assert!(mark(&mut pending, "2", Mark::Delivered, true).is_empty(), "1 is before it");
+        assert_eq!(mark(&mut pending, "1", Mark::Delivered, true), ["deliver 1", "deliver 2"]);
+        for id in ["1", "2"] {
+            pending.handle_delivered(at(0), &order(id, "a").id);
+        }
+        pending.handle_connected(&agent("a"), SessionKey(2), Dialect::Full);
+        assert_eq!(outputs(&mut pending), ["deliver 1", "deliver 2"], "it was said before");
+    }
+
+    #[test]
+    fn a_closing_that_comes_first_forbids_the_delivery() {
+        let mut pending = Pending::new(SHARED);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        publish(&mut pending, at(0), "1", "a");
+        assert_eq!(outputs(&mut pending), ["say delivered 1"]);
+        assert!(mark(&mut pending, "1", Mark::Closed, false).is_empty());
+        assert!(mark(&mut pending, "1", Mark::Delivered, true).is_empty(), "it came second");
+        assert_eq!(pass(&mut pending, 10), ["publish EXPIRED 1"], "that is certain");
+    }
+
+    #[test]
+    fn a_delivery_that_comes_first_makes_the_closing_void() {
+        let mut pending = Pending::new(SHARED);
+        submit(&mut pending, "1", "a");
+        publish(&mut pending, at(0), "1", "a");
+        assert_eq!(pass(&mut pending, 10), ["say closed 1"]);
+        mark(&mut pending, "1", Mark::Delivered, false);
+        assert!(mark(&mut pending, "1", Mark::Closed, true).is_empty());
+        assert_eq!(pass(&mut pending, 15), ["publish UNKNOWN 1"]);
+    }
+
+    #[test]
+    fn what_the_bus_does_not_decide_in_time_is_unknown() {
+        let mut pending = Pending::new(SHARED);
+        submit(&mut pending, "1", "a");
+        assert_eq!(pass(&mut pending, 10), ["say closed 1"]);
+        assert_eq!(pass(&mut pending, 15), ["publish UNKNOWN 1"]);
+        assert!(mark(&mut pending, "1", Mark::Closed, true).is_empty());
+    }
+
+    #[test]
+    fn what_was_closed_before_this_run_is_not_delivered_and_is_unknown() {
+        let mut pending = Pending::new(SHARED);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        pending.handle_barred(&order("1", "a").id);
+        pending.handle_recovered(at(0), order("1", "a"), TEN);
+        pending.handle_recovered(at(0), order("2", "a"), TEN);
+        assert_eq!(outputs(&mut pending), ["say delivered 2"]);
+        pending.handle_barred(&order("2", "a").id);
+        assert!(mark(&mut pending, "2", Mark::Delivered, true).is_empty());
+        assert_eq!(pass(&mut pending, 10), ["publish UNKNOWN 1", "publish UNKNOWN 2"]);
+    }
+
+    #[test]
+    fn a_mark_without_room_is_tried_again() {
+        let mut pending = Pending::new(SHARED);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        publish(&mut pending, at(0), "1", "a");
+        assert_eq!(outputs(&mut pending), ["say delivered 1"]);
+        pending.handle_unmarked(at(0), &order("1", "a").id);
+        assert_eq!(pass(&mut pending, 1), ["say delivered 1"]);
+    }
+
+    #[test]
+    fn a_doubted_agent_gets_nothing_new() {
+        let doubt = |pending: &mut Pending| {
+            pending.handle_doubted(at(0), &order("1", "a").id, "two hosts".to_owned());
+            outputs(pending)
+        };
+        let mut alone = Pending::new(LIMITS);
+        alone.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        publish(&mut alone, at(0), "1", "a");
+        assert_eq!(outputs(&mut alone), ["deliver 1"]);
+        assert_eq!(doubt(&mut alone), ["publish REJECTED 1"]);
+        let mut shared = Pending::new(SHARED);
+        shared.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        publish(&mut shared, at(0), "1", "a");
+        assert_eq!(outputs(&mut shared), ["say delivered 1"]);
+        assert_eq!(doubt(&mut shared), ["say closed 1"]);
+        assert_eq!(mark(&mut shared, "1", Mark::Closed, true), ["publish REJECTED 1"]);
+    }
+
+    #[test]
+    fn the_order_of_the_bus_is_that_of_delivery() {
+        let mut pending = Pending::new(LIMITS);
+        submit(&mut pending, "1", "a");
+        submit(&mut pending, "2", "a");
+        for id in ["2", "1"] {
+            publish(&mut pending, at(0), id, "a");
+        }
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        assert_eq!(outputs(&mut pending), ["deliver 2", "deliver 1"]);
     }
 
     #[test]
@@ -977,19 +1116,11 @@ mod tests {
     }
 
     #[test]
-    fn what_another_server_may_have_delivered_is_unknown_when_it_says_nothing() {
-        let mut pending = Pending::new(SHARED);
-        publish(&mut pending, at(0), "1", "a");
-        assert!(pass_with(&mut pending, 10, Holder::AnotherServer).is_empty());
-        assert_eq!(pass_with(&mut pending, 15, Holder::AnotherServer), ["publish UNKNOWN 1"]);
-    }
-
-    #[test]
     fn what_another_server_delivered_and_left_alone_is_unknown() {
         let mut pending = Pending::new(SHARED);
         submit(&mut pending, "1", "a");
         publish(&mut pending, at(0), "1", "a");
-        pending.handle_noticed(&order("1", "a").id);
+        pending.handle_mark(at(0), &order("1", "a").id, Mark::Delivered, false);
         assert!(pass(&mut pending, 10).is_empty());
         assert_eq!(pass(&mut pending, 15), ["publish UNKNOWN 1"]);
     }
@@ -997,12 +1128,12 @@ mod tests {
     #[test]
     fn a_delivery_that_is_read_before_its_command_is_not_forgotten() {
         let mut pending = Pending::new(SHARED);
-        pending.handle_noticed(&order("1", "a").id);
+        pending.handle_mark(at(0), &order("1", "a").id, Mark::Delivered, false);
         publish(&mut pending, at(0), "1", "a");
         assert!(pass(&mut pending, 10).is_empty());
         assert_eq!(pass(&mut pending, 15), ["publish UNKNOWN 1"], "it may have run");
         for number in 0..2 * NOTICED_MAX {
-            pending.handle_noticed(&order(&number.to_string(), "a").id);
+            mark(&mut pending, &number.to_string(), Mark::Delivered, false);
         }
         assert!(pending.noticed.len() <= NOTICED_MAX);
     }
@@ -1024,14 +1155,15 @@ mod tests {
         let mut pending = Pending::new(SHARED);
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
         publish(&mut pending, at(0), "1", "a");
-        assert_eq!(outputs(&mut pending), ["deliver 1"]);
+        assert_eq!(outputs(&mut pending), ["say delivered 1"]);
+        assert_eq!(mark(&mut pending, "1", Mark::Delivered, true), ["deliver 1"]);
         pending.handle_delivered(at(0), &order("1", "a").id);
         // The agent has gone on with another server meanwhile, which this one does not know yet.
         pending.handle_published(at(60), order("2", "a"), Duration::ZERO, Holder::Nobody);
         assert!(pass(&mut pending, 60).is_empty());
         pending.handle_answer(response("1", "a"));
         assert_eq!(outputs(&mut pending), ["SUCCEEDED 1"]);
-        assert_eq!(pass(&mut pending, 65), ["publish EXPIRED 2"], "nobody else said so");
+        assert_eq!(pass(&mut pending, 65), ["say closed 2"], "nobody else said so");
     }
 
     #[test]
@@ -1056,12 +1188,17 @@ mod tests {
 
     #[test]
     fn a_table_that_is_full_leaves_the_word_to_the_server_that_has_the_agent() {
-        let mut pending = Pending::new(SHARED);
+        let mut pending = Pending::new(Limits { total: 4, ..SHARED });
         publish(&mut pending, at(0), "1", "a");
         publish(&mut pending, at(0), "2", "a");
         pending.handle_published(at(0), order("3", "a"), TEN, Holder::AnotherServer);
         assert!(outputs(&mut pending).is_empty());
         publish(&mut pending, at(0), "4", "a");
-        assert_eq!(outputs(&mut pending), ["publish REJECTED 4"]);
+        assert_eq!(outputs(&mut pending), ["say closed 4"]);
+        assert_eq!(mark(&mut pending, "4", Mark::Closed, true), ["publish REJECTED 4"]);
+        publish(&mut pending, at(0), "5", "a");
+        assert_eq!(outputs(&mut pending), ["say closed 5"]);
+        publish(&mut pending, at(0), "6", "a");
+        assert_eq!(outputs(&mut pending), ["publish UNKNOWN 6"], "another server may deliver it");
     }
 }

@@ -59,8 +59,10 @@ impl Feeds {
     /// Finds the commands of the last 24 hours that nobody has answered; at most [`COMMANDS_MAX`], the newest.
     async fn recover(&mut self) -> Option<()> {
         let mut open = Unanswered::default();
+        let mut now_ms = i64::MIN;
         while let News::Entries(entries) = self.commands.next().await? {
             for entry in entries {
+                now_ms = now_ms.max(entry.stored_ms);
                 if let Some((order, stored_ms)) = self.intake.order(entry) {
                     open.insert(order, stored_ms);
                 }
@@ -68,6 +70,7 @@ impl Feeds {
         }
         while let News::Entries(entries) = self.answers.next().await? {
             for entry in entries {
+                now_ms = now_ms.max(entry.stored_ms);
                 if let Payload::Response(response) = entry.payload {
                     open.remove(&response.command_id);
                     self.inbox.send(Event::Answer(response)).await.ok()?;
@@ -75,6 +78,8 @@ impl Feeds {
             }
         }
         let now = self.intake.clock.now();
+        // A clock that was set back does not make commands younger than what came after them.
+        let now = Now { unix_ms: now.unix_ms.max(now_ms), ..now };
         let orders = open.by_arrival.into_values();
         let orders = orders.map(|(order, stored_ms)| {
             let left = left(now, &order, stored_ms);

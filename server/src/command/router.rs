@@ -21,9 +21,9 @@ use crate::limits::{AGENT_COMMANDS_MAX, ANSWERS_MAX, COMMAND_GRACE, COMMANDS_MAX
 use crate::shared::Tables;
 use crate::troubles::Troubles;
 
-/// Answers of the server's own, and notices of delivery, that wait for the bus. When it is full they are dropped with
-/// a warning: the answers say that nothing happened, and the caller has heard it.
-const RECORDS: usize = 1024;
+/// Answers of the server's own, and marks, that wait for the bus. When it is full they are dropped with a warning: the
+/// caller has heard the answers.
+const RECORDS: usize = COMMANDS_MAX;
 
 /// Pause before a record that could not be stored is stored again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -140,6 +140,7 @@ impl Router {
             Event::Marked { id, mark, is_ours } => {
                 self.pending.handle_mark(now, &id, mark, is_ours);
             }
+            Event::Barred(id) => self.pending.handle_barred(&id),
         }
     }
 

@@ -81,7 +81,7 @@ impl News {
             }
         }
         for id in closed.iter().filter_map(|id| id.parse().ok()) {
-            self.shared.commands.marked(id, Mark::Closed, false).await;
+            self.shared.commands.barred(id).await;
         }
         let agents = self.shared.registry().ids();
         for agent in agents {

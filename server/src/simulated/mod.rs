@@ -36,7 +36,7 @@ use crate::rpc::welcome;
 const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Records of the router that wait for the bus; further ones are dropped, as the router does.
-const RECORDS_MAX: usize = 1024;
+const RECORDS_MAX: usize = COMMANDS_MAX;
 
 /// A moment on both clocks of the server's host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +196,12 @@ impl Server {
         let now = Now::from(cx.now);
         let day_ms = i64::try_from(COMMAND_TTL_MAX.as_millis()).unwrap_or(i64::MAX);
         let since_ms = now.unix_ms.saturating_sub(day_ms);
+        let is_read = |entry: &&&Entry| {
+            matches!(entry.payload, Payload::Command(_) | Payload::Response(_))
+                && since_ms <= entry.stored_ms
+        };
+        let newest_ms = entries.iter().filter(is_read).map(|entry| entry.stored_ms).max();
+        let latest = Now { unix_ms: now.unix_ms.max(newest_ms.unwrap_or(i64::MIN)), ..now };
         let mut unanswered: BTreeMap<usize, (Order, Duration)> = BTreeMap::new();
         for (arrival, entry) in entries.iter().enumerate() {
             if let Payload::Status(record) = &entry.payload {
@@ -204,7 +210,7 @@ impl Server {
                 if record.event() == StatusEvent::CommandClosed
                     && let Ok(id) = record.command_id.parse()
                 {
-                    self.pending.handle_mark(now, &id, Mark::Closed, false);
+                    self.pending.handle_barred(&id);
                 }
             }
             match &entry.payload {
@@ -216,7 +222,7 @@ impl Server {
                     let Ok(order) = read(now, entry, command) else { continue };
                     let is_known = unanswered.values().any(|(known, _)| known.id == order.id);
                     if !is_known {
-                        let left = time_left(now, &order, entry.stored_ms);
+                        let left = time_left(latest, &order, entry.stored_ms);
                         unanswered.insert(arrival, (order, left));
                     }
                 }
