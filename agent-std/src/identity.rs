@@ -88,7 +88,8 @@ pub(crate) fn random() -> Result<u64, IdentityError> {
     getrandom::u64().map_err(IdentityError::Random)
 }
 
-/// Reads the counter, adds one, and writes it so that it survives a loss of power.
+/// Reads the counter, adds one, and writes it so that it survives a loss of power. A full disk has no room for another file,
+/// but for the digits of this one: there the counter is written in its place.
 fn count_boot(directory: &Path) -> io::Result<u64> {
     let last = match fs::read(directory.join("boot")) {
         // A damaged counter starts again; the nonce still tells the boots apart.
@@ -97,7 +98,11 @@ fn count_boot(directory: &Path) -> io::Result<u64> {
         Err(error) => return Err(error),
     };
     let counter = last.saturating_add(1);
-    state_file::replace(directory, "boot", format!("{counter}\n").as_bytes())?;
+    // As wide as the largest one, so that any fits where another one was.
+    let text = format!("{counter:020}\n");
+    state_file::replace(directory, "boot", text.as_bytes()).or_else(|error| {
+        state_file::overwrite(directory, "boot", text.as_bytes()).map_err(|_| error)
+    })?;
     Ok(counter)
 }
 
@@ -179,6 +184,21 @@ mod tests {
             assert_eq!(next_boot(Some(&state)).unwrap().counter, 1);
         }
         assert_eq!(next_boot(None).unwrap().counter, 0);
+    }
+
+    #[test]
+    fn boots_are_counted_where_no_other_file_can_be_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path();
+        // In the place of the temporary file, which then cannot be created.
+        fs::create_dir(state.join("boot.new")).unwrap();
+        assert!(next_boot(Some(state)).is_err(), "there is nothing to write over");
+        fs::remove_dir(state.join("boot.new")).unwrap();
+        assert_eq!(next_boot(Some(state)).unwrap().counter, 1);
+        fs::create_dir(state.join("boot.new")).unwrap();
+        for counter in 2..12 {
+            assert_eq!(next_boot(Some(state)).unwrap().counter, counter);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Files that survive a loss of power at any moment: after it there is the old content or the new one, whole.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -18,6 +18,21 @@ pub(crate) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Resul
     file.sync_all()?;
     fs::rename(&temporary, directory.join(name))?;
     File::open(directory)?.sync_all()
+}
+
+/// Writes `content` over the file `name` in `directory`, which must be as long: for a disk without room for another file. A
+/// loss of power may leave a part of each, unless both are within one sector.
+///
+/// # Errors
+///
+/// When there is no such file, or the system refuses to write.
+pub(crate) fn overwrite(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(directory.join(name))?;
+    if file.metadata()?.len() != content.len() as u64 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    file.write_all(content)?;
+    file.sync_data()
 }
 
 #[cfg(test)]
