@@ -44,7 +44,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Arguments, Cli};
 use crate::clock::Clock;
-use crate::collector::{CollectorThread, SysinfoCollector};
+use crate::collector::{CollectorKind, CollectorThread};
 use crate::config::{Configuration, Keeper, Layers};
 use crate::event::{EVENTS_MAX, Event};
 use crate::file::File;
@@ -115,6 +115,7 @@ struct Settings {
     ports: Vec<PortAddress>,
     baud: u32,
     config_confirm: Duration,
+    collector: CollectorKind,
     spool: spooling::Settings,
     store: Option<ConfigStore>,
     layers: Layers,
@@ -160,6 +161,14 @@ impl Settings {
             (Some(duration), _) => duration,
             (None, in_file) => in_file.transpose()?.unwrap_or(CONFIG_CONFIRM_DEFAULT),
         };
+        let in_file = file.collector.as_deref().map(|text| {
+            let parsed = CollectorKind::from_str(text, false).ok();
+            parsed.with_context(|| format!("collector {text:?} of the file is not proc or sysinfo"))
+        });
+        let collector = match (arguments.collector, in_file) {
+            (Some(kind), _) => kind,
+            (None, in_file) => in_file.transpose()?.unwrap_or(CollectorKind::DEFAULT),
+        };
         ensure!(
             spool.bytes_max == 0 || state_dir.is_some(),
             "a spool needs a state directory (--state-dir)"
@@ -186,6 +195,7 @@ impl Settings {
             ports,
             baud,
             config_confirm,
+            collector,
             spool,
             store,
             layers,
@@ -238,6 +248,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         ports,
         baud,
         config_confirm,
+        collector,
         spool,
         store,
         layers,
@@ -251,7 +262,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
 
     let clock = Clock::start();
     let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
-    let collector = SysinfoCollector::new().context("cannot measure this system")?;
+    let collector = collector.open().context("cannot measure this system")?;
     let collector = CollectorThread::spawn(collector, clock, sender.clone())
         .context("cannot start the collector thread")?;
     let on_signal = {

@@ -13,7 +13,7 @@ use proto::config::Document;
 
 use crate::cli::{OutputForm, Record, Replay, SpoolPlace, SpoolTool, Tool};
 use crate::clock::Clock;
-use crate::collector::{Collector as _, SysinfoCollector, unix_ms};
+use crate::collector::{CollectorKind, unix_ms};
 use crate::replay::{stages, write_table};
 use crate::spool::inspect::{dump, inspect};
 use crate::spool::{DIRECTORY_NAME, StdDisk};
@@ -48,7 +48,8 @@ fn run_record(arguments: &Record) -> anyhow::Result<()> {
         .ok()
         .filter(|interval| Duration::from_millis(100) <= *interval)
         .context("the interval must be at least 0.1 s")?;
-    let mut collector = SysinfoCollector::new().context("cannot measure this system")?;
+    let kind = arguments.collector.unwrap_or(CollectorKind::DEFAULT);
+    let mut collector = kind.open().context("cannot measure this system")?;
     let path = arguments.file.display();
     let mut file =
         File::create_new(&arguments.file).with_context(|| format!("cannot create {path}"))?;

@@ -3,8 +3,12 @@
 //! It is a thread of its own so that a mount that hangs or a slow kernel delays snapshots and nothing else: the
 //! main loop goes on answering commands.
 
+mod host;
+mod interfaces;
 #[cfg_attr(not(target_os = "linux"), path = "kernel_elsewhere.rs")]
 mod kernel;
+#[cfg(target_os = "linux")]
+mod procfs;
 mod rate;
 mod sensors;
 mod sysinfo;
@@ -15,9 +19,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_core::metric::{MetricSet, Values};
 use agent_core::record::Snapshot;
+use anyhow::Context as _;
+use clap::ValueEnum;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-pub(crate) use self::sysinfo::SysinfoCollector;
+use self::host::HostCollector;
 use crate::clock::Clock;
 use crate::event::Event;
 
@@ -30,6 +36,40 @@ pub(crate) trait Collector: Send {
     fn collect(&mut self, wanted: MetricSet) -> Values;
 }
 
+/// What a host is measured with. All of them report the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CollectorKind {
+    /// The kernel's own files in `/proc`, on Linux only.
+    Proc,
+    /// The sysinfo crate, on all systems.
+    Sysinfo,
+}
+
+impl CollectorKind {
+    /// The leanest of this system.
+    pub(crate) const DEFAULT: Self =
+        if cfg!(target_os = "linux") { Self::Proc } else { Self::Sysinfo };
+
+    /// A collector of this kind for this host.
+    ///
+    /// # Errors
+    ///
+    /// When this system has none of this kind.
+    pub(crate) fn open(self) -> anyhow::Result<Box<dyn Collector>> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Proc => Ok(Box::new(HostCollector::new(procfs::Procfs::new()))),
+            #[cfg(not(target_os = "linux"))]
+            Self::Proc => anyhow::bail!("the collector \"proc\" is for Linux alone"),
+            Self::Sysinfo => {
+                let source =
+                    sysinfo::Sysinfo::new().context("sysinfo does not know this system")?;
+                Ok(Box::new(HostCollector::new(source)))
+            }
+        }
+    }
+}
+
 /// The collector thread. Dropping it ends the thread after the measurement in hand.
 #[derive(Debug)]
 pub(crate) struct CollectorThread {
@@ -40,7 +80,7 @@ pub(crate) struct CollectorThread {
 impl CollectorThread {
     /// Starts the thread; its snapshots go to `events`.
     pub(crate) fn spawn(
-        mut collector: impl Collector + 'static,
+        mut collector: Box<dyn Collector>,
         clock: Clock,
         events: Sender<Event>,
     ) -> io::Result<Self> {
@@ -93,7 +133,8 @@ mod tests {
     fn whoever_asks_does_not_wait_for_a_collector_that_is_stuck() {
         let (release, held) = bounded(1);
         let (sender, events) = bounded(4);
-        let collector = CollectorThread::spawn(Stuck(held), Clock::start(), sender).unwrap();
+        let collector =
+            CollectorThread::spawn(Box::new(Stuck(held)), Clock::start(), sender).unwrap();
         assert!(collector.request(MetricSet::FIXED));
         // The thread may or may not have taken the first one; that these return at all is the point.
         for _ in 0..3 {
