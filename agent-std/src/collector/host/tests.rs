@@ -160,6 +160,9 @@ fn swap_space_is_that_of_proc_and_0_where_there_is_none() {
 #[cfg(target_os = "linux")]
 mod side_by_side {
     use std::collections::BTreeMap;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -266,14 +269,21 @@ mod side_by_side {
     #[test]
     fn disks_together_are_the_same() {
         let (mut proc, mut sysinfo) = sources();
-        // sysinfo calls a device what it was mounted as, and proc what the kernel calls it.
         let sum = |counters: Counters| {
             counters.values().fold([0, 0], |sum, counts| [sum[0] + counts[0], sum[1] + counts[1]])
+        };
+        // sysinfo calls a device what it was mounted as, which may be several names of one.
+        let merged = |counters: Counters| {
+            let resolved = counters.into_iter().map(|(name, counts)| {
+                let path = PathBuf::from(OsStr::from_bytes(&name));
+                (fs::canonicalize(&path).unwrap_or(path).into_os_string().into_vec(), counts)
+            });
+            resolved.collect::<Counters>()
         };
         check_some_try(|| {
             let now = Instant::now();
             let before = sum(counters(|each| proc.disk_counters(now, each)));
-            let theirs = sum(counters(|each| sysinfo.disk_counters(now, each)));
+            let theirs = sum(merged(counters(|each| sysinfo.disk_counters(now, each))));
             let after = sum(counters(|each| proc.disk_counters(now, each)));
             let agrees = is_in_order(before, theirs, after);
             if agrees { Ok(()) } else { Err(format!("{before:?} {theirs:?} {after:?}")) }

@@ -93,8 +93,9 @@ fn lines(
         let count = match read_at(&mut buffer[filled..], offset) {
             Ok(0) => {
                 if filled != 0 && !is_rest {
-                    // It was the last one; nothing is left to break off.
-                    let _: ControlFlow<()> = each(&buffer[..filled]);
+                    // Nothing is left to break off.
+                    let (ControlFlow::Continue(()) | ControlFlow::Break(())) =
+                        each(&buffer[..filled]);
                 }
                 return Ok(());
             }

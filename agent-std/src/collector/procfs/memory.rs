@@ -71,7 +71,11 @@ mod tests {
 
     fn check(text: &str, expected: Option<[u64; 4]>) {
         let mut lines = MemoryLines::default();
-        let _: ControlFlow<()> = text.lines().try_for_each(|line| lines.take(line.as_bytes()));
+        for line in text.lines() {
+            if lines.take(line.as_bytes()).is_break() {
+                break;
+            }
+        }
         let memory = lines.memory();
         let parts = memory.map(|it| [it.total, it.available, it.swap_total, it.swap_free]);
         assert_eq!(parts, expected, "{text}");
