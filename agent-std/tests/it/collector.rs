@@ -8,7 +8,7 @@ use crate::scripted::{Headers, ScriptedServer};
 
 /// What is kept open in `/proc` for the six default switches, in order; a number in it is that of the process.
 const KEPT: [&str; 5] =
-    ["/proc/#/mounts", "/proc/#/net/dev", "/proc/diskstats", "/proc/meminfo", "/proc/stat"];
+    ["/proc/#/mountinfo", "/proc/#/net/dev", "/proc/diskstats", "/proc/meminfo", "/proc/stat"];
 
 /// The files in `/proc` that `agent` has open now.
 fn open_files(agent: &Agent) -> Vec<String> {

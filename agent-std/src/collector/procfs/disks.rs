@@ -27,19 +27,30 @@ pub(super) struct Disks {
     stats: ProcFile,
     mounts: ProcFile,
     dev_dir: PathBuf,
-    /// The devices of mounted file systems as `stats` names them, sorted.
-    mounted: Vec<Box<[u8]>>,
+    mounted: Mounted,
     looked_at: Option<Instant>,
 }
+
+/// The devices that file systems lie on.
+#[derive(Debug, Default)]
+struct Mounted {
+    /// Sorted.
+    numbers: Vec<DeviceNumber>,
+    /// Of those without a number, as `diskstats` calls them; sorted.
+    names: Vec<Box<[u8]>>,
+}
+
+/// The major and the minor number.
+type DeviceNumber = [u64; 2];
 
 impl Disks {
     /// Those of the `/proc` and the `/dev` that are named.
     pub(super) fn new(proc_dir: &Path, dev_dir: PathBuf) -> Self {
         Self {
             stats: ProcFile::new(proc_dir.join("diskstats")),
-            mounts: ProcFile::new(proc_dir.join("mounts")),
+            mounts: ProcFile::new(proc_dir.join("self/mountinfo")),
             dev_dir,
-            mounted: Vec::new(),
+            mounted: Mounted::default(),
             looked_at: None,
         }
     }
@@ -48,10 +59,10 @@ impl Disks {
     pub(super) fn read(&mut self, now: Instant, buffer: &mut Buffer, each: Each<'_>) -> Option<()> {
         self.look_at_mounts(now, buffer)?;
         self.stats.read_lines(buffer, |line| {
-            if let Some((name, counts)) = parse(line)
-                && self.mounted.binary_search_by(|mounted| (**mounted).cmp(name)).is_ok()
+            if let Some(device) = Device::parse(line)
+                && self.mounted.contains(&device)
             {
-                each(name, counts);
+                each(device.name, device.counts);
             }
             ControlFlow::Continue(())
         })
@@ -66,47 +77,89 @@ impl Disks {
         }
         // Until it is read to its end, it was not looked at.
         self.looked_at = None;
-        self.mounted.clear();
+        self.mounted = Mounted::default();
         let Self { mounts, mounted, dev_dir, .. } = self;
         mounts.read_lines(buffer, |line| {
-            mounted.extend(mounted_device(line).and_then(|device| name_in_stats(device, dev_dir)));
+            mounted.add(line, dev_dir);
             ControlFlow::Continue(())
         })?;
-        self.mounted.sort_unstable();
-        self.mounted.dedup();
+        self.mounted.sort();
         self.looked_at = Some(now);
         Some(())
     }
 }
 
-/// The device that a line of the mount table is about (proc_pid_mounts(5)); none of what is not counted. That is the
-/// choice that sysinfo makes, as far as it is about block devices.
-fn mounted_device(line: &[u8]) -> Option<&Path> {
-    let mut words = words(line);
-    let (device, mount_point, file_system) = (words.next()?, words.next()?, words.next()?);
-    // Images that are read only, most of them of packages.
-    let is_image = matches!(file_system, b"squashfs" | b"iso9660");
-    let is_of_system = [&b"/sys"[..], b"/proc"].iter().any(|it| mount_point.starts_with(it))
-        || mount_point.starts_with(b"/run") && !mount_point.starts_with(b"/run/media");
-    if is_image || is_of_system {
-        return None;
+impl Mounted {
+    /// Adds the device of a line of the mount table, which is `ID PARENT MAJOR:MINOR ROOT MOUNT_POINT OPTIONS`, any number
+    /// of words, and `- FILE_SYSTEM SOURCE` (proc_pid_mountinfo(5)). What is left out is what sysinfo leaves out, as far as
+    /// it is on block devices.
+    fn add(&mut self, line: &[u8], dev_dir: &Path) {
+        let mut words = words(line);
+        let (Some(device), Some(mount_point)) = (words.nth(2), words.nth(1)) else { return };
+        let mut words = words.skip_while(|word| *word != b"-").skip(1);
+        let file_system = words.next().unwrap_or_default();
+        // Images that are read only, most of them of packages.
+        let is_image = matches!(file_system, b"squashfs" | b"iso9660");
+        let is_of_system = [&b"/sys"[..], b"/proc"].iter().any(|it| mount_point.starts_with(it))
+            || mount_point.starts_with(b"/run") && !mount_point.starts_with(b"/run/media");
+        if is_image || is_of_system {
+            return;
+        }
+        let mut parts = device.split(|byte| *byte == b':').map(number);
+        match (parts.next().flatten(), parts.next().flatten()) {
+            // File systems that may lie on several devices, such as btrfs, and those that lie on none.
+            (Some(0), _) => {
+                self.names.extend(words.next().and_then(|source| name_in_stats(source, dev_dir)));
+            }
+            (Some(major), Some(minor)) => self.numbers.push([major, minor]),
+            _ => {}
+        }
     }
-    Some(Path::new(str::from_utf8(device).ok()?)).filter(|device| device.is_absolute())
+
+    /// Of each device one place is enough, and in order it is found faster.
+    fn sort(&mut self) {
+        self.numbers.sort_unstable();
+        self.numbers.dedup();
+        self.names.sort_unstable();
+        self.names.dedup();
+    }
+
+    fn contains(&self, device: &Device<'_>) -> bool {
+        self.numbers.binary_search(&device.number).is_ok()
+            || self.names.binary_search_by(|name| (**name).cmp(device.name)).is_ok()
+    }
 }
 
 /// A device may be mounted by a link, such as those in `/dev/mapper` and `/dev/disk`.
-fn name_in_stats(device: &Path, dev_dir: &Path) -> Option<Box<[u8]>> {
-    let device = fs::canonicalize(device).ok()?;
+fn name_in_stats(source: &[u8], dev_dir: &Path) -> Option<Box<[u8]>> {
+    let source = Path::new(str::from_utf8(source).ok()?);
+    if !source.is_absolute() {
+        return None;
+    }
+    let device = fs::canonicalize(source).ok()?;
     Some(device.strip_prefix(dev_dir).ok()?.as_os_str().as_bytes().into())
 }
 
-/// The name, and the bytes read and written. The line is `MAJOR MINOR NAME`, and the numbers that iostats.rst lists.
-fn parse(line: &[u8]) -> Option<(&[u8], Counts)> {
-    let mut words = words(line);
-    let name = words.nth(2)?;
-    let read = number(words.nth(2)?)?;
-    let written = number(words.nth(3)?)?;
-    Some((name, [read, written].map(|sectors| sectors.saturating_mul(SECTOR_BYTES))))
+/// What `diskstats` says of a device.
+#[derive(Debug, PartialEq, Eq)]
+struct Device<'a> {
+    number: DeviceNumber,
+    name: &'a [u8],
+    /// Bytes read and written.
+    counts: Counts,
+}
+
+impl<'a> Device<'a> {
+    /// Reads the line `MAJOR MINOR NAME` and the numbers that iostats.rst lists.
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut words = words(line);
+        let number_of_device = [number(words.next()?)?, number(words.next()?)?];
+        let name = words.next()?;
+        let read = number(words.nth(2)?)?;
+        let written = number(words.nth(3)?)?;
+        let counts = [read, written].map(|sectors| sectors.saturating_mul(SECTOR_BYTES));
+        Some(Self { number: number_of_device, name, counts })
+    }
 }
 
 #[cfg(test)]
@@ -118,33 +171,48 @@ mod tests {
 
     #[test]
     fn sectors_are_the_sixth_and_the_tenth_word() {
-        let line = b" 254       0 vda 6461856 177392 290907586 22505615 7266347 1585635 1310604400 9797595 0";
-        let expected = [290_907_586 * 512, 1_310_604_400 * 512];
-        assert_eq!(parse(line), Some((&b"vda"[..], expected)));
-        assert_eq!(parse(b"1 2 sda 4 5 6 7 8 9 10"), Some((&b"sda"[..], [6 * 512, 10 * 512])));
+        let check = |line: &str, expected: Option<(DeviceNumber, &str, Counts)>| {
+            let expected = expected.map(|(number, name, counts)| {
+                let counts = counts.map(|sectors| sectors.saturating_mul(512));
+                Device { number, name: name.as_bytes(), counts }
+            });
+            assert_eq!(Device::parse(line.as_bytes()), expected, "{line}");
+        };
+        check(
+            " 254       0 vda 6461856 177392 290907586 22505615 7266347 1585635 1310604400 9797595 0",
+            Some(([254, 0], "vda", [290_907_586, 1_310_604_400])),
+        );
+        check("1 2 sda 4 5 6 7 8 9 10", Some(([1, 2], "sda", [6, 10])));
         for garbage in ["", "1 2 sda", "1 2 sda 4 5 6 7 8 9", "1 2 sda 4 5 x 7 8 9 10"] {
-            assert_eq!(parse(garbage.as_bytes()), None, "{garbage}");
+            check(garbage, None);
         }
         let most = format!("1 2 sda 4 5 {0} 7 8 9 10", u64::MAX);
-        assert_eq!(parse(most.as_bytes()), Some((&b"sda"[..], [u64::MAX, 5120])));
+        check(&most, Some(([1, 2], "sda", [u64::MAX, 10])));
     }
 
     #[test]
     fn only_file_systems_on_devices_count() {
-        let check = |line: &str, expected: Option<&str>| {
-            assert_eq!(mounted_device(line.as_bytes()), expected.map(Path::new), "{line}");
+        let check = |line: &str, expected: &[DeviceNumber]| {
+            let mut mounted = Mounted::default();
+            mounted.add(line.as_bytes(), Path::new("/dev"));
+            assert_eq!((&*mounted.numbers, mounted.names.len()), (expected, 0), "{line}");
         };
-        check("/dev/sda1 / ext4 rw 0 0", Some("/dev/sda1"));
-        check("/dev/sdb1 /run/media/user/stick vfat rw 0 0", Some("/dev/sdb1"));
-        check("/dev/sdb1 /run/thing vfat rw 0 0", None);
-        check("/dev/loop3 /snap/core/1 squashfs ro 0 0", None);
-        check("/dev/sr0 /mnt iso9660 ro 0 0", None);
-        check("/dev/sda3 /sys/odd ext4 rw 0 0", None);
-        check("tmpfs /tmp tmpfs rw 0 0", None);
-        check("server:/home /home nfs rw 0 0", None);
-        check("overlay / overlay rw,lowerdir=/dev/x 0 0", None);
-        check("/dev/sda1 /", None);
-        check("", None);
+        check("22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw", &[[8, 1]]);
+        check("22 1 8:1 / / rw - ext4 /dev/not/in/this/container rw", &[[8, 1]]);
+        check("22 1 8:17 / /run/media/user/stick rw - vfat /dev/sdb1 rw", &[[8, 17]]);
+        check("22 1 8:17 / /run/thing rw - vfat /dev/sdb1 rw", &[]);
+        check("22 1 7:3 / /snap/core/1 ro - squashfs /dev/loop3 ro", &[]);
+        check("22 1 11:0 / /mnt ro - iso9660 /dev/sr0 ro", &[]);
+        check("22 1 8:3 / /sys/odd rw - ext4 /dev/sda3 rw", &[]);
+        check("22 1 0:30 / /tmp rw - tmpfs tmpfs rw", &[]);
+        check("22 1 0:31 / /home rw - nfs server:/home rw", &[]);
+        check("22 1 0:32 / / rw - overlay overlay rw,lowerdir=/dev/x", &[]);
+        // A line that was cut.
+        check("22 1 8:1 /a /very/long/path", &[[8, 1]]);
+        for garbage in ["", "22 1 8:1 /", "22 1 8 / / rw - ext4 /dev/sda1", "22 1 x:y / / rw - a b"]
+        {
+            check(garbage, &[]);
+        }
     }
 
     struct Host {
@@ -158,6 +226,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let dev_dir = fs::canonicalize(directory.path()).unwrap().join("dev");
             fs::create_dir(&dev_dir).unwrap();
+            fs::create_dir(directory.path().join("self")).unwrap();
             let disks = Disks::new(directory.path(), dev_dir);
             Self { directory, disks, start: Instant::now() }
         }
@@ -182,17 +251,19 @@ mod tests {
     #[test]
     fn a_device_counts_once_whatever_it_is_called_and_however_often_it_is_mounted() {
         let mut host = Host::new();
-        for device in ["sda", "sda1", "dm-0"] {
+        for device in ["sda", "sda1", "sdb", "dm-0"] {
             host.write(&format!("dev/{device}"), "");
         }
         fs::create_dir(host.disks.dev_dir.join("mapper")).unwrap();
         symlink("../dm-0", host.disks.dev_dir.join("mapper/root")).unwrap();
         host.write(
-            "mounts",
-            "DEV/mapper/root / ext4 rw\nDEV/sda1 /boot ext4 rw\nDEV/dm-0 /mnt ext4 rw\n\
-             DEV/sda1 /efi ext4 rw\nDEV/gone /gone ext4 rw\nnone / tmpfs rw\n",
+            "self/mountinfo",
+            "1 1 8:1 / /boot rw - ext4 DEV/sda1 rw\n2 1 8:1 / /efi rw - ext4 DEV/sda1 rw\n\
+             3 1 0:40 / / rw - btrfs DEV/mapper/root rw\n4 1 0:41 / /home rw - btrfs DEV/dm-0 rw\n\
+             5 1 0:42 / /gone rw - btrfs DEV/gone rw\n6 1 0:43 / /tmp rw - tmpfs sdb rw\n",
         );
-        let stats = "8 0 sda 1 1 90 1 1 1 1\n8 1 sda1 1 1 30 1 1 1 1\n253 0 dm-0 1 1 60 1 1 1 1\n";
+        let stats = "8 0 sda 1 1 90 1 1 1 1\n8 1 sda1 1 1 30 1 1 1 1\n8 16 sdb 1 1 70 1 1 1 1\n\
+                     253 0 dm-0 1 1 60 1 1 1 1\n";
         host.write("diskstats", stats);
         host.check(0, Some(&[("sda1", 30), ("dm-0", 60)]));
     }
@@ -201,7 +272,7 @@ mod tests {
     fn hosts_without_the_files_have_no_counters() {
         let mut host = Host::new();
         host.check(0, None);
-        host.write("mounts", "overlay / overlay rw\n");
+        host.write("self/mountinfo", "1 1 0:40 / / rw - overlay overlay rw\n");
         host.check(1, None);
         host.write("diskstats", "8 0 sda 1 1 90 1 1 1 1\n");
         host.check(2, Some(&[]));
@@ -210,13 +281,11 @@ mod tests {
     #[test]
     fn mounts_are_looked_at_again() {
         let mut host = Host::new();
-        host.write("dev/sda", "");
-        host.write("dev/sdb", "");
         host.write("diskstats", "8 0 sda 1 1 1 1 1 1 1\n8 16 sdb 1 1 2 1 1 1 1\n");
-        host.write("mounts", "DEV/sda / ext4 rw\n");
+        host.write("self/mountinfo", "1 1 8:0 / / rw - ext4 DEV/sda rw\n");
         host.check(0, Some(&[("sda", 1)]));
         // No kernel tells of a change to this one.
-        host.write("mounts", "DEV/sdb / ext4 rw\n");
+        host.write("self/mountinfo", "1 1 8:16 / / rw - ext4 DEV/sdb rw\n");
         host.check(59, Some(&[("sda", 1)]));
         host.check(60, Some(&[("sdb", 2)]));
     }
@@ -227,12 +296,11 @@ mod tests {
         let numbers = 0..500_u64;
         let (mut mounts, mut stats) = (String::new(), String::new());
         for number in numbers.clone() {
-            host.write(&format!("dev/disk{number}"), "");
-            mounts += &format!("DEV/disk{number} /mnt/{number} ext4 rw\n");
+            mounts += &format!("1 1 8:{number} / /mnt/{number} rw - ext4 DEV/disk{number} rw\n");
             stats += &format!("8 {number} disk{number} 1 1 {number} 1 1 1 1 0 0 0 0 0 0 0 0\n");
         }
         assert!(4 * BUFFER_BYTES < stats.len());
-        host.write("mounts", &mounts);
+        host.write("self/mountinfo", &mounts);
         host.write("diskstats", &stats);
         let names = numbers.map(|number| (format!("disk{number}"), number)).collect::<Vec<_>>();
         let expected = names.iter().map(|(name, number)| (name.as_str(), *number));

@@ -98,7 +98,8 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
         "kB",
         "eth0:",
         "sda",
-        "/dev/sda / ext4",
+        "1 1 8:0 / / rw - ext4 /dev/sda",
+        "0:1",
         "1.00",
     ];
     let word = prop_oneof![
@@ -115,7 +116,7 @@ proptest! {
         let mut host = Host::new();
         let mut now = Instant::now();
         for content in contents {
-            for file in ["stat", "meminfo", "loadavg", "net/dev", "diskstats", "mounts"] {
+            for file in ["stat", "meminfo", "loadavg", "net/dev", "diskstats", "self/mountinfo"] {
                 host.write(file, &content);
             }
             now += std::time::Duration::from_secs(90);
