@@ -71,7 +71,7 @@ pub(crate) enum Reply {
     Answered(Box<CommandResponse>),
     /// The agent has too many commands waiting.
     Busy,
-    /// The id names a command to another agent.
+    /// The id names another command.
     Taken,
 }
 

@@ -112,7 +112,7 @@ impl Monitoring {
                 return Ok(rejected(text));
             }
             Reply::Taken => {
-                let text = format!("command id {} names a command to another agent", order.id);
+                let text = format!("command id {} names another command", order.id);
                 return Err(refuse(shared, Rejection::new(Reason::CommandId, text)));
             }
         };

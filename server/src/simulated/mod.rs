@@ -517,7 +517,7 @@ impl Server {
                 self.effects.push_back(Effect::Reply(id, reply));
             }
             Submission::Busy => refuse(self, "the agent has too many commands waiting"),
-            Submission::Taken => refuse(self, "the id names a command to another agent"),
+            Submission::Taken => refuse(self, "the id names another command"),
         }
         self.run(cx);
     }
