@@ -22,8 +22,8 @@ const FILE_BYTES_MAX: u64 = 256;
 pub(crate) enum OwnerError {
     #[error("the state directory {} is in use by another agent", path.display())]
     InUse { path: PathBuf },
-    #[error(transparent)]
-    Disk(StdDiskError),
+    #[error("the state directory cannot be used (set another with --state-dir)")]
+    Disk(#[source] StdDiskError),
     #[error("cannot put aside what the agent {owner} left in {}", path.display())]
     PutAside { owner: AgentId, path: PathBuf, source: io::Error },
     #[error(

@@ -31,6 +31,7 @@ pub(crate) use router::Router;
 pub(crate) use {
     pending::{Limits, Output, Pending, Submission},
     recovery::{id_of_place, left as time_left},
+    router::doubtful,
 };
 
 /// What others tell the router. Bounded: sessions and callers wait for it, and it never waits for them.

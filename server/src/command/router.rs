@@ -334,7 +334,7 @@ impl Router {
 }
 
 /// Why a command to an agent of doubtful identity is refused.
-fn doubtful(order: &Order, doubt: &str) -> String {
+pub(crate) fn doubtful(order: &Order, doubt: &str) -> String {
     format!(
         "the identity of agent {} is in doubt: {doubt}; a command has to be forced (--force)",
         order.agent
