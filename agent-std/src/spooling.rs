@@ -18,9 +18,7 @@ use proto::{AlertBatch, RecordBatch, SpoolStatus, convert};
 
 use crate::boot_book::{BookFile, BookInDirectory, BootBook, Progress};
 use crate::net::message::{self, Packing};
-use crate::spool::{
-    self, Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, Token,
-};
+use crate::spool::{Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, Token};
 
 /// At most so much time passes in an outage until what came since the group before goes to the disk.
 const GROUP_AGE_MAX: Duration = Duration::from_secs(300);
@@ -461,7 +459,7 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
 
     /// What is on the disk.
     #[cfg(feature = "simulation")]
-    pub(crate) fn counts(&self) -> spool::Counts {
+    pub(crate) fn counts(&self) -> crate::spool::Counts {
         self.spool.counts()
     }
 
