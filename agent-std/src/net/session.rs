@@ -132,9 +132,11 @@ async fn carry<T: Send + 'static>(
             },
             request = requests.recv() => match request {
                 Some(Request::Send(message, name)) => {
-                    let sent = outbound.as_ref().map(|outbound| outbound.try_send((*message, name)));
                     // One that has ended takes nothing; why it has ended comes the other way.
-                    if let Some(Err(TrySendError::Full(_))) = sent {
+                    let full = outbound.as_ref().is_some_and(|outbound| {
+                        matches!(outbound.try_send((*message, name)), Err(TrySendError::Full(_)))
+                    });
+                    if full {
                         return End::Lost("more messages than slots".to_owned());
                     }
                 }
