@@ -4,7 +4,6 @@
 //! What one that did not end so had reserved and no server had acknowledged is declared lost, as an upper bound: it may have
 //! used fewer, and the server may have some.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +16,7 @@ use crate::sealed::{self, SealError};
 use crate::spool::Loss;
 use crate::state_file;
 
-const FILE_NAME: &str = "books";
+pub(crate) const FILE_NAME: &str = "books";
 const FORMAT: &str = "1";
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
@@ -27,8 +26,12 @@ const BLOCK: u64 = 4096;
 /// The next block is reserved when so few are left. One snapshot makes far fewer records and alerts.
 const MARGIN: u64 = 256;
 
-/// Boots whose end could not be declared and that are remembered. The oldest gives way.
-const ENTRIES_MAX: usize = 16;
+/// Boots whose end could not be declared and that are remembered. The oldest gives way, and is named in the log.
+const ENTRIES_MAX: usize = 64;
+
+/// The body is filled up with blanks to a multiple of this, so that a book can be written over where a full disk has no room
+/// for another.
+const BODY_STEP: usize = 1024;
 
 /// How far one boot can have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,9 @@ impl Progress {
 #[derive(Serialize, Deserialize)]
 struct Form {
     agent: String,
+    /// The newest boot, also when it ended in good order.
+    #[serde(default)]
+    newest: u64,
     boots: Vec<Entry>,
 }
 
@@ -93,13 +99,6 @@ pub(crate) trait BookFile {
     ///
     /// Whatever the system says; the old one is then still there, or, if only the last step failed, perhaps the new one.
     fn replace(&mut self, content: &[u8]) -> io::Result<()>;
-
-    /// Removes it, if it is there.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the system says.
-    fn remove(&mut self) -> io::Result<()>;
 }
 
 /// The file in the state directory.
@@ -120,15 +119,18 @@ impl BookFile for BookInDirectory {
     }
 
     fn replace(&mut self, content: &[u8]) -> io::Result<()> {
-        state_file::replace(&self.directory, FILE_NAME, content)
+        state_file::replace(&self.directory, FILE_NAME, content).or_else(|error| {
+            state_file::overwrite(&self.directory, FILE_NAME, content).map_err(|_| error)
+        })
     }
+}
 
-    fn remove(&mut self) -> io::Result<()> {
-        match fs::remove_file(self.directory.join(FILE_NAME)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
+/// The newest boot that the book in `state_dir` tells of; 0 if it tells of none.
+pub(crate) fn newest(state_dir: &Path) -> u64 {
+    let bytes = BookInDirectory::new(state_dir).read().ok().flatten().unwrap_or_default();
+    let body = sealed::unseal(&bytes, FILE_NAME, FORMAT).ok();
+    let form = body.and_then(|body| serde_json::from_str::<Form>(body).ok());
+    form.map_or(0, |form| form.boots.iter().map(|boot| boot.counter).fold(form.newest, u64::max))
 }
 
 /// The file, and the entry of this boot.
@@ -139,6 +141,8 @@ pub(crate) struct BootBook<F = BookInDirectory> {
     own: Entry,
     // Boots whose end could not be declared, the oldest first.
     undeclared: Vec<Entry>,
+    // The file tells of boots that were declared since.
+    is_stale: bool,
 }
 
 impl<F: BookFile> BootBook<F> {
@@ -154,7 +158,7 @@ impl<F: BookFile> BootBook<F> {
             records: Span::default(),
             alerts: Span::default(),
         };
-        Self { file, agent, own, undeclared }
+        Self { file, agent, own, undeclared, is_stale: false }
     }
 
     /// What boots that did not end in good order may have lost. `last_kept` knows what of a boot is in the spool, and is
@@ -191,9 +195,21 @@ impl<F: BookFile> BootBook<F> {
         losses
     }
 
-    /// What [`BootBook::crashed`] gave is kept elsewhere now.
-    pub(crate) fn handle_declared(&mut self) {
-        self.undeclared.clear();
+    /// What [`BootBook::crashed`] gave of `boot` is kept elsewhere now.
+    pub(crate) fn handle_declared(&mut self, boot: BootId) {
+        self.undeclared.retain(|entry| (entry.counter, entry.nonce) != (boot.counter, boot.nonce));
+        self.is_stale = true;
+    }
+
+    /// The boots whose end is still to be declared, the oldest first.
+    pub(crate) fn undeclared(&self) -> Vec<BootId> {
+        let boot = |entry: &Entry| BootId { counter: entry.counter, nonce: entry.nonce };
+        self.undeclared.iter().map(boot).collect()
+    }
+
+    /// Whether there are boots whose end is still to be declared.
+    pub(crate) fn owes(&self) -> bool {
+        !self.undeclared.is_empty()
     }
 
     /// Reserves more sequences if few are left. To be called before a snapshot is taken in.
@@ -203,7 +219,9 @@ impl<F: BookFile> BootBook<F> {
     /// When the disk refuses. The boot then goes on: if it crashes, what is declared lost ends too early.
     pub(crate) fn reserve(&mut self, records: Progress, alerts: Progress) -> io::Result<()> {
         let Entry { records: of_records, alerts: of_alerts, .. } = self.own;
-        if !of_records.is_short_of(records.recorded) && !of_alerts.is_short_of(alerts.recorded) {
+        let is_short =
+            of_records.is_short_of(records.recorded) || of_alerts.is_short_of(alerts.recorded);
+        if !is_short && !self.is_stale {
             return Ok(());
         }
         self.write(Entry { records: records.reserve(), alerts: alerts.reserve(), ..self.own })
@@ -211,24 +229,29 @@ impl<F: BookFile> BootBook<F> {
 
     fn write(&mut self, own: Entry) -> io::Result<()> {
         let keep = self.undeclared.len().min(ENTRIES_MAX - 1);
-        self.undeclared.drain(..self.undeclared.len() - keep);
-        let boots = self.undeclared.iter().chain([&own]).copied().collect();
-        let body = serde_json::to_string(&Form { agent: self.agent.to_string(), boots })?;
+        for Entry { counter, nonce, .. } in self.undeclared.drain(..self.undeclared.len() - keep) {
+            let boot = BootId { counter, nonce };
+            tracing::error!(
+                %boot,
+                "too many boots ended without a word: what this one may have lost is not declared any more"
+            );
+        }
+        let ended = own.records == Span::default() && own.alerts == Span::default();
+        let boots = self.undeclared.iter().chain((!ended).then_some(&own)).copied().collect();
+        let form = Form { agent: self.agent.to_string(), newest: own.counter, boots };
+        let mut body = serde_json::to_string(&form)?;
+        let blanks = body.len().next_multiple_of(BODY_STEP) - body.len();
+        body.extend(std::iter::repeat_n(' ', blanks));
         self.file.replace(&sealed::seal(FILE_NAME, FORMAT, &body))?;
         self.own = own;
+        self.is_stale = false;
         Ok(())
     }
 
     /// The boot ends in good order: what it has lost is declared, and nothing of it is left to be told.
     pub(crate) fn close(&mut self) -> io::Result<()> {
-        let ended = Entry { records: Span::default(), alerts: Span::default(), ..self.own };
-        if self.undeclared.is_empty() {
-            self.file.remove()?;
-            // Should the process go on after all, it reserves again.
-            self.own = ended;
-            return Ok(());
-        }
-        self.write(ended)
+        // Should the process go on after all, it reserves again.
+        self.write(Entry { records: Span::default(), alerts: Span::default(), ..self.own })
     }
 }
 
@@ -242,6 +265,8 @@ fn read(file: &impl BookFile, agent: &AgentId) -> anyhow::Result<Vec<Entry>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const BOOT: BootId = BootId { counter: 3, nonce: 7 };
@@ -296,20 +321,23 @@ mod tests {
         book.reserve(progress(0, 0), progress(0, 0)).unwrap();
         book.close().unwrap();
         assert!(next(directory.path()).crashed(|_, _| None).is_empty());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert_eq!(newest(directory.path()), BOOT.counter);
     }
 
     #[test]
     fn an_end_that_could_not_be_declared_is_remembered() {
         let directory = tempfile::tempdir().unwrap();
-        for counter in 1..=20 {
+        for counter in 1..=70 {
             let mut book = open(directory.path(), BootId { counter, nonce: 7 });
             book.reserve(progress(0, 0), progress(0, 0)).unwrap();
         }
         let mut book = next(directory.path());
         let boots = book.crashed(|_, _| None).iter().map(|loss| loss.boot.counter).max();
-        assert_eq!((book.undeclared.len(), boots), (ENTRIES_MAX, Some(20)));
-        book.handle_declared();
+        assert_eq!((book.undeclared.len(), boots), (ENTRIES_MAX, Some(70)));
+        for counter in 1..=70 {
+            book.handle_declared(BootId { counter, nonce: 7 });
+        }
+        assert!(!book.owes());
         book.reserve(progress(0, 0), progress(0, 0)).unwrap();
         let left = next(directory.path()).crashed(|_, _| None);
         assert!(left.iter().all(|loss| loss.boot.counter == 4), "{left:?}");

@@ -44,7 +44,8 @@ pub(crate) enum Tool {
 /// What can be seen of the spool. It is left as it is, and no agent may be using it.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SpoolTool {
-    /// Say what is in it, and whether all of it is sound: the exit code is 1 when something is damaged.
+    /// Say what is in it, and whether all of it is sound: the exit code is 1 when something is damaged, 2 when
+    /// there is no spool.
     Check {
         #[command(flatten)]
         place: SpoolPlace,

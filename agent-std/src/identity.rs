@@ -73,11 +73,12 @@ fn host_of(parts: &[Vec<u8>]) -> String {
 /// Enough that no two hosts have the same by chance.
 const HOST_BYTES: usize = 16;
 
-/// A fresh boot: random, and counted if there is a place to count.
-pub(crate) fn next_boot(state_dir: Option<&Path>) -> Result<BootId, IdentityError> {
+/// A fresh boot: random, and counted if there is a place to count. `known` is the highest boot that something else there
+/// tells of.
+pub(crate) fn next_boot(state_dir: Option<&Path>, known: u64) -> Result<BootId, IdentityError> {
     let counter = match state_dir {
         None => 0,
-        Some(directory) => count_boot(directory)
+        Some(directory) => count_boot(directory, known)
             .map_err(|source| IdentityError::State { path: directory.to_owned(), source })?,
     };
     Ok(BootId { counter, nonce: random()? })
@@ -88,16 +89,25 @@ pub(crate) fn random() -> Result<u64, IdentityError> {
     getrandom::u64().map_err(IdentityError::Random)
 }
 
+/// More than the longest counter.
+const COUNTER_BYTES_MAX: u64 = 64;
+
 /// Reads the counter, adds one, and writes it so that it survives a loss of power. A full disk has no room for another file,
 /// but for the digits of this one: there the counter is written in its place.
-fn count_boot(directory: &Path) -> io::Result<u64> {
-    let last = match fs::read(directory.join("boot")) {
-        // A damaged counter starts again; the nonce still tells the boots apart.
-        Ok(text) => String::from_utf8_lossy(&text).trim().parse().unwrap_or(0_u64),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
-    let counter = last.saturating_add(1);
+fn count_boot(directory: &Path, known: u64) -> io::Result<u64> {
+    let path = directory.join("boot");
+    let counted = state_file::read(&path, COUNTER_BYTES_MAX)?.map(|bytes| {
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        text.parse::<u64>().unwrap_or_else(|_| {
+            tracing::warn!(
+                path = %path.display(), known,
+                "the boot counter is damaged and goes on from what else is known; where that is too low, the server suspects a \
+                 copied disk"
+            );
+            0
+        })
+    });
+    let counter = counted.unwrap_or(0).max(known).saturating_add(1);
     // As wide as the largest one, so that any fits where another one was.
     let text = format!("{counter:020}\n");
     state_file::replace(directory, "boot", text.as_bytes()).or_else(|error| {
@@ -177,13 +187,18 @@ mod tests {
     fn boots_are_counted_and_a_damaged_counter_starts_again() {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("state");
-        assert_eq!(next_boot(Some(&state)).unwrap().counter, 1);
-        assert_eq!(next_boot(Some(&state)).unwrap().counter, 2);
+        assert_eq!(next_boot(Some(&state), 0).unwrap().counter, 1);
+        assert_eq!(next_boot(Some(&state), 0).unwrap().counter, 2);
         for damage in [b"\xff\xfe".as_slice(), b"x", b""] {
             fs::write(state.join("boot"), damage).unwrap();
-            assert_eq!(next_boot(Some(&state)).unwrap().counter, 1);
+            assert_eq!(next_boot(Some(&state), 0).unwrap().counter, 1);
+            fs::write(state.join("boot"), damage).unwrap();
+            assert_eq!(next_boot(Some(&state), 7).unwrap().counter, 8, "the book knows more");
         }
-        assert_eq!(next_boot(None).unwrap().counter, 0);
+        fs::remove_file(state.join("boot")).unwrap();
+        fs::create_dir(state.join("boot")).unwrap();
+        assert!(next_boot(Some(&state), 0).is_err(), "what is no file is not waited for");
+        assert_eq!(next_boot(None, 0).unwrap().counter, 0);
     }
 
     #[test]
@@ -192,12 +207,12 @@ mod tests {
         let state = directory.path();
         // In the place of the temporary file, which then cannot be created.
         fs::create_dir(state.join("boot.new")).unwrap();
-        assert!(next_boot(Some(state)).is_err(), "there is nothing to write over");
+        assert!(next_boot(Some(state), 0).is_err(), "there is nothing to write over");
         fs::remove_dir(state.join("boot.new")).unwrap();
-        assert_eq!(next_boot(Some(state)).unwrap().counter, 1);
+        assert_eq!(next_boot(Some(state), 0).unwrap().counter, 1);
         fs::create_dir(state.join("boot.new")).unwrap();
         for counter in 2..12 {
-            assert_eq!(next_boot(Some(state)).unwrap().counter, counter);
+            assert_eq!(next_boot(Some(state), 0).unwrap().counter, counter);
         }
     }
 

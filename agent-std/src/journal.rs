@@ -96,7 +96,8 @@ impl Journal {
                 let error = anyhow::Error::from(error);
                 tracing::error!(
                     path = %path.display(),
-                    "it is not known which commands were begun: {error:#}; those issued before now are refused"
+                    "it is not known which commands were begun, nor whether a STOP holds: {error:#}; commands issued before now are \
+                     refused, and metrics are collected"
                 );
                 this.refuses_before = Some(unix_seconds.saturating_add(CLOCKS_APART_MAX));
                 None

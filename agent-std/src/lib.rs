@@ -17,6 +17,7 @@ mod identity;
 mod journal;
 mod main_loop;
 mod net;
+mod owner;
 mod replay;
 mod sealed;
 #[cfg(feature = "simulation")]
@@ -81,6 +82,7 @@ pub fn main<O: OwnPlugins>() -> ExitCode {
     if let Some(tool) = tool {
         return match tool::run::<O>(tool) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.is::<tool::NoSpool>() => report(&error, USAGE),
             Err(error) => report(&error, FAILURE),
         };
     }
@@ -255,7 +257,10 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         config,
     } = settings;
     let program = identity::program().context("cannot find the path of this program")?;
-    let boot = identity::next_boot(state_dir.as_deref())?;
+    // Before anything is counted: two processes on one directory would spoil it.
+    let disk = state_dir.as_deref().map(|directory| owner::take(directory, &id)).transpose()?;
+    let known = state_dir.as_deref().map_or(0, boot_book::newest);
+    let boot = identity::next_boot(state_dir.as_deref(), known)?;
     let restarted = identity::restarted();
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(%id, %boot, version, %server, "picket-agent starts");
@@ -297,13 +302,9 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     for input in inputs {
         agent.handle(clock.now(), input);
     }
-    let spooling = match &state_dir {
-        None => None,
-        Some(state_dir) => Some(
-            Spooling::open(state_dir, spool, id.clone(), boot, clock.now())
-                .context("the spool cannot be used")?,
-        ),
-    };
+    let spooling = state_dir.as_deref().zip(disk).map(|(directory, disk)| {
+        Spooling::open(disk, directory, spool, id.clone(), boot, clock.now())
+    });
     let keeper = state_dir.map(|directory| Keeper::new(&directory, id.clone()));
     let (configuration, inputs) = Configuration::open(layers, keeper, config_confirm, clock.now());
     for input in inputs {

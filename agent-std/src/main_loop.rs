@@ -10,6 +10,7 @@ use agent_core::agent::{
     Action, Command, ConfigOutcome, Input, LinkState, Output, Reason, Restarted, Transmit,
 };
 use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
+use agent_core::ledger::Ledger;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -231,7 +232,7 @@ impl MainLoop {
                 let response = message::response(&self.id, agent, slot, now, &overridden);
                 response.map(|mut response| {
                     if let Some(status) = &mut response.status {
-                        status.spool = self.spooling.as_ref().map(Spooling::status);
+                        status.spool = self.spooling.as_ref().and_then(Spooling::status);
                     }
                     Body::Response(response)
                 })
@@ -246,7 +247,7 @@ impl MainLoop {
                 .map(Body::Config),
             Transmit::Status => {
                 let overridden = self.configuration.overridden();
-                let spool = self.spooling.as_ref().map(Spooling::status);
+                let spool = self.spooling.as_ref().and_then(Spooling::status);
                 Some(Body::Status(AgentStatus {
                     spool,
                     ..message::status(agent, now, &overridden)
@@ -320,9 +321,17 @@ impl MainLoop {
                     _ => 0,
                 };
                 if self.was_open {
-                    tracing::warn!(reason, retry_ms, "connection lost; samples are kept");
+                    tracing::warn!(
+                        reason,
+                        retry_ms,
+                        "connection lost; samples are kept while there is room"
+                    );
                 } else {
-                    tracing::warn!(reason, retry_ms, "cannot connect; samples are kept");
+                    tracing::warn!(
+                        reason,
+                        retry_ms,
+                        "cannot connect; samples are kept while there is room"
+                    );
                 }
             }
         }
@@ -344,7 +353,8 @@ impl MainLoop {
         self.was_open = true;
         self.configuration.handle_answered();
         let (server, version) = (self.servers.current(), &welcome.version);
-        tracing::info!(%server, version, held = agent.ledger().held, "connected");
+        let Ledger { held, spooled, lost, .. } = agent.ledger();
+        tracing::info!(%server, version, held, spooled, lost = lost.total(), "connected");
         self.packing = Packing::from(welcome);
         let heartbeat = message::heartbeat(welcome);
         let acknowledged = Sequence::new(welcome.acknowledged);
@@ -530,8 +540,9 @@ impl MainLoop {
         if let Some(spooling) = &mut self.spooling {
             spooling.close(agent);
         }
-        let (delivered, lost) = (ledger.delivered, ledger.lost.total());
-        tracing::info!(produced = ledger.produced, delivered, lost, "stopped");
+        let Ledger { produced, recorded, delivered, ref lost, spooled, .. } = ledger;
+        let lost = lost.total();
+        tracing::info!(produced, recorded, delivered, spooled, lost, "stopped");
     }
 
     /// Replaces the process. Comes back only with the reason why that did not work.

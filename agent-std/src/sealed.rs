@@ -5,11 +5,12 @@
 //! {"agent":"edge-01",...}
 //! ```
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
+
+use crate::state_file;
 
 /// Why such a file is not used.
 #[derive(Debug, thiserror::Error)]
@@ -50,14 +51,7 @@ pub(crate) fn unseal<'a>(
 
 /// The bytes of the file at `path`, at most `max` of them; none when there is no file.
 pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, SealError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(SealError::Read(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(max).read_to_end(&mut bytes).map_err(SealError::Read)?;
-    Ok(Some(bytes))
+    state_file::read(path, max).map_err(SealError::Read)
 }
 
 /// SHA-256 of `text` in hexadecimal.

@@ -49,8 +49,6 @@ struct Files {
     begun: Vec<Intent>,
     is_stopped: bool,
     book: Option<Vec<u8>>,
-    /// A book that was removed, which a loss of power may bring back.
-    removed: Option<Vec<u8>>,
     is_full: bool,
 }
 
@@ -71,14 +69,7 @@ impl StateDisk {
     pub fn lose_power(&self, seed: u64) {
         let choice = usize::try_from(seed % 5).unwrap_or_default();
         self.spool.restart(Unsynced::ALL[choice], seed);
-        let mut files = self.files();
-        if let Some(removed) = files.removed.take()
-            && seed.is_multiple_of(2)
-        {
-            files.book = Some(removed);
-        }
-        let is_full = files.is_full;
-        drop(files);
+        let is_full = self.files().is_full;
         self.set_full(is_full);
     }
 
@@ -109,16 +100,11 @@ impl BookFile for StateDisk {
 
     fn replace(&mut self, content: &[u8]) -> io::Result<()> {
         let mut files = self.files();
-        files.change()?;
+        // A book that is as long as the one before has room in its place.
+        if files.book.as_ref().is_none_or(|book| book.len() != content.len()) {
+            files.change()?;
+        }
         files.book = Some(content.to_vec());
-        files.removed = None;
-        Ok(())
-    }
-
-    fn remove(&mut self) -> io::Result<()> {
-        let mut files = self.files();
-        // A file can be removed from a disk that is full.
-        files.removed = files.book.take();
         Ok(())
     }
 }
@@ -459,7 +445,7 @@ impl<const RING: usize> Shell<RING> {
                 let response = message::response(&self.id, core, slot, now, &overridden);
                 response.map(|mut response| {
                     if let Some(status) = &mut response.status {
-                        status.spool = self.spooling.as_ref().map(Spooling::status);
+                        status.spool = self.spooling.as_ref().and_then(Spooling::status);
                     }
                     // The one thing that the real conversion takes from the system's clock.
                     Body::Response(proto::CommandResponse { timestamp: unix_s, ..response })
@@ -477,7 +463,7 @@ impl<const RING: usize> Shell<RING> {
                 .config_report()
                 .map(|report| Body::Config(message::config_report(report, &overridden))),
             Transmit::Status => Some(Body::Status(AgentStatus {
-                spool: self.spooling.as_ref().map(Spooling::status),
+                spool: self.spooling.as_ref().and_then(Spooling::status),
                 ..message::status(core, now, &overridden)
             })),
         };

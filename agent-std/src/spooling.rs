@@ -18,10 +18,7 @@ use proto::{AlertBatch, RecordBatch, SpoolStatus, convert};
 
 use crate::boot_book::{BookFile, BookInDirectory, BootBook, Progress};
 use crate::net::message::{self, Packing};
-use crate::spool::{
-    self, Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, StdDiskError,
-    Token,
-};
+use crate::spool::{Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, Token};
 
 /// At most so much time passes in an outage until what came since the group before goes to the disk.
 const GROUP_AGE_MAX: Duration = Duration::from_secs(300);
@@ -95,26 +92,34 @@ pub(crate) struct Spooling<D = StdDisk, F = BookInDirectory> {
     away_since: Option<Instant>,
     written_at: Instant,
     retry_at: Option<Instant>,
+    // When the book, which the disk refused, is tried again.
+    reserve_at: Option<Instant>,
     expire_at: Instant,
+    // What the log was told of.
+    logged: Logged,
     told: Option<(bool, bool)>,
 }
 
+/// What of the spool was logged, so that each turn of it is logged once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Logged {
+    fills: bool,
+    lost: u64,
+    lost_at: Option<Instant>,
+}
+
 impl Spooling {
-    /// Opens the spool in `state_dir`, and declares what earlier boots have lost. What is wrong with its content is logged
+    /// Opens the spool of `disk` in `state_dir`, and declares what earlier boots have lost. What is wrong with its content is logged
     /// and declared, never an error.
-    ///
-    /// # Errors
-    ///
-    /// When the directory cannot be used, or another process uses it.
     pub(crate) fn open(
+        disk: StdDisk,
         state_dir: &Path,
         settings: Settings,
         agent: AgentId,
         boot: BootId,
         now: Instant,
-    ) -> Result<Self, StdDiskError> {
-        let disk = StdDisk::open(&state_dir.join(spool::DIRECTORY_NAME))?;
-        Ok(Self::on(disk, BookInDirectory::new(state_dir), settings, agent, boot, now))
+    ) -> Self {
+        Self::on(disk, BookInDirectory::new(state_dir), settings, agent, boot, now)
     }
 }
 
@@ -155,12 +160,14 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
             away_since: Some(now),
             written_at: now,
             retry_at: None,
+            reserve_at: None,
             expire_at: now,
+            logged: Logged::default(),
             told: None,
         };
         this.declare_crashes();
         let nothing = Progress { acknowledged: None, recorded: 0 };
-        this.reserve(nothing, nothing);
+        this.reserve(now, nothing, nothing);
         this
     }
 
@@ -171,30 +178,39 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
             let of_boot = waiting.iter().filter(|range| range.boot == boot && range.lane == lane);
             of_boot.map(|range| range.last).max()
         });
-        if losses.is_empty() {
-            return self.book.handle_declared();
-        }
-        match self.spool.declare(&losses) {
-            Ok(()) => {
-                for Loss { boot, first, last, lane, .. } in &losses {
-                    let (first, last) = (first.number(), last.number());
-                    tracing::warn!(
-                        %boot, first, last, ?lane,
-                        "a boot ended without a word; what it may have lost is declared"
-                    );
-                }
-                self.book.handle_declared();
-            }
-            Err(error) => {
+        // One boot after the other: there may be room for the losses of some.
+        for boot in self.book.undeclared() {
+            let of_boot: Vec<Loss> =
+                losses.iter().filter(|loss| loss.boot == boot).copied().collect();
+            if !of_boot.is_empty()
+                && let Err(error) = self.spool.declare(&of_boot)
+            {
                 let error = anyhow::Error::from(error);
-                tracing::error!("what an earlier boot lost cannot be declared now: {error:#}");
+                tracing::warn!(
+                    "what boots from {boot} on may have lost is declared when a server has taken some of the losses before: {error:#}"
+                );
+                return;
             }
+            for Loss { first, last, lane, .. } in &of_boot {
+                let (first, last) = (first.number(), last.number());
+                tracing::warn!(
+                    %boot, first, last, ?lane,
+                    "a boot ended without a word; what it may have lost is declared"
+                );
+            }
+            self.book.handle_declared(boot);
         }
     }
 
-    fn reserve(&mut self, records: Progress, alerts: Progress) {
+    fn reserve(&mut self, now: Instant, records: Progress, alerts: Progress) {
+        if self.reserve_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.reserve_at = None;
         if let Err(error) = self.book.reserve(records, alerts) {
-            tracing::error!(%error, "cannot reserve sequences; if the agent is killed, less is declared lost than is");
+            let retry_s = RETRY.as_secs();
+            tracing::error!(%error, retry_s, "cannot reserve sequences; if the agent is killed, less is declared lost than is");
+            self.reserve_at = Some(now + RETRY);
         }
     }
 
@@ -215,6 +231,7 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
     /// The server has made every replayed batch up to `number` durable.
     pub(crate) fn handle_acknowledged(&mut self, number: u64) -> Vec<Input> {
         let mut inputs = Vec::new();
+        let had = self.is_filled();
         while let Some(out) = self.out.pop_front_if(|out| out.number <= number) {
             self.spool.delivered(out.token);
             inputs.push(Input::Replayed);
@@ -222,7 +239,20 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
                 inputs.push(Input::SpoolDelivered { lane, count });
             }
         }
+        if self.book.owes() && !inputs.is_empty() {
+            self.declare_crashes();
+        }
+        if had && !self.is_filled() {
+            self.logged.fills = false;
+            tracing::info!("the spool is empty: a server has what was there");
+        }
         inputs
+    }
+
+    /// Whether records or alerts wait on the disk.
+    fn is_filled(&self) -> bool {
+        let counts = self.spool.counts();
+        counts.records + counts.alerts > 0
     }
 
     /// The next batch for the stream; none when there is none after all.
@@ -252,6 +282,7 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
         let ledger = agent.ledger();
         let (records, alerts) = agent.accounted();
         self.reserve(
+            now,
             Progress { acknowledged: records, recorded: ledger.recorded },
             Progress { acknowledged: alerts, recorded: ledger.alerts.recorded },
         );
@@ -325,6 +356,11 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
             Share::Half => agent.ledger().held.div_ceil(2),
         };
         self.retry_at = None;
+        if !self.logged.fills {
+            self.logged.fills = true;
+            let bytes_max = self.spool.counts().bytes_max;
+            tracing::info!(bytes_max, "records go to the spool");
+        }
         if let Err(error) = self.store_alerts(now, agent) {
             return self.refused(now, error);
         }
@@ -370,7 +406,7 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
 
     /// Tells the agent what the spool has given up of this boot.
     fn reconcile<const RING: usize>(
-        &self,
+        &mut self,
         now: Instant,
         agent: &mut RingAgent<RING, impl OwnPlugins>,
     ) {
@@ -388,7 +424,18 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
                 let newest = self.spool.losses().filter(of_boot).last();
                 let reason = newest.map_or(LossReason::SpoolFull, |loss| loss.reason);
                 agent.handle(now, Input::SpoolLost { lane, reason, count });
+                self.logged.lost += count;
             }
+        }
+        // The first time, and then now and again.
+        let is_due = self.logged.lost_at.is_none_or(|at| at + EXPIRE_INTERVAL <= now);
+        if self.logged.lost > 0 && is_due {
+            let lost = std::mem::take(&mut self.logged.lost);
+            tracing::warn!(
+                lost,
+                "the spool has given up its oldest records; they are declared lost"
+            );
+            self.logged.lost_at = Some(now);
         }
     }
 
@@ -412,14 +459,17 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
 
     /// What is on the disk.
     #[cfg(feature = "simulation")]
-    pub(crate) fn counts(&self) -> spool::Counts {
+    pub(crate) fn counts(&self) -> crate::spool::Counts {
         self.spool.counts()
     }
 
-    /// Its figures, for the agent's status.
-    pub(crate) fn status(&self) -> SpoolStatus {
+    /// Its figures, for the agent's status; none when there is to be no spool, and nothing is left of one.
+    pub(crate) fn status(&self) -> Option<SpoolStatus> {
+        if !self.takes_records && !self.is_filled() {
+            return None;
+        }
         let counts = self.spool.counts();
-        SpoolStatus {
+        Some(SpoolStatus {
             bytes: counts.bytes,
             bytes_max: counts.bytes_max,
             records: counts.records,
@@ -427,7 +477,7 @@ impl<D: Disk, F: BookFile> Spooling<D, F> {
             written_bytes: counts.written_bytes,
             oldest_ms: counts.oldest_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0),
             problem: counts.problem.unwrap_or_default(),
-        }
+        })
     }
 
     /// The process is about to end: what it has lost and no server has confirmed to know of is declared to the next boot.

@@ -1,7 +1,7 @@
 //! Files that survive a loss of power at any moment: after it there is the old content or the new one, whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 /// Puts `content` in place of the file `name` in `directory`, which is made if it is not there.
@@ -18,6 +18,23 @@ pub(crate) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Resul
     file.sync_all()?;
     fs::rename(&temporary, directory.join(name))?;
     File::open(directory)?.sync_all()
+}
+
+/// The bytes of the file at `path`, at most `max` of them; none when there is no file.
+///
+/// # Errors
+///
+/// When it is no plain file, for instance a pipe that would be waited for, or the system refuses.
+pub(crate) fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no plain file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 /// Writes `content` over the file `name` in `directory`, which must be as long: for a disk without room for another file. A

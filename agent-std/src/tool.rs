@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -115,8 +116,17 @@ fn run_spool_dump(place: SpoolPlace) -> anyhow::Result<()> {
     check_unused(&disk)
 }
 
+/// No agent has had a spool there.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no spool in {} (the --state-dir of an agent?)", .0.display())]
+pub(crate) struct NoSpool(PathBuf);
+
 fn look_into(place: SpoolPlace) -> anyhow::Result<StdDisk> {
-    let directory = place.state_dir()?.join(DIRECTORY_NAME);
+    let state_dir = place.state_dir()?;
+    let directory = state_dir.join(DIRECTORY_NAME);
+    if !directory.exists() {
+        return Err(NoSpool(state_dir).into());
+    }
     StdDisk::look(&directory).context("cannot look into the spool")
 }
 

@@ -82,7 +82,8 @@ pub(crate) enum Output {
     Table,
     /// One JSON object a line; field names are stable, what is absent is left out
     Json,
-    /// Comma-separated values with a header; for metrics, monitor, alerts, events, commands, audit and agents
+    /// Comma-separated values with a header; for get-metrics, monitor, alerts, events, commands list, audit
+    /// and agents
     Csv,
 }
 
@@ -178,13 +179,15 @@ Examples:
     #[command(long_about = "\
 Checks that every record is there or declared lost, against the books of the agents.
 
-It reads all records and all that happened, and finds for each boot of each agent which sequences were stored, which
-were declared lost and why, which are still to come, and which are missing: neither stored, nor declared lost, nor held
-by the agent as it last said. Alerts are checked likewise, and whether the agent's own books balance. The exit code is 0
-when nothing is missing, and 10 when something is; what is missing is named below the table.
+It reads all records and all that happened, and finds for each boot of each agent which
+sequences were stored, which were declared lost and why, which are still to come, and which are
+missing: neither stored, nor declared lost, nor held by the agent as it last said. Alerts are
+checked likewise, and whether the agent's own books balance. The exit code is 0 when nothing is
+missing, and 10 when something is; what is missing is named below the table.
 
-LOST is an upper bound where it says \"at most\": a process that ended without a word had reserved so many sequences, and
-need not have used all. What the store no longer keeps is told as before the history, and not judged.
+LOST is an upper bound where it says \"at most\": a process that ended without a word had
+reserved so many sequences, and need not have used all. What the store no longer keeps is told as
+before the history, and not judged.
 
 Examples:
   picket audit
@@ -203,11 +206,12 @@ Sends a command to an agent, waits for its answer and prints it. The exit code s
   UPDATE_CONFIG  apply --param and --config; without any, read the configuration again
   RESTART        restart the process; answered by the new one
 
-An agent that is away is waited for until the time is up. It may be handed to the agent several times, over a
-broken connection for instance; the agent runs it once, also through a crash if it has a state directory.
-A command whose fate is unknown may have started, or start still for up to 20 seconds: so long it takes to
-notice that a connection is dead. picket commands show tells what became of it since. With --kafka a server may need some seconds
-beyond --timeout to say that an agent did not get it.
+An agent that is away is waited for until the time is up. A command may be handed to the agent
+several times, over a broken connection for instance; the agent runs it once, also through a
+crash if it has a state directory. A command whose fate is unknown may have started, or start
+still for up to 20 seconds: so long it takes to notice that a connection is dead. picket commands
+show tells what became of it since. With --kafka a server may need some seconds beyond --timeout
+to say that an agent did not get it.
 
 Examples:
   picket send-command web-1 STATUS
@@ -223,10 +227,11 @@ Examples:
         long_about = "\
 Shows what became of commands.
 
-A command is QUEUED when it is on the bus, DELIVERED when a server has put it on the agent's stream, and
-RUNNING when the agent says that it has begun one that takes a while. It ends once, as one of SUCCEEDED,
-FAILED, REJECTED (nothing changed), EXPIRED (certainly not started) or UNKNOWN (it may have started). What
-an agent says after that is shown as an amendment.
+A command is QUEUED when it is on the bus, DELIVERED when a server has put it on the agent's
+stream, and RUNNING when the agent says that it has begun one that takes a while. It ends once,
+as one of SUCCEEDED, FAILED, REJECTED (nothing changed), EXPIRED (certainly not started) or
+UNKNOWN (it may have started). What an agent says after that is shown as an amendment, and the
+command is then found by --state as what the amendment says.
 
 Examples:
   picket commands list --since 1h
@@ -239,10 +244,10 @@ Examples:
     #[command(long_about = "\
 Lists the agents that the server has seen: state, version, boot, configuration and books.
 
-TROUBLES says what is wrong with an identity: two live agents with one id, or a boot counter that does not
-rise as one host's does. CONFIG is the revision applied, and the one wanted where it is another. DELIVERED, LOST and HELD are
-records of the current boot, as the agent last reported them; SPOOLED are
-records of all its boots on its disk, where an agent has a spool.
+TROUBLES says what is wrong with an identity: two live agents with one id, or a boot counter that
+does not rise as one host's does. CONFIG is the revision applied, and the one wanted where it is
+another. DELIVERED, LOST and HELD are records of the current boot, as the agent last reported
+them; SPOOLED are records of all its boots on its disk, where an agent has a spool.
 
 Examples:
   picket agents
@@ -384,7 +389,8 @@ pub(crate) struct Events {
     #[arg(long)]
     pub(crate) follow: bool,
 
-    /// Only this kind of event; may be repeated [default: all but heartbeat, command-delivered and command-running]
+    /// Only this kind of event; may be repeated [default: all but heartbeat, command_delivered,
+    /// command_running and command_closed]
     #[arg(
         long = "event",
         value_name = "EVENT",
@@ -653,8 +659,9 @@ Examples:
     },
     /// Stores an earlier version of a document again, as a new revision
     #[command(long_about = "\
-Stores an earlier version of a document again, as a new revision, and sends it to the agents it concerns. Prints which
-keys that changes, and what the agent said. Refused when somebody changed the document meanwhile.")]
+Stores an earlier version of a document again, as a new revision, and sends it to the agents it
+concerns. Prints which keys that changes, and what the agent said. Refused when somebody changed
+the document meanwhile.")]
     Rollback {
         /// An agent, or _default
         #[arg(value_name = "AGENT")]
@@ -717,6 +724,47 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Each command with what the help says of it, below one of the name `path`.
+    fn long_texts(path: &str, command: &clap::Command) -> Vec<(String, String)> {
+        let name = format!("{path} {}", command.get_name());
+        let own = [command.get_long_about(), command.get_after_long_help()];
+        let mut texts: Vec<_> =
+            own.into_iter().flatten().map(|text| (name.clone(), text.to_string())).collect();
+        texts.extend(command.get_subcommands().flat_map(|below| long_texts(&name, below)));
+        texts
+    }
+
+    #[test]
+    fn no_line_of_the_help_that_we_broke_is_broken_again() {
+        let texts = long_texts("", &Cli::command());
+        assert!(texts.len() > 10, "{}", texts.len());
+        for (command, text) in texts {
+            // Without a terminal help is wrapped at 100 columns.
+            for line in text.lines() {
+                assert!(line.chars().count() <= 100, "{command}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_names_what_there_is() {
+        let mut command = Cli::command();
+        let events = command.find_subcommand_mut("events").unwrap();
+        let help = events.clone().term_width(1000).render_long_help().to_string();
+        let unnamed = EventKind::value_variants().iter().filter(|kind| kind.is_frequent());
+        let default = help.split("[default: all but ").nth(1).unwrap().split(']').next().unwrap();
+        for kind in unnamed.filter(|kind| **kind != EventKind::All) {
+            let name = kind.to_possible_value().unwrap();
+            assert!(default.contains(name.get_name()), "{default}");
+        }
+        let named = ["get-metrics", "monitor", "alerts", "events", "commands", "audit", "agents"];
+        let forms = Output::Csv.to_possible_value().unwrap();
+        let forms = forms.get_help().unwrap().to_string();
+        for name in named {
+            assert!(forms.contains(name) && command.find_subcommand(name).is_some(), "{name}");
+        }
     }
 
     fn check(line: &str, accepted: bool) {

@@ -50,6 +50,8 @@ fn fill_and_open(mib: u64) -> Outcome {
                 count += GROUP;
             }
         }
+        // Else it is closed when the last reader lets go, which may be later.
+        bus.close().await?;
         Ok::<(), Box<dyn Error>>(())
     })?;
     let filled_s = began.elapsed().as_secs_f64();

@@ -161,8 +161,35 @@ impl Rejection {
 
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
-        Self::new(rejection.reason.code(), rejection.message)
+        Self::new(rejection.reason.code(), status_text(&rejection.message))
     }
+}
+
+/// Bytes of the text of a status. It travels in a header, and clients take a header that is too long for a broken
+/// connection; what is not ASCII takes three times its bytes there.
+const STATUS_TEXT_BYTES_MAX: usize = 1024;
+
+/// A text that may quote what a peer sent, as the text of a status: without control characters, and cut where it is too
+/// long.
+pub(crate) fn status_text(text: &str) -> String {
+    const CUT: char = '…';
+    let mut told = String::with_capacity(text.len().min(STATUS_TEXT_BYTES_MAX));
+    for character in text.chars() {
+        let before = told.len();
+        if character.is_control() {
+            told.extend(character.escape_default());
+        } else {
+            told.push(character);
+        }
+        if STATUS_TEXT_BYTES_MAX < told.len() {
+            told.truncate(before);
+            let fits = STATUS_TEXT_BYTES_MAX - CUT.len_utf8();
+            told.truncate(told.floor_char_boundary(fits));
+            told.push(CUT);
+            break;
+        }
+    }
+    told
 }
 
 impl From<agent_core::id::AgentIdError> for Rejection {
@@ -199,6 +226,21 @@ mod tests {
         assert_eq!(reason(Code::OutOfRange, large), Some(Reason::Oversized));
         assert_eq!(reason(Code::Internal, "h2 protocol error"), None);
         assert_eq!(reason(Code::Unknown, undecodable), None);
+    }
+
+    #[test]
+    fn the_text_of_a_status_is_short_and_plain() {
+        assert_eq!(status_text("no key \"a\u{1b}[2J\nb\""), "no key \"a\\u{1b}[2J\\nb\"");
+        let fits = "x".repeat(STATUS_TEXT_BYTES_MAX);
+        assert_eq!(status_text(&fits), fits);
+        for part in ["x", "é", "東", "🌍", "\n", "x🌍\u{7f}"] {
+            let told = status_text(&part.repeat(10_000));
+            assert!(told.len() <= STATUS_TEXT_BYTES_MAX, "{part:?}: {}", told.len());
+            assert!(STATUS_TEXT_BYTES_MAX - 16 < told.len(), "{part:?}: {}", told.len());
+            assert!(told.ends_with('…') && !told.contains('\n'), "{told}");
+        }
+        let rejection = Rejection::new(Reason::CommandParams, "é".repeat(10_000));
+        assert!(Status::from(rejection).message().len() <= STATUS_TEXT_BYTES_MAX);
     }
 
     #[test]

@@ -70,10 +70,6 @@ impl Shared {
     pub(crate) fn answered(&self) -> MutexGuard<'_, Answered> {
         self.tables.answered()
     }
-
-    pub(crate) fn rates(&self) -> MutexGuard<'_, Rates> {
-        self.tables.rates.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Tables {
@@ -95,6 +91,10 @@ impl Tables {
 
     pub(crate) fn claims(&self) -> MutexGuard<'_, Claims<SessionHandle>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn answered(&self) -> MutexGuard<'_, Answered> {

@@ -12,6 +12,8 @@ pub(crate) enum Trouble {
     /// The brokers cannot be reached.
     #[cfg(feature = "kafka")]
     Bus,
+    /// The data directory takes no records.
+    Store,
     /// A topic cannot be read.
     Topic(Topic),
     /// What the bus has of agents and commands was not read yet.

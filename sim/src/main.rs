@@ -15,9 +15,12 @@ use sim::{NAMES, Options, Report, Tally};
 /// A world keeps its agents on the heap; this is for the ring that an agent is made from.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
+/// From so many agent-hours on a run meets every kind of fault.
+const WHOLE_AGENT_HOURS: u64 = 10_000;
+
 /// Plays simulated worlds through and checks every promise in them
 ///
-/// The exit code is 0 when all promises held and every kind of fault was met, else 1.
+/// The exit code is 0 when all promises held and, in a run of 10,000 agent-hours or more, every kind of fault was met; else 1.
 #[derive(Debug, Parser)]
 #[command(name = "sim", max_term_width = 100)]
 struct Arguments {
@@ -102,13 +105,25 @@ fn run(arguments: &Arguments) -> io::Result<bool> {
         let text = report.broken.as_deref().unwrap_or_default();
         writeln!(out, "failed: seed {} (plan {}): {text}", report.seed, report.plan)?;
     }
-    // One world, or one plan, cannot have everything.
-    let is_whole = arguments.seed.is_none() && arguments.plan.is_none();
-    let unmet: Vec<_> = total.unmet().filter(|_| is_whole).collect();
+    // One world, one plan or a few short worlds cannot have everything.
+    let is_one = arguments.seed.is_some() || arguments.plan.is_some();
+    let unmet: Vec<_> = total.unmet().filter(|_| !is_one).collect();
     for fault in &unmet {
         writeln!(out, "the fault \"{}\" was never met", fault.name())?;
     }
-    Ok(failures.is_empty() && unmet.is_empty())
+    let is_whole = WHOLE_AGENT_HOURS <= total.agent_ms / 3_600_000;
+    match (failures.len(), unmet.len()) {
+        (0, 0) => writeln!(out, "passed: every promise held")?,
+        (0, few) if !is_whole => {
+            writeln!(
+                out,
+                "passed: every promise held; {few} faults were not met, which more worlds would"
+            )?;
+        }
+        (0, _) => writeln!(out, "failed: every promise held, but not against every fault")?,
+        (worlds, _) => writeln!(out, "failed: {worlds} worlds")?,
+    }
+    Ok(failures.is_empty() && (unmet.is_empty() || !is_whole))
 }
 
 /// The reports of all worlds, in the order of their seeds.

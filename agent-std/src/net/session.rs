@@ -9,7 +9,7 @@ use agent_core::limits::TRANSMIT_SLOTS;
 use prost::Message as _;
 use proto::monitoring_service_client::MonitoringServiceClient;
 use proto::{Hello, MetricsRequest, WELCOME_HEADER, Welcome};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::Stream;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 use tonic::transport::Channel;
@@ -132,10 +132,11 @@ async fn carry<T: Send + 'static>(
             },
             request = requests.recv() => match request {
                 Some(Request::Send(message, name)) => {
-                    let sent = outbound
-                        .as_ref()
-                        .is_some_and(|outbound| outbound.try_send((*message, name)).is_ok());
-                    if !sent {
+                    // One that has ended takes nothing; why it has ended comes the other way.
+                    let full = outbound.as_ref().is_some_and(|outbound| {
+                        matches!(outbound.try_send((*message, name)), Err(TrySendError::Full(_)))
+                    });
+                    if full {
                         return End::Lost("more messages than slots".to_owned());
                     }
                 }

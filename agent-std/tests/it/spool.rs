@@ -100,7 +100,8 @@ fn damage_is_named_and_left_as_it_is() {
 fn a_spool_in_use_or_not_there_is_not_read() {
     let directory = tempfile::tempdir().unwrap();
     let missing = spool("check", directory.path());
-    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(said(&missing).contains("there is no spool in"), "{}", said(&missing));
     assert!(!directory.path().join(DIRECTORY_NAME).exists());
     let _agent = open(directory.path());
     for tool in ["check", "dump"] {

@@ -246,10 +246,16 @@ fn csv(report: &Report) -> Grid {
         ("unjudged", Align::Right),
         ("open", Align::Right),
         ("missing", Align::Right),
+        ("off_by", Align::Right),
+        ("snapshots_off_by", Align::Right),
+        ("difference", Align::Right),
     ]);
     for agent in &report.agents {
         for boot in &agent.boots {
+            // Of the boot as a whole, and told once, so that differences can be summed up.
+            let mut snapshots_off = boot.snapshots.as_ref().map_or(0, Snapshots::imbalance);
             for (kind, lane) in [("records", &boot.records), ("alerts", &boot.alerts)] {
+                let snapshots_off = std::mem::take(&mut snapshots_off);
                 let Pending { held, spooled, unjudged, open } = lane.pending;
                 let names = [&agent.agent_id, &boot.boot.to_string(), state_name(boot.state), kind]
                     .map(str::to_owned);
@@ -266,6 +272,9 @@ fn csv(report: &Report) -> Grid {
                     unjudged,
                     open,
                     lane.missing.count,
+                    lane.word.as_ref().map_or(0, Count::imbalance),
+                    snapshots_off,
+                    lane.difference().saturating_add(snapshots_off),
                 ];
                 grid.push(names.into_iter().chain(counts.map(|count| count.to_string())).collect());
             }
@@ -438,7 +447,10 @@ py              0         12         0        0           0       0        0    
     fn csv_has_a_line_for_each_boot_and_kind() {
         let text = written(Detail::Agents, Output::Csv);
         assert_eq!(text.lines().count(), 1 + 4, "{text}");
-        let line = "web-1\\u{7},2-0000000000000003,live,records,30,0,20,0,1,0,0,2,0,0,0,5";
+        let line = "web-1\\u{7},2-0000000000000003,live,records,30,0,20,0,1,0,0,2,0,0,0,5,1,2,8";
         assert!(text.lines().any(|written| written == line), "{text}");
+        let differences = text.lines().skip(1).map(|line| line.rsplit(',').next().unwrap());
+        let sum: u64 = differences.map(|difference| difference.parse::<u64>().unwrap()).sum();
+        assert_eq!(sum, report().difference());
     }
 }

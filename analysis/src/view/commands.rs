@@ -39,7 +39,7 @@ pub(crate) fn write_one(
         ("command", command.command_id.clone()),
         ("agent", command.agent_id.clone()),
         ("type", kind(command)),
-        ("state", state_name(command.state())),
+        ("state", standing(command)),
     ];
     if let Some(given) = &command.command {
         let mut params: Vec<_> = given.params.iter().collect();
@@ -76,14 +76,15 @@ fn table(commands: &[CommandHistory], zone: &TimeZone) -> Grid {
     ]);
     for command in commands {
         let took = took_ms(command).map(time::fine_span);
+        let last_word = amendment(command).or_else(|| end(command));
         grid.push(vec![
             queued_ms(command).map_or_else(dash, |at_ms| time::local(at_ms, zone)),
             command.command_id.clone(),
             command.agent_id.clone(),
             kind(command),
-            state_name(command.state()),
+            standing(command),
             took.unwrap_or_else(dash),
-            end(command).map_or_else(String::new, |end| end.message.clone()),
+            last_word.map_or_else(String::new, |step| step.message.clone()),
         ]);
     }
     grid
@@ -100,10 +101,15 @@ fn csv(commands: &[CommandHistory]) -> Grid {
         ("server_id", Align::Left),
         ("boot", Align::Left),
         ("message", Align::Left),
+        ("amended_by", Align::Left),
+        ("amended", Align::Left),
+        ("amendment", Align::Left),
     ]);
     for command in commands {
-        let end = end(command);
+        let (end, amendment) = (end(command), amendment(command));
         let of_end = |part: fn(&CommandStep) -> String| end.map_or_else(String::new, part);
+        let of_amendment =
+            |part: fn(&CommandStep) -> String| amendment.map_or_else(String::new, part);
         grid.push(vec![
             queued_ms(command).map_or_else(String::new, bus::json::iso_8601),
             command.command_id.clone(),
@@ -114,6 +120,9 @@ fn csv(commands: &[CommandHistory]) -> Grid {
             of_end(|end| end.server_id.clone()),
             of_end(|end| end.boot.map_or_else(String::new, bus::json::boot)),
             of_end(|end| end.message.clone()),
+            of_amendment(|step| state_word(step.state()).to_owned()),
+            of_amendment(|step| bus::json::iso_8601(step.at_ms)),
+            of_amendment(|step| step.message.clone()),
         ]);
     }
     grid
@@ -130,6 +139,9 @@ fn object(command: &CommandHistory) -> Value {
     object.insert("command_id".to_owned(), command.command_id.as_str().into());
     object.insert("agent_id".to_owned(), command.agent_id.as_str().into());
     object.insert("state".to_owned(), state_word(command.state()).into());
+    if let Some(amendment) = amendment(command) {
+        object.insert("amended_by".to_owned(), state_word(amendment.state()).into());
+    }
     object.insert("steps".to_owned(), command.steps.iter().map(step_object).collect());
     Value::Object(object)
 }
@@ -185,6 +197,15 @@ fn state_name(state: CommandState) -> String {
     state_word(state).to_ascii_lowercase()
 }
 
+/// Where it stands, in words: its end, and what amends it.
+fn standing(command: &CommandHistory) -> String {
+    let state = state_name(command.state());
+    match amendment(command) {
+        Some(amendment) => format!("{state}, then {}", state_name(amendment.state())),
+        None => state,
+    }
+}
+
 fn queued_ms(command: &CommandHistory) -> Option<i64> {
     let queued = |step: &&CommandStep| step.state() == CommandState::Queued;
     command.steps.iter().find(queued).map(|step| step.at_ms)
@@ -205,6 +226,11 @@ fn end(command: &CommandHistory) -> Option<&CommandStep> {
             command.steps.iter().find(|step| step.state == command.state && !step.amendment)
         }
     }
+}
+
+/// What was said last after its end, and otherwise.
+fn amendment(command: &CommandHistory) -> Option<&CommandStep> {
+    command.steps.iter().rfind(|step| step.amendment)
 }
 
 /// From being queued to its end.
@@ -254,6 +280,7 @@ mod tests {
                 CommandStep {
                     boot: boot(2),
                     previous_boot: boot(1),
+                    message: "started anew".into(),
                     amendment: true,
                     ..step(CommandState::Succeeded, 31_000)
                 },
@@ -277,15 +304,20 @@ mod tests {
         assert_eq!(
             list(Output::Table),
             "\
-QUEUED               COMMAND  AGENT  TYPE     STATE        TOOK  MESSAGE
-2023-11-14 22:13:20  c1       web-1  RESTART  unknown      30s   handed to it
--                    c2       a      -        unspecified  -
+QUEUED               COMMAND  AGENT  TYPE     STATE                    TOOK  MESSAGE
+2023-11-14 22:13:20  c1       web-1  RESTART  unknown, then succeeded  30s   started anew
+-                    c2       a      -        unspecified              -
 "
         );
         let csv = list(Output::Csv);
-        assert!(csv.contains("c1,web-1,RESTART,UNKNOWN,2023-11-14T22:13:50.000Z,s1,,"), "{csv}");
+        let line = "c1,web-1,RESTART,UNKNOWN,2023-11-14T22:13:50.000Z,s1,,handed to it,\
+            SUCCEEDED,2023-11-14T22:13:51.000Z,started anew";
+        assert!(csv.contains(line), "{csv}");
         let first: Value = list(Output::Json).lines().next().unwrap().parse().unwrap();
-        assert_eq!(first["state"], "UNKNOWN");
+        assert_eq!(
+            (&first["state"], &first["amended_by"]),
+            (&"UNKNOWN".into(), &"SUCCEEDED".into())
+        );
         assert_eq!(first["steps"][3]["previous_boot"], "1-0000000000000002");
         assert_eq!(first["steps"][3]["amendment"], true);
     }
@@ -299,13 +331,13 @@ QUEUED               COMMAND  AGENT  TYPE     STATE        TOOK  MESSAGE
 command   c1
 agent     web-1
 type      RESTART
-state     unknown
+state     unknown, then succeeded
 ttl       30s
 forced    yes
 2023-11-14 22:13:20  queued     \n\
 2023-11-14 22:13:20  delivered  by server s1
 2023-11-14 22:13:50  unknown    by server s1; handed to it
-2023-11-14 22:13:51  succeeded  after all; by boot 2-0000000000000002; after boot 1-0000000000000002
+2023-11-14 22:13:51  succeeded  after all; by boot 2-0000000000000002; after boot 1-0000000000000002; started anew
 "
         );
     }

@@ -212,10 +212,10 @@ impl History {
         known.filter_map(|known| known.agent_id.parse().ok()).collect()
     }
 
-    /// The newest `limit` commands in one of `states`, as many as fit.
+    /// The newest `limit` commands that are in one of `states` by the last word on them, as many as fit.
     fn finish(self, states: &BTreeSet<i32>, limit: usize) -> ListCommandsResponse {
         let mut commands: Vec<_> = self.by_arrival.into_values().map(settled).collect();
-        commands.retain(|known| states.is_empty() || states.contains(&known.state));
+        commands.retain(|known| states.is_empty() || states.contains(&last_word(known)));
         commands.sort_by_key(|known| known.steps.first().map(|step| step.at_ms));
         let mut room = COMMANDS_BYTES_MAX;
         let mut kept = 0;
@@ -254,6 +254,11 @@ fn end(known: &mut CommandHistory, response: CommandResponse, stored_ms: i64) {
     }
 }
 
+/// What an amendment says, if there is one: who looks for commands of an unknown end does not look for those.
+fn last_word(known: &CommandHistory) -> i32 {
+    known.steps.last().filter(|step| step.amendment).map_or(known.state, |step| step.state)
+}
+
 fn is_end(step: &CommandStep) -> bool {
     match step.state() {
         CommandState::Unspecified
@@ -284,7 +289,8 @@ fn settled(mut known: CommandHistory) -> CommandHistory {
     // The clocks of brokers may differ by a little: nothing comes before it was queued, and an amendment is the last.
     known.steps.sort_by_key(|step| match step.state() {
         CommandState::Queued => (i64::MIN, 0),
-        _ if step.amendment => (i64::MAX, step.state),
+        // As they came.
+        _ if step.amendment => (i64::MAX, 0),
         _ => (step.at_ms, step.state),
     });
     let first_end = known.steps.iter().find(|step| is_end(step)).map(|step| step.state);
@@ -409,6 +415,31 @@ mod tests {
             "c3 SUCCEEDED: SUCCEEDED 9",
         ];
         assert_eq!(told(&listed), expected);
+    }
+
+    #[test]
+    fn commands_are_found_by_the_last_word_on_them() {
+        use CommandOutcome::{Failed, Succeeded, Unknown};
+        let found = |state| {
+            let entries = vec![
+                queued(1, "c1"),
+                queued(2, "c2"),
+                queued(3, "c3"),
+                queued(4, "c4"),
+                answered(5, "c1", Unknown, "s1"),
+                answered(6, "c2", Unknown, "s1"),
+                answered(7, "c2", Succeeded, ""),
+                answered(8, "c3", Unknown, "s1"),
+                answered(9, "c3", Failed, ""),
+                answered(10, "c3", Succeeded, ""),
+                answered(11, "c4", Failed, ""),
+            ];
+            let listed = list(entries, &[state], 9);
+            listed.commands.into_iter().map(|known| known.command_id).collect::<Vec<_>>()
+        };
+        assert_eq!(found(CommandState::Unknown), ["c1"]);
+        assert_eq!(found(CommandState::Succeeded), ["c2", "c3"]);
+        assert_eq!(found(CommandState::Failed), ["c4"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod recovery;
 mod request;
 mod router;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use agent_core::id::{AgentId, CommandId};
@@ -24,12 +25,13 @@ pub(crate) use answered::{Answered, Standing};
 pub(crate) use pending::{Holder, Mark, Order, answer};
 pub(crate) use rate::Rates;
 pub(crate) use request::order;
-pub(crate) use router::{Router, doubtful};
+pub(crate) use router::Router;
 
 #[cfg(feature = "simulation")]
 pub(crate) use {
     pending::{Limits, Output, Pending, Submission},
     recovery::{id_of_place, left as time_left},
+    router::doubtful,
 };
 
 /// What others tell the router. Bounded: sessions and callers wait for it, and it never waits for them.
@@ -39,7 +41,7 @@ const INBOX: usize = 1024;
 #[derive(Debug)]
 enum Event {
     /// A caller has a command.
-    Submit { order: Order, reply: oneshot::Sender<Reply> },
+    Submit { order: Order, issuer: Option<IpAddr>, reply: oneshot::Sender<Reply> },
     /// A submitted command could not be published.
     Withdrawn(CommandId),
     /// An agent has a session.
@@ -69,9 +71,9 @@ pub(crate) enum Reply {
     Wait(oneshot::Receiver<CommandResponse>),
     /// This is the answer.
     Answered(Box<CommandResponse>),
-    /// The agent has too many commands waiting.
-    Busy,
-    /// The id names a command to another agent.
+    /// It is not sent, for this reason.
+    Rejected(String),
+    /// The id names another command.
     Taken,
 }
 
@@ -93,9 +95,14 @@ impl Commands {
         (Self { inbox }, Inbox { events })
     }
 
-    pub(crate) async fn submit(&self, order: Order) -> Result<Reply, RouterGone> {
+    /// Submits a command. An `issuer` may send so many a second, see [`Rates`].
+    pub(crate) async fn submit(
+        &self,
+        order: Order,
+        issuer: Option<IpAddr>,
+    ) -> Result<Reply, RouterGone> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Event::Submit { order, reply }).await?;
+        self.tell(Event::Submit { order, issuer, reply }).await?;
         answer.await.map_err(|_| RouterGone)
     }
 

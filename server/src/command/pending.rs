@@ -18,6 +18,7 @@
 //! servers alike, because marks of one agent have one order. What was not decided in time is UNKNOWN.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use agent_core::id::{AgentId, CommandId};
@@ -55,7 +56,26 @@ impl Order {
             ms => Duration::from_millis(ms).min(COMMAND_TTL_MAX),
         }
     }
+
+    /// Whether both ask the same of the same agent. When they were sent, and how long they live, is of no account.
+    fn is_repeat_of(&self, first: &Self) -> bool {
+        self.agent == first.agent
+            && self.command.r#type == first.command.r#type
+            && self.command.params == first.command.params
+    }
+
+    /// What it asks of its agent, in little.
+    fn digest(&self) -> Digest {
+        let params: BTreeMap<_, _> = self.command.params.iter().collect();
+        let mut hasher = DefaultHasher::new();
+        (self.command.r#type, params).hash(&mut hasher);
+        Digest(hasher.finish())
+    }
 }
+
+/// Stands for the type and the parameters of a command that is answered: all that is kept of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Digest(u64);
 
 /// What becomes of a command that a caller submits.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +88,7 @@ pub(crate) enum Submission {
     Answered(Box<CommandResponse>),
     /// The agent has too many commands waiting.
     Busy,
-    /// The id names a command to another agent.
+    /// The id names another command: to another agent, of another type, or with other parameters.
     Taken,
 }
 
@@ -211,22 +231,25 @@ impl Pending {
         }
     }
 
+    /// What becomes of a command whose id is known; none if it is new. It changes nothing.
+    pub(crate) fn known(&self, order: &Order) -> Option<Submission> {
+        if let Some(answer) = self.answers.get(&order.id) {
+            return Some(if answer.is_to(order) {
+                Submission::Answered(Box::new(answer.response.clone()))
+            } else {
+                Submission::Taken
+            });
+        }
+        let open = self.find(&order.id)?;
+        let is_repeat = order.is_repeat_of(&open.order);
+        Some(if is_repeat { Submission::Joined } else { Submission::Taken })
+    }
+
     /// A caller wants a command to be sent. After `New` it is held, but not delivered until it comes back from
     /// the bus through [`Pending::handle_published`].
     pub(crate) fn handle_submit(&mut self, now: Now, order: &Order) -> Submission {
-        if let Some(response) = self.answers.get(&order.id) {
-            return if response.agent_id == order.agent.as_str() {
-                Submission::Answered(Box::new(response.clone()))
-            } else {
-                Submission::Taken
-            };
-        }
-        if let Some(open) = self.find(&order.id) {
-            return if open.order.agent == order.agent {
-                Submission::Joined
-            } else {
-                Submission::Taken
-            };
+        if let Some(known) = self.known(order) {
+            return known;
         }
         if self.is_full(&order.agent) {
             return Submission::Busy;
@@ -258,7 +281,8 @@ impl Pending {
             return;
         }
         if let Some(open) = self.find(&order.id) {
-            if open.order.agent == order.agent && !open.published {
+            // The first one counts: another command with its id does nothing, and has no answer.
+            if order.is_repeat_of(&open.order) && !open.published {
                 self.arrive(&order.id);
                 self.offer(&order.agent);
             }
@@ -293,7 +317,8 @@ impl Pending {
         holder: Holder,
         reason: String,
     ) {
-        if holder == Holder::Nobody && self.answers.get(&order.id).is_none() {
+        let is_known = self.answers.get(&order.id).is_some() || self.find(&order.id).is_some();
+        if holder == Holder::Nobody && !is_known {
             self.conclude(now, order, CommandOutcome::Rejected, reason);
         }
     }
@@ -395,9 +420,9 @@ impl Pending {
         if self.find(&id).is_some_and(foreign) {
             return;
         }
-        let waited = self.remove(&id).is_some();
-        self.answers.remember(id, response.clone());
-        if waited {
+        let waited = self.remove(&id).map(|open| open.order.digest());
+        self.answers.remember(id, waited, response.clone());
+        if waited.is_some() {
             self.outputs
                 .push_back(Output::Answered { response: Box::new(response), publish: false });
         }
@@ -686,7 +711,7 @@ impl Pending {
     fn conclude(&mut self, now: Now, order: &Order, outcome: CommandOutcome, message: String) {
         self.remove(&order.id);
         let response = answer(now, order, outcome, message);
-        self.answers.remember(order.id.clone(), response.clone());
+        self.answers.remember(order.id.clone(), Some(order.digest()), response.clone());
         self.outputs.push_back(Output::Answered { response: Box::new(response), publish: true });
     }
 
@@ -722,10 +747,26 @@ pub(crate) fn answer(
     }
 }
 
+/// What is known of a command that is answered.
+#[derive(Debug)]
+struct Answer {
+    response: CommandResponse,
+    /// None when the answer was read from the bus and its command was not.
+    digest: Option<Digest>,
+}
+
+impl Answer {
+    /// Whether `order` is the command that it answers, as far as that is known.
+    fn is_to(&self, order: &Order) -> bool {
+        self.response.agent_id == order.agent.as_str()
+            && self.digest.is_none_or(|digest| digest == order.digest())
+    }
+}
+
 /// The newest answers by command, at most `max`; the oldest is forgotten first.
 #[derive(Debug)]
 struct Answers {
-    by_id: HashMap<CommandId, CommandResponse>,
+    by_id: HashMap<CommandId, Answer>,
     order: VecDeque<CommandId>,
     max: usize,
 }
@@ -735,15 +776,18 @@ impl Answers {
         Self { by_id: HashMap::new(), order: VecDeque::new(), max }
     }
 
-    fn get(&self, id: &CommandId) -> Option<&CommandResponse> {
+    fn get(&self, id: &CommandId) -> Option<&Answer> {
         self.by_id.get(id)
     }
 
     /// A later answer to the same command stands in for the earlier one: an agent may answer after UNKNOWN.
-    fn remember(&mut self, id: CommandId, response: CommandResponse) {
-        if self.by_id.insert(id.clone(), response).is_some() {
+    fn remember(&mut self, id: CommandId, digest: Option<Digest>, response: CommandResponse) {
+        if let Some(known) = self.by_id.get_mut(&id) {
+            known.response = response;
+            known.digest = known.digest.or(digest);
             return;
         }
+        self.by_id.insert(id.clone(), Answer { response, digest });
         self.order.push_back(id);
         if self.max < self.order.len()
             && let Some(oldest) = self.order.pop_front()
@@ -755,6 +799,8 @@ impl Answers {
 
 #[cfg(test)]
 mod tests {
+    use proto::command::CommandType;
+
     use super::*;
 
     const LIMITS: Limits = Limits { per_agent: 2, total: 3, answers: 2, grace: Duration::ZERO };
@@ -935,6 +981,69 @@ mod tests {
         assert_eq!(submit(&mut pending, "1", "b"), Submission::Taken);
         publish(&mut pending, at(1), "1", "a");
         assert!(outputs(&mut pending).is_empty(), "answered commands do not run again");
+    }
+
+    #[test]
+    fn another_command_with_a_known_id_is_none() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        let with = |kind: CommandType, params: &[(&str, &str)]| {
+            let mut with = order("1", "a");
+            with.command.r#type = kind.into();
+            let params = params.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+            with.command.params = params.collect();
+            with
+        };
+        let first = with(CommandType::UpdateConfig, &[("interval", "1"), ("x", "2")]);
+        let others = [
+            with(CommandType::Restart, &[]),
+            with(CommandType::UpdateConfig, &[]),
+            with(CommandType::UpdateConfig, &[("interval", "1"), ("x", "3")]),
+        ];
+        let mut again = first.clone();
+        again.command.ttl_ms = 7;
+        again.command.timestamp = 7;
+        again.command.force = true;
+        let submit = |pending: &mut Pending, order: &Order| pending.handle_submit(at(0), order);
+        let publish = |pending: &mut Pending, order: &Order| {
+            pending.handle_published(at(0), order.clone(), TEN, Holder::Nobody);
+            outputs(pending)
+        };
+        assert_eq!(submit(&mut pending, &first), Submission::New);
+        for other in &others {
+            assert_eq!(submit(&mut pending, other), Submission::Taken);
+            assert!(publish(&mut pending, other).is_empty(), "the first is not on the bus yet");
+        }
+        assert_eq!(submit(&mut pending, &again), Submission::Joined);
+        assert_eq!(publish(&mut pending, &again), ["deliver 1"]);
+        for other in &others {
+            assert!(publish(&mut pending, other).is_empty());
+            let reason = "no such key".to_owned();
+            pending.handle_refused(at(0), other, Holder::Nobody, reason);
+            assert!(outputs(&mut pending).is_empty(), "the first one goes on");
+        }
+        pending.handle_answer(response("1", "a"));
+        outputs(&mut pending);
+        for late in [false, true] {
+            if late {
+                pending.handle_answer(response("1", "a"));
+            }
+            for other in &others {
+                assert_eq!(submit(&mut pending, other), Submission::Taken);
+                assert!(publish(&mut pending, other).is_empty());
+            }
+            let answered = Submission::Answered(Box::new(response("1", "a")));
+            assert_eq!(submit(&mut pending, &again), answered);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_command_that_was_not_read_is_told_by_its_agent() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_answer(response("1", "a"));
+        let answered = Submission::Answered(Box::new(response("1", "a")));
+        assert_eq!(submit(&mut pending, "1", "a"), answered);
+        assert_eq!(submit(&mut pending, "1", "b"), Submission::Taken);
     }
 
     #[test]

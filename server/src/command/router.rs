@@ -1,6 +1,7 @@
 //! Drives the commands on their way: between callers, the bus and the sessions.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +18,10 @@ use crate::command::recovery::Feeds;
 use crate::command::{Commands, Event, Inbox, Reply};
 use crate::counters::{Counter, Counters};
 use crate::ingest::Directive;
-use crate::limits::{AGENT_COMMANDS_MAX, ANSWERS_MAX, COMMAND_GRACE, COMMANDS_MAX};
+use crate::limits::{
+    AGENT_COMMANDS_MAX, ANSWERS_MAX, COMMAND_GRACE, COMMANDS_MAX, ISSUER_COMMANDS_PER_S,
+};
+use crate::rejection::Reason;
 use crate::shared::Tables;
 use crate::troubles::Troubles;
 
@@ -114,7 +118,7 @@ impl Router {
     fn handle(&mut self, event: Event) {
         let now = self.clock.now();
         match event {
-            Event::Submit { order, reply } => self.submit(&order, reply),
+            Event::Submit { order, issuer, reply } => self.submit(now, &order, issuer, reply),
             Event::Withdrawn(id) => self.pending.handle_withdrawn(&id),
             Event::Connected { agent, key, dialect } => {
                 self.pending.handle_connected(&agent, key, dialect)
@@ -144,22 +148,60 @@ impl Router {
         }
     }
 
-    fn submit(&mut self, order: &Order, reply: oneshot::Sender<Reply>) {
-        let submission = self.pending.handle_submit(self.clock.now(), order);
-        let reply_with = match submission {
+    fn submit(
+        &mut self,
+        now: Now,
+        order: &Order,
+        issuer: Option<IpAddr>,
+        reply: oneshot::Sender<Reply>,
+    ) {
+        // What became of a command is told to whoever asks, however often: to be told that it was not sent would be false.
+        let is_known = self.pending.known(order).is_some();
+        if !is_known && let Some(objection) = self.objection(now, order, issuer) {
+            // Nothing was begun for a caller that went away.
+            reply.send(Reply::Rejected(objection)).ok();
+            return;
+        }
+        let reply_with = match self.pending.handle_submit(now, order) {
             Submission::New => {
                 self.counters.add(Counter::CommandsAccepted, 1);
                 Reply::Publish(self.wait_for(&order.id))
             }
             Submission::Joined => Reply::Wait(self.wait_for(&order.id)),
             Submission::Answered(response) => Reply::Answered(response),
-            Submission::Busy => Reply::Busy,
+            Submission::Busy => {
+                self.counters.reject(Reason::Busy);
+                Reply::Rejected(format!(
+                    "busy: agent {} has too many commands waiting",
+                    order.agent
+                ))
+            }
             Submission::Taken => Reply::Taken,
         };
         if let Err(Reply::Publish(_)) = reply.send(reply_with) {
             // The caller went away before it could publish.
             self.pending.handle_withdrawn(&order.id);
         }
+    }
+
+    /// Why a new command is not sent; none if it may be, which then counts for its issuer.
+    fn objection(&self, now: Now, order: &Order, issuer: Option<IpAddr>) -> Option<String> {
+        if let Some(issuer) = issuer
+            && !self.tables.rates().allow(now.monotonic, issuer)
+        {
+            self.counters.reject(Reason::Busy);
+            self.counters.add(Counter::CommandsThrottled, 1);
+            return Some(format!(
+                "busy: {issuer} sends more than {ISSUER_COMMANDS_PER_S} commands a second; try again"
+            ));
+        }
+        let registry = self.tables.registry();
+        if registry.last_seen_ms(&order.agent).is_none() {
+            return Some(format!("no agent {} has ever connected", order.agent));
+        }
+        let doubt = registry.doubt(&order.agent, now.unix_ms).filter(|_| !order.command.force)?;
+        self.counters.add(Counter::CommandsDoubtful, 1);
+        Some(doubtful(order, doubt))
     }
 
     fn wait_for(&mut self, id: &CommandId) -> oneshot::Receiver<CommandResponse> {

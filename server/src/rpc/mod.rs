@@ -10,7 +10,7 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::config::ConfigError;
-use crate::rejection::Rejection;
+use crate::rejection::{Rejection, status_text};
 use crate::shared::Shared;
 
 pub(crate) use decoding::retell_decoding_errors;
@@ -34,13 +34,13 @@ fn unavailable(error: &(dyn std::error::Error + 'static)) -> Status {
         cause = error.source();
     }
     warn!("{text}");
-    Status::unavailable(text)
+    Status::unavailable(status_text(&text))
 }
 
 fn config_status(shared: &Shared, error: ConfigError) -> Status {
     match error {
         ConfigError::Rejected(rejection) => refuse(shared, rejection),
-        ConfigError::Unknown(_) => Status::unavailable(error.to_string()),
+        ConfigError::Unknown(_) => Status::unavailable(status_text(&error.to_string())),
         ConfigError::Store { .. } => unavailable(&error),
     }
 }

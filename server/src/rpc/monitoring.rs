@@ -22,12 +22,10 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::command::{self, Order, Reply};
-use crate::counters::Counter;
 use crate::ids::fresh_command_id;
 use crate::ingest::{self, Introduction};
 use crate::limits::{
-    AGENT_MESSAGE_BYTES_MAX, HEARTBEAT, ISSUER_COMMANDS_PER_S, MESSAGE_BYTES_MAX,
-    OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX,
+    AGENT_MESSAGE_BYTES_MAX, HEARTBEAT, MESSAGE_BYTES_MAX, OUTBOUND_MESSAGES, WELCOME_HISTORY_MAX,
 };
 use crate::net::Line;
 use crate::rejection::{Reason, Rejection};
@@ -73,32 +71,13 @@ impl Monitoring {
         issuer: Option<IpAddr>,
     ) -> Result<CommandResponse, Status> {
         let shared = &self.shared;
-        let now = shared.clock.now();
         let rejected = |text| {
+            let now = shared.clock.now();
             let server_id = shared.server_id.clone();
             let answer = command::answer(now, &order, CommandOutcome::Rejected, text);
             CommandResponse { server_id, ..answer }
         };
-        if let Some(issuer) = issuer
-            && !shared.rates().allow(now.monotonic, issuer)
-        {
-            shared.counters.reject(Reason::Busy);
-            shared.counters.add(Counter::CommandsThrottled, 1);
-            let text = format!(
-                "busy: {issuer} sends more than {ISSUER_COMMANDS_PER_S} commands a second; try again"
-            );
-            return Ok(rejected(text));
-        }
-        if shared.registry().last_seen_ms(&order.agent).is_none() {
-            let text = format!("no agent {} has ever connected", order.agent);
-            return Ok(rejected(text));
-        }
-        let doubt = shared.registry().doubt(&order.agent, now.unix_ms).map(str::to_owned);
-        if let Some(doubt) = doubt.filter(|_| !order.command.force) {
-            shared.counters.add(Counter::CommandsDoubtful, 1);
-            return Ok(rejected(command::doubtful(&order, &doubt)));
-        }
-        let reply = shared.commands.submit(order.clone()).await;
+        let reply = shared.commands.submit(order.clone(), issuer).await;
         let answer = match reply.map_err(|_| stopping())? {
             Reply::Publish(answer) => {
                 self.publish(&order).await?;
@@ -106,13 +85,9 @@ impl Monitoring {
             }
             Reply::Wait(answer) => answer,
             Reply::Answered(response) => return Ok(*response),
-            Reply::Busy => {
-                shared.counters.reject(Reason::Busy);
-                let text = format!("busy: agent {} has too many commands waiting", order.agent);
-                return Ok(rejected(text));
-            }
+            Reply::Rejected(text) => return Ok(rejected(text)),
             Reply::Taken => {
-                let text = format!("command id {} names a command to another agent", order.id);
+                let text = format!("command id {} names another command", order.id);
                 return Err(refuse(shared, Rejection::new(Reason::CommandId, text)));
             }
         };

@@ -502,7 +502,8 @@ impl Server {
         let Ok(order) = command::order(now, command, fresh) else {
             return refuse(self, "not a valid command");
         };
-        if self.registry.last_seen_ms(&order.agent).is_none() {
+        let is_known = self.pending.known(&order).is_some();
+        if !is_known && self.registry.last_seen_ms(&order.agent).is_none() {
             return refuse(self, "no such agent has ever connected");
         }
         match self.pending.handle_submit(now, &order) {
@@ -517,7 +518,7 @@ impl Server {
                 self.effects.push_back(Effect::Reply(id, reply));
             }
             Submission::Busy => refuse(self, "the agent has too many commands waiting"),
-            Submission::Taken => refuse(self, "the id names a command to another agent"),
+            Submission::Taken => refuse(self, "the id names another command"),
         }
         self.run(cx);
     }

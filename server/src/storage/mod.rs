@@ -10,12 +10,14 @@ use bus::{Bus, BusError, DocumentStore};
 use tracing::warn;
 
 use crate::cli::Args;
+use crate::storage::watched::Watched;
 use crate::troubles::Troubles;
 
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod watched;
 
 /// The bus and the store of configurations.
 pub(crate) struct Storage {
@@ -31,7 +33,8 @@ impl Storage {
     /// Opens what `args` ask for. Brokers that are away are no reason to fail.
     pub(crate) async fn open(args: &Args, troubles: &Arc<Troubles>) -> anyhow::Result<Self> {
         let database = open_database(args).await?;
-        let embedded: Arc<dyn Bus> = database.bus();
+        // Kafka is asked whether it is there; a directory can only be tried.
+        let embedded: Arc<dyn Bus> = Arc::new(Watched::new(database.bus(), Arc::clone(troubles)));
         let data = args.data.display();
         let (bus, records) = match args.kafka.as_ref().filter(|brokers| !brokers.is_empty()) {
             Some(brokers) => {

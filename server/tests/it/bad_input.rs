@@ -262,7 +262,14 @@ async fn bad_commands_are_refused() {
     check(Command { command_id: "a b".into(), ..good.clone() }, "rejected.command_id").await;
     check(Command { ttl_ms: u64::MAX, ..good.clone() }, "rejected.command_ttl").await;
     let params = HashMap::from([("interval".to_owned(), "-1".to_owned())]);
-    check(Command { r#type: 3, params, ..good }, "rejected.command_params").await;
+    check(Command { r#type: 3, params, ..good.clone() }, "rejected.command_params").await;
+    // Quoted in whole it would not fit the headers that a client takes.
+    let params = HashMap::from([(format!("\u{1b}é{}", "x".repeat(30_000)), "1".to_owned())]);
+    let mut client = server.monitoring().await;
+    let long = client.send_command(Command { r#type: 3, params, ..good });
+    let refused = soon("the answer", long).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().ends_with('…'), "{refused}");
     assert_eq!(server.counter("commands.accepted").await, 0);
     drop(agent);
 }

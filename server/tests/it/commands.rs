@@ -340,6 +340,30 @@ async fn an_issuer_that_sends_too_many_is_told_so() {
 }
 
 #[tokio::test]
+async fn what_became_of_a_command_is_told_however_often() {
+    let server = Server::start();
+    let mut agent = server.agent("edge-01").await;
+    server.until("edge-01", |info| info.connected).await;
+    let client = server.monitoring().await;
+    let ask = |kind| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.send_command(command("c1", kind)).await })
+    };
+    // More at once than an issuer may send of new ones.
+    let mut callers = (0..64).map(|_| ask(CommandType::Stop)).collect::<Vec<_>>();
+    obey(&mut agent, "stopped").await;
+    callers.extend((0..64).map(|_| ask(CommandType::Stop)));
+    for caller in callers {
+        let answer = soon("the answer", caller).await.unwrap().unwrap().into_inner();
+        assert_eq!((answer.message.as_str(), answer.success), ("stopped", true));
+    }
+    assert_eq!(server.counter("commands.throttled").await, 0);
+    let other = soon("the answer", ask(CommandType::Restart)).await.unwrap().unwrap_err();
+    assert_eq!(other.code(), Code::InvalidArgument, "{other}");
+    assert_eq!(server.counter("rejected.command_id").await, 1);
+}
+
+#[tokio::test]
 async fn commands_to_a_doubtful_identity_must_be_forced() {
     let server = Server::start();
     let boot = |nonce| Boot { counter: 5, nonce };
