@@ -3,6 +3,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 
+use heapless::Vec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,7 +25,8 @@ const PREFIX_BYTES: usize = 2;
 /// Policy when full: the oldest records give way to a new one, and the caller is told how many, to count them.
 #[derive(Clone)]
 pub struct Ring<T, const BYTES: usize> {
-    bytes: [u8; BYTES],
+    // No longer than the most that has been used: memory is touched only where records have been.
+    bytes: Vec<u8, BYTES>,
     // head < BYTES: where the oldest record begins. A record may go on at the first byte behind the last.
     head: usize,
     // used <= BYTES
@@ -37,14 +39,23 @@ pub struct Ring<T, const BYTES: usize> {
 
 impl<T: Stored, const BYTES: usize> Ring<T, BYTES> {
     /// An empty ring whose first record will get [`Sequence::FIRST`].
+    ///
+    /// Inlined, so that none is made in one place and moved to another, which would touch all of its memory.
+    #[inline(always)]
     pub const fn new() -> Self {
         const {
             assert!(T::ENCODED_BYTES_MAX <= RECORD_BYTES_MAX);
             assert!(PREFIX_BYTES + T::ENCODED_BYTES_MAX <= BYTES, "a ring has room for any record");
             assert!(RECORD_BYTES_MAX <= u16::MAX as usize);
         }
-        let bytes = [0; BYTES];
-        Self { bytes, head: 0, used: 0, first: Sequence::FIRST, count: 0, records: PhantomData }
+        Self {
+            bytes: Vec::new(),
+            head: 0,
+            used: 0,
+            first: Sequence::FIRST,
+            count: 0,
+            records: PhantomData,
+        }
     }
 
     /// How many records it holds.
@@ -152,8 +163,15 @@ impl<T: Stored, const BYTES: usize> Ring<T, BYTES> {
     fn write(&mut self, at: usize, source: &[u8]) {
         let at = at % BYTES;
         let (front, back) = source.split_at(source.len().min(BYTES - at));
-        self.bytes[at..at + front.len()].copy_from_slice(front);
-        self.bytes[..back.len()].copy_from_slice(back);
+        self.put(at, front);
+        self.put(0, back);
+    }
+
+    /// `at` is at most the most that has been used, and `source` ends within the ring.
+    fn put(&mut self, at: usize, source: &[u8]) {
+        let (over, beyond) = source.split_at(source.len().min(self.bytes.len() - at));
+        self.bytes[at..at + over.len()].copy_from_slice(over);
+        self.bytes.extend_from_slice(beyond).expect("a ring has room for any record");
     }
 
     fn read(&self, at: usize) -> T {

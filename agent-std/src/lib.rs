@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg_attr(not(feature = "spool"), path = "boot_book_absent.rs")]
 mod boot_book;
 mod cli;
 mod clock;
@@ -12,6 +13,7 @@ mod collector;
 mod config;
 mod event;
 mod file;
+#[cfg_attr(not(feature = "serial"), path = "gateway_absent.rs")]
 mod gateway;
 mod identity;
 mod journal;
@@ -23,15 +25,21 @@ mod sealed;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulated;
+#[cfg_attr(not(feature = "spool"), path = "spool_absent.rs")]
 pub mod spool;
+#[cfg_attr(not(feature = "spool"), path = "spooling_absent.rs")]
 mod spooling;
 mod state_file;
+#[cfg_attr(not(target_os = "linux"), path = "timer_slack_elsewhere.rs")]
+mod timer_slack;
 mod tool;
 mod trace;
+mod version;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use agent_core::agent::Agent;
@@ -265,8 +273,12 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(%id, %boot, version, %server, "picket-agent starts");
 
+    // Before the first thread, which inherits it.
+    if let Err(error) = timer_slack::widen() {
+        tracing::debug!(%error, "timers stay as exact as the system has them");
+    }
     let clock = Clock::start();
-    let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+    let (sender, events) = sync_channel(EVENTS_MAX);
     let collector = collector.open().context("cannot measure this system")?;
     let collector = CollectorThread::spawn(collector, clock, sender.clone())
         .context("cannot start the collector thread")?;

@@ -336,6 +336,7 @@ struct Outgoing<const RING: usize> {
 }
 
 impl<const RING: usize> Outgoing<RING> {
+    #[inline(always)]
     const fn new() -> Self {
         Self { samples: Outbox::new(), alerts: Outbox::new() }
     }

@@ -35,6 +35,7 @@ pub(crate) struct Outbox<T, const BYTES: usize> {
 }
 
 impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
+    #[inline(always)]
     pub(crate) const fn new() -> Self {
         Self {
             ring: Ring::new(),

@@ -161,12 +161,6 @@ pub(crate) fn credit(bytes: u64) -> Credit {
     }
 }
 
-/// As [`loss`], of an earlier time.
-pub(crate) fn spool_loss(loss: &crate::spool::Loss) -> proto::Loss {
-    let crate::spool::Loss { first, last, reason, never_sent, unacknowledged, .. } = *loss;
-    self::loss(&Loss { first, last, reason, never_sent, unacknowledged })
-}
-
 /// Records that will never come.
 pub(crate) fn loss(loss: &Loss) -> proto::Loss {
     let reason = match loss.reason {
