@@ -57,9 +57,17 @@ pub(crate) fn record_batch<const RING: usize>(
     packing: Packing,
 ) -> RecordBatch {
     let losses = batch.loss.iter().map(loss).collect();
-    let rows = agent.records(batch).collect::<Vec<_>>();
     let deferred = batch.deferred.iter().map(deferred).collect();
-    RecordBatch { deferred, ..records(agent.boot(), &rows, losses, packing) }
+    let mut rows = agent.records(batch);
+    let batch = match (rows.next(), rows.next()) {
+        // As a rule: for it no memory need be had from the system and given back.
+        (Some(single), None) => records(agent.boot(), &[single], losses, packing),
+        (first, second) => {
+            let rows = first.into_iter().chain(second).chain(rows).collect::<Vec<_>>();
+            records(agent.boot(), &rows, losses, packing)
+        }
+    };
+    RecordBatch { deferred, ..batch }
 }
 
 /// A batch of `records`, which have rising sequences.
@@ -88,13 +96,18 @@ fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
     let (first, last) = (records.first()?.0, records.last()?.0);
     let is_gapless = u64::try_from(records.len()) == Ok(first.count_until(last.next()));
     // A record takes no more packed than it takes in the ring, but for odd ones, whose batch then travels as records.
-    let mut block = vec![0; BLOCK_BYTES_MAX.min(records.len() * RECORD_BYTES_MAX)];
+    // A single one takes no memory from the system.
+    let (mut single, mut several) = ([0; RECORD_BYTES_MAX], Vec::new());
+    let buffer = if records.len() == 1 {
+        single.as_mut_slice()
+    } else {
+        several.resize(BLOCK_BYTES_MAX.min(records.len() * RECORD_BYTES_MAX), 0);
+        several.as_mut_slice()
+    };
     let rows = records.iter().map(|(_, sample)| sample);
-    let length = is_gapless.then(|| codec::pack(first, rows, &mut block))?.ok()?;
-    block.truncate(length);
+    let length = is_gapless.then(|| codec::pack(first, rows, buffer))?.ok()?;
     // The transport holds several messages, and a block takes a small part of its buffer.
-    block.shrink_to_fit();
-    Some(block)
+    buffer.get(..length).map(<[u8]>::to_vec)
 }
 
 /// The alerts and the loss of `batch`.
