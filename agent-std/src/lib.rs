@@ -21,6 +21,7 @@ mod main_loop;
 mod net;
 mod owner;
 mod replay;
+mod ring_memory;
 mod sealed;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
@@ -42,8 +43,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use agent_core::agent::Agent;
-use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
+use agent_core::limits::RING_BYTES;
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
 use clap::{Parser as _, ValueEnum as _};
@@ -62,6 +62,7 @@ use crate::journal::Journal;
 use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
 use crate::net::{ConfigStore, Network, Servers};
+use crate::ring_memory::RingAgent;
 use crate::spooling::Spooling;
 
 /// Something outside could not be used: a file, a directory, the system.
@@ -79,7 +80,7 @@ const SPOOL_AGE: Duration = Duration::from_secs(7 * 86_400);
 const SPOOL_AFTER: Duration = Duration::from_secs(30);
 
 /// The agent of a host, with the user's own plugins.
-type HostAgent<O> = Agent<RING_BYTES, COMMANDS_MAX, O>;
+type HostAgent<O> = RingAgent<RING_BYTES, O>;
 
 /// Runs the program with the plugins of `O` beside the built-in ones, by its command line and environment.
 ///
@@ -307,8 +308,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         [] => None,
         _ => Some(GatewaySettings { host: id.clone(), ports, baud, seed: identity::random()? }),
     };
-    // It stays where it is made: moving it would touch all the memory of its ring.
-    let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
+    let mut agent = HostAgent::<O>::with_memory(clock.now(), boot, seed, config, restarted);
     let unix_seconds = collector::unix_ms().div_euclid(1000);
     let (journal, inputs) = Journal::open(state_dir.as_deref(), id.clone(), unix_seconds);
     for input in inputs {

@@ -7,10 +7,9 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
-use agent_core::agent::{Agent, Input, Lane, LinkState};
+use agent_core::agent::{Input, Lane, LinkState};
 use agent_core::id::{AgentId, BootId};
 use agent_core::ledger::LossReason;
-use agent_core::limits::COMMANDS_MAX;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
@@ -18,6 +17,7 @@ use proto::{AlertBatch, RecordBatch, SpoolStatus, convert};
 
 use crate::boot_book::{BookFile, BookInDirectory, BootBook, Progress};
 use crate::net::message::{self, Packing};
+use crate::ring_memory::RingAgent;
 use crate::spool::{
     BYTES_MAX_RANGE, Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, Token,
 };
@@ -41,9 +41,6 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// How often what is too old is looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(600);
-
-/// The agent of a host, whose ring has `RING` bytes.
-type RingAgent<const RING: usize, O> = Agent<RING, COMMANDS_MAX, O>;
 
 /// A batch that was sent and is not acknowledged.
 #[derive(Clone, Copy, Debug)]

@@ -4,15 +4,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use agent_core::agent::{Agent, Input};
+use agent_core::agent::Input;
 use agent_core::id::{AgentId, BootId};
-use agent_core::limits::COMMANDS_MAX;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
 use proto::SpoolStatus;
 use proto::agent_message::Body;
 
 use crate::net::message::Packing;
+use crate::ring_memory::RingAgent;
 use crate::spool::{Order, StdDisk};
 
 /// What an operator decides of a spool.
@@ -36,9 +36,6 @@ pub(crate) fn check_bytes(bytes: u64) -> Result<(), &'static str> {
     }
     Ok(())
 }
-
-/// The agent of a host, whose ring has `RING` bytes.
-type RingAgent<const RING: usize, O> = Agent<RING, COMMANDS_MAX, O>;
 
 /// Holds the state directory for this process.
 #[derive(Debug)]

@@ -3,13 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::agent::{
-    self, Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss,
-    RunState,
+    self, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss, RunState,
 };
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
-use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, COMMANDS_MAX, RECORD_BYTES_MAX};
+use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, RECORD_BYTES_MAX};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::plugin::{DropReason, OwnIndex, PluginKind};
@@ -20,6 +19,8 @@ use proto::{
     AgentMessage, AgentStatus, AlertBatch, AlertLedger, CommandOutcome, CommandResponse,
     ConfigOutcome, MetricsRequest, NamedCount, RecordBatch, Welcome, convert,
 };
+
+use crate::ring_memory::RingAgent;
 
 /// A message that only a server with a welcome understands.
 pub(crate) fn envelope(agent: &AgentId, body: Body) -> MetricsRequest {
@@ -52,7 +53,7 @@ const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
 /// The records and the loss of `batch`.
 pub(crate) fn record_batch<const RING: usize>(
-    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
+    agent: &RingAgent<RING, impl OwnPlugins>,
     batch: &Batch,
     packing: Packing,
 ) -> RecordBatch {
@@ -112,7 +113,7 @@ fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
 
 /// The alerts and the loss of `batch`.
 pub(crate) fn alert_batch<const RING: usize>(
-    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
+    agent: &RingAgent<RING, impl OwnPlugins>,
     batch: &Batch,
 ) -> AlertBatch {
     let losses = batch.loss.iter().map(loss).collect();
@@ -196,7 +197,7 @@ pub(crate) fn loss(loss: &Loss) -> proto::Loss {
 
 /// What the agent says of itself.
 pub(crate) fn status<const RING: usize, O: OwnPlugins>(
-    agent: &Agent<RING, COMMANDS_MAX, O>,
+    agent: &RingAgent<RING, O>,
     now: Instant,
     overridden: &[String],
 ) -> AgentStatus {
@@ -294,7 +295,7 @@ pub(crate) fn config_report(report: &ConfigReport, overridden: &[String]) -> pro
 /// The answer in `slot`; none if it was forgotten in between.
 pub(crate) fn response<const RING: usize>(
     id: &AgentId,
-    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
+    agent: &RingAgent<RING, impl OwnPlugins>,
     slot: CommandSlot,
     now: Instant,
     overridden: &[String],
@@ -333,7 +334,7 @@ pub(crate) fn answer_to(
 
 fn describe<const RING: usize, O: OwnPlugins>(
     answer: &Answer,
-    agent: &Agent<RING, COMMANDS_MAX, O>,
+    agent: &RingAgent<RING, O>,
     overridden: &[String],
 ) -> (CommandOutcome, String) {
     let settings = agent.config().settings();
