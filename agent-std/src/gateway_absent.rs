@@ -34,6 +34,7 @@ impl FromStr for PortAddress {
 
 /// There are none, for there is no port.
 #[derive(Debug)]
+#[expect(dead_code, reason = "there is nobody to follow them")]
 pub(crate) struct GatewaySettings {
     pub(crate) host: AgentId,
     pub(crate) ports: Vec<PortAddress>,

@@ -307,7 +307,7 @@ impl MainLoop {
                 agent.handle(now, Input::LinkPlain);
             }
             LinkEvent::Answered(Some(welcome)) => self.on_welcome(agent, now, &welcome),
-            LinkEvent::Received(command) => self.on_message(agent, now, *command),
+            LinkEvent::Received(command, _place) => self.on_message(agent, now, *command),
             LinkEvent::Transmitted(transmit) => agent.handle(now, Input::Transmitted(transmit)),
             LinkEvent::Refused { reason } => {
                 self.on_link_closed(agent, now);

@@ -420,7 +420,7 @@ impl Device {
                 tracing::info!(%device, "device connected");
                 self.relay.handle_welcome(now, &welcome);
             }
-            LinkEvent::Received(command) => self.relay.handle_message(now, *command),
+            LinkEvent::Received(command, _place) => self.relay.handle_message(now, *command),
             LinkEvent::Transmitted(ticket) => self.relay.handle_transmitted(now, ticket),
             LinkEvent::Refused { reason } => {
                 tracing::warn!(%device, reason, "device refused: another live agent has its name");
