@@ -44,6 +44,18 @@ pub(crate) enum Tool {
     /// Look into the records that wait on this host's disk
     #[command(subcommand)]
     Spool(SpoolTool),
+    /// Say what a run with these settings takes of this host's memory at most, by part, and end
+    Budget(BudgetArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BudgetArguments {
+    #[command(flatten)]
+    pub(crate) agent: Box<Arguments>,
+
+    /// One JSON object in place of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What can be seen of the spool. It is left as it is, and no agent may be using it.

@@ -7,6 +7,7 @@
 
 #[cfg_attr(not(feature = "spool"), path = "boot_book_absent.rs")]
 mod boot_book;
+mod budget;
 mod cli;
 mod clock;
 mod collector;
@@ -30,6 +31,7 @@ pub mod simulated;
 pub mod spool;
 #[cfg_attr(not(feature = "spool"), path = "spooling_absent.rs")]
 mod spooling;
+mod stack;
 mod state_file;
 #[cfg_attr(not(target_os = "linux"), path = "timer_slack_elsewhere.rs")]
 mod timer_slack;
@@ -51,6 +53,7 @@ use proto::address::{ServerAddress, ServerAddresses};
 use proto::config::Document;
 use tracing::level_filters::LevelFilter;
 
+use crate::budget::{Budget, Demand};
 use crate::cli::{Arguments, Cli};
 use crate::clock::Clock;
 use crate::collector::{CollectorKind, CollectorThread};
@@ -92,6 +95,7 @@ pub fn main<O: OwnPlugins>() -> ExitCode {
         return match tool::run::<O>(tool) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if error.is::<tool::NoSpool>() => report(&error, USAGE),
+            Err(error) if error.is::<Misused>() => report(&error, USAGE),
             Err(error) => report(&error, FAILURE),
         };
     }
@@ -248,6 +252,25 @@ fn spool_settings(flags: &cli::SpoolArguments, file: &File) -> anyhow::Result<sp
         after: either(flags.spool_after, after, "spool_after", duration, SPOOL_AFTER)?,
         order: either(flags.spool_order, order, "spool_order", parse_order, oldest_first)?.into(),
     })
+}
+
+/// The settings of a tool cannot be those of a run.
+#[derive(Debug, thiserror::Error)]
+#[error("these settings cannot be used")]
+struct Misused;
+
+/// What a run with the settings of `arguments` takes of the host's memory at most.
+fn budget<O: OwnPlugins>(arguments: Arguments) -> anyhow::Result<Budget> {
+    let settings = Settings::resolve::<O>(arguments).context(Misused)?;
+    let program = identity::program().context("cannot find the path of this program")?;
+    let program = std::fs::metadata(&program).with_context(|| program.display().to_string())?;
+    Ok(Budget::of::<O>(Demand {
+        lines: settings.ports.len(),
+        spool_bytes: settings.spool.bytes_max,
+        has_state_dir: settings.state_dir.is_some(),
+        has_store: settings.store.is_some(),
+        program_bytes: program.len(),
+    }))
 }
 
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {

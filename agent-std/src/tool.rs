@@ -1,4 +1,5 @@
-//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool.
+//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool, saying
+//! what it will take of memory.
 
 #[cfg_attr(not(feature = "spool"), path = "tool/spool_absent.rs")]
 mod spool;
@@ -14,7 +15,7 @@ use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
 use proto::config::Document;
 
-use crate::cli::{OutputForm, Record, Replay, Tool};
+use crate::cli::{BudgetArguments, OutputForm, Record, Replay, Tool};
 use crate::clock::Clock;
 use crate::collector::{CollectorKind, unix_ms};
 use crate::replay::{stages, write_table};
@@ -27,6 +28,7 @@ pub(crate) fn run<O: OwnPlugins>(tool: Tool) -> anyhow::Result<()> {
     match tool {
         Tool::Record(record) => run_record(&record),
         Tool::Replay(replay) => pass_closed_pipe(run_replay::<O>(replay)),
+        Tool::Budget(arguments) => pass_closed_pipe(run_budget::<O>(arguments)),
         Tool::Spool(tool) => pass_closed_pipe(spool::run(tool)),
     }
 }
@@ -89,6 +91,18 @@ fn run_replay<O: OwnPlugins>(arguments: Replay) -> anyhow::Result<()> {
                 writeln!(out, "{}", serde_json::to_string(stage)?)?;
             }
         }
+    }
+    Ok(())
+}
+
+fn run_budget<O: OwnPlugins>(arguments: BudgetArguments) -> anyhow::Result<()> {
+    let BudgetArguments { agent, json } = arguments;
+    let budget = crate::budget::<O>(*agent)?;
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&budget)?)?;
+    } else {
+        budget.write(&mut out)?;
     }
     Ok(())
 }

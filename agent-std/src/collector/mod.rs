@@ -29,6 +29,7 @@ use clap::ValueEnum;
 use self::host::HostCollector;
 use crate::clock::Clock;
 use crate::event::Event;
+use crate::stack;
 
 /// Measures a host.
 pub(crate) trait Collector: Send {
@@ -69,6 +70,9 @@ impl CollectorKind {
     }
 }
 
+/// Its stack. The kernel's files go through a buffer on the heap.
+pub(crate) const STACK_BYTES: usize = stack::bytes(128);
+
 /// The collector thread. Dropping it ends the thread after the measurement in hand.
 #[derive(Debug)]
 pub(crate) struct CollectorThread {
@@ -85,7 +89,8 @@ impl CollectorThread {
     ) -> io::Result<Self> {
         // The core asks for the next snapshot only after the last has come, so one place is enough.
         let (requests, queue): (_, Receiver<MetricSet>) = sync_channel(1);
-        let thread = thread::Builder::new().name("collector".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("collector".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || {
             for wanted in queue {
                 let values = collector.collect(wanted);
                 let snapshot = Snapshot { taken_at: clock.now(), wall_ms: unix_ms(), values };
