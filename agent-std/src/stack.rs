@@ -2,6 +2,6 @@
 
 /// Bytes of a stack that needs `kib` KiB in an optimised build. What is not optimised keeps far more on it.
 pub(crate) const fn bytes(kib: usize) -> usize {
-    let factor = if cfg!(debug_assertions) { 8 } else { 1 };
+    let factor = if cfg!(debug_assertions) { 4 } else { 1 };
     kib * 1024 * factor
 }
