@@ -74,7 +74,7 @@ impl Budget {
         let documents = config::memory_bytes_max(has_state_dir, has_store);
         add("configuration", documents, "documents as text and read".to_owned());
         let spool = spooling::memory_bytes_max(spool_bytes);
-        if 0 < spool {
+        if has_state_dir && 0 < spool {
             add("spool", spool, "groups of records on their way to the disk and back".to_owned());
         }
         if 0 < lines {
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_parts_are_all_of_the_total() {
-        let demand = Demand { lines: 1, spool_bytes: 1 << 20, ..LEAST };
+        let demand = Demand { lines: 1, spool_bytes: 1 << 20, has_state_dir: true, ..LEAST };
         let budget = Budget::of::<NoPlugins>(demand);
         let sum: u64 = budget.parts.iter().map(|part| part.bytes).sum();
         assert_eq!(sum, budget.total_bytes);
@@ -151,7 +151,10 @@ mod tests {
         assert!(least < total(Demand { has_store: true, ..LEAST }));
         assert_eq!(least + 1, total(Demand { program_bytes: 2_000_001, ..LEAST }));
         #[cfg(feature = "spool")]
-        assert!(least < total(Demand { spool_bytes: 64 * 1024, ..LEAST }));
+        {
+            let without = Demand { has_state_dir: true, ..LEAST };
+            assert!(total(without) < total(Demand { spool_bytes: 64 * 1024, ..without }));
+        }
         #[cfg(feature = "serial")]
         {
             let (one, two) = (Demand { lines: 1, ..LEAST }, Demand { lines: 2, ..LEAST });
