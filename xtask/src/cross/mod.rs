@@ -16,7 +16,7 @@ use crate::workspace;
 use budget::Budgets;
 use emulated::Emulator;
 use program::{PROGRAMS, Program};
-use target::{TARGETS, Target};
+use target::{Configuration, TARGETS, Target};
 use toolchain::Toolchain;
 
 /// What is built when nothing is named: one static file for each kind of ARM host.
@@ -78,15 +78,16 @@ pub fn run(choice: Choice, names: &[String], is_tested: bool) -> anyhow::Result<
         emulated::PROGRAM
     );
     let budgets = Budgets::read(&workspace::root().join("cross/budgets.toml"))?;
+    let configuration = Configuration::read()?;
     // What is missing is said before the first build, which takes minutes.
     let toolchains = targets
         .iter()
-        .map(|target| Toolchain::find(target))
+        .map(|target| Toolchain::find(target, &configuration))
         .collect::<anyhow::Result<Vec<Toolchain>>>()?;
-    let emulators = match is_tested {
-        true => targets.iter().map(|target| Emulator::find(target)).collect::<Result<_, _>>()?,
-        false => Vec::new(),
-    };
+    let tested = targets.iter().filter(|_| is_tested);
+    let emulators = tested
+        .map(|target| Emulator::find(target, configuration.tools(target)))
+        .collect::<anyhow::Result<Vec<Emulator>>>()?;
     let mut out = io::stdout();
     let mut built = Vec::new();
     for (target, toolchain) in targets.iter().zip(&toolchains) {
