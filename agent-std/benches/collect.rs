@@ -1,9 +1,10 @@
-//! What one measurement of the host costs: each switch alone, the eight fixed metrics, and the `standard` profile.
+//! What one measurement of the host costs with each collector: each switch alone, the eight fixed metrics, and the
+//! `standard` profile.
 //!
 //!     cargo bench -p agent-std --bench collect
 //!
-//! The sets are measured in turn, so that whatever else the host does falls on all of them, and the middle one of many
-//! times on a processor counts. Criterion would measure one after the other, and the ratio is what matters here.
+//! Sets and collectors are measured in turn, so that whatever else the host does falls on all of them, and the middle one
+//! of many times on a processor counts. Criterion would measure one after the other, and the ratio is what matters here.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it found")]
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use agent_core::metric::{MetricSet, MetricSwitch};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::collector::{Collector as _, SysinfoCollector};
+use crate::collector::Collector;
 
 /// The collector is private to the agent, so it is compiled in here, without the thread around it.
 #[path = "../src/collector"]
@@ -24,15 +25,24 @@ use crate::collector::{Collector as _, SysinfoCollector};
 mod collector {
     use agent_core::metric::{MetricSet, Values};
 
+    mod host;
+    mod interfaces;
     mod kernel;
+    mod procfs;
     mod rate;
     mod sensors;
     mod sysinfo;
 
-    pub(crate) use self::sysinfo::SysinfoCollector;
-
     pub(crate) trait Collector: Send {
         fn collect(&mut self, wanted: MetricSet) -> Values;
+    }
+
+    pub(crate) fn proc() -> Box<dyn Collector> {
+        Box::new(host::HostCollector::new(procfs::Procfs::new()))
+    }
+
+    pub(crate) fn sysinfo() -> anyhow::Result<Box<dyn Collector>> {
+        sysinfo::open()
     }
 }
 
@@ -44,25 +54,37 @@ const PAUSE: Duration = ::sysinfo::MINIMUM_CPU_UPDATE_INTERVAL;
 struct Subject {
     name: &'static str,
     wanted: MetricSet,
-    collector: SysinfoCollector,
-    costs: Vec<Duration>,
+    proc: Meter,
+    sysinfo: Meter,
 }
 
 impl Subject {
-    fn new(name: &'static str, wanted: MetricSet) -> Result<Self, ::sysinfo::Error> {
-        let collector = SysinfoCollector::new()?;
-        Ok(Self { name, wanted, collector, costs: Vec::with_capacity(ROUNDS) })
+    fn new(name: &'static str, wanted: MetricSet) -> anyhow::Result<Self> {
+        let (proc, sysinfo) = (collector::proc(), collector::sysinfo()?);
+        Ok(Self { name, wanted, proc: Meter::new(proc), sysinfo: Meter::new(sysinfo) })
+    }
+}
+
+struct Meter {
+    collector: Box<dyn Collector>,
+    costs: Vec<Duration>,
+}
+
+impl Meter {
+    fn new(collector: Box<dyn Collector>) -> Self {
+        Self { collector, costs: Vec::with_capacity(ROUNDS) }
     }
 
-    fn measure(&mut self) {
+    fn measure(&mut self, wanted: MetricSet) {
         let start = processor_time();
-        std::hint::black_box(self.collector.collect(std::hint::black_box(self.wanted)));
+        std::hint::black_box(self.collector.collect(std::hint::black_box(wanted)));
         self.costs.push(processor_time().saturating_sub(start));
     }
 
-    fn median(&mut self) -> Duration {
+    /// In microseconds.
+    fn median(&mut self) -> f64 {
         self.costs.sort_unstable();
-        self.costs[self.costs.len() / 2]
+        self.costs[self.costs.len() / 2].as_secs_f64() * 1e6
     }
 }
 
@@ -72,7 +94,7 @@ fn processor_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-fn main() -> Result<(), ::sysinfo::Error> {
+fn main() -> anyhow::Result<()> {
     let mut subjects = MetricSwitch::SINGLE
         .into_iter()
         .map(|switch| Subject::new(switch.name(), switch.metrics()))
@@ -81,19 +103,21 @@ fn main() -> Result<(), ::sysinfo::Error> {
             Subject::new("standard", MetricSwitch::Standard.metrics()),
         ])
         .collect::<Result<Vec<_>, _>>()?;
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         thread::sleep(PAUSE);
         for subject in &mut subjects {
-            subject.measure();
+            let mut meters = [&mut subject.proc, &mut subject.sysinfo];
+            // Whichever is first finds the processor's caches cold.
+            meters.rotate_left(round % 2);
+            for meter in meters {
+                meter.measure(subject.wanted);
+            }
         }
     }
-    let base = MetricSet::FIXED;
-    let base = subjects.iter_mut().find(|subject| subject.wanted == base).map(Subject::median);
-    let base = base.unwrap_or_default().as_secs_f64();
-    println!("{:<12} {:>10} {:>14}", "switch", "us of CPU", "of the eight");
+    println!("{:<12} {:>10} {:>12} {:>10}", "switch", "proc (us)", "sysinfo (us)", "of sysinfo");
     for subject in &mut subjects {
-        let median = subject.median().as_secs_f64();
-        println!("{:<12} {:>10.1} {:>13.2}x", subject.name, median * 1e6, median / base);
+        let (proc, sysinfo) = (subject.proc.median(), subject.sysinfo.median());
+        println!("{:<12} {proc:>10.1} {sysinfo:>12.1} {:>9.2}x", subject.name, proc / sysinfo);
     }
     Ok(())
 }

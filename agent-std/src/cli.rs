@@ -10,8 +10,9 @@ use proto::address::{ServerAddress, ServerAddresses};
 use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 
+use crate::collector::CollectorKind;
 use crate::gateway::PortAddress;
-use crate::spool;
+use crate::{spool, spooling, version};
 
 /// Collects the metrics of this host and streams them to a picket server.
 ///
@@ -19,7 +20,12 @@ use crate::spool;
 /// configuration store, and defaults. The server address may also be given as GRPC_SERVER_HOST and
 /// GRPC_SERVER_PORT.
 #[derive(Debug, Parser)]
-#[command(name = "picket-agent", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "picket-agent",
+    version,
+    long_version = version::long(),
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) tool: Option<Tool>,
@@ -91,6 +97,10 @@ pub(crate) struct Record {
     #[arg(long, default_value_t = 1.0, value_parser = finite)]
     pub(crate) interval: f64,
 
+    /// What the host is measured with: proc or sysinfo [default: proc on Linux, else sysinfo]
+    #[arg(long, env = "PICKET_COLLECTOR", value_name = "KIND", hide_possible_values = true)]
+    pub(crate) collector: Option<CollectorKind>,
+
     /// What the file says about where it comes from
     #[arg(long, default_value = "recorded by picket-agent")]
     pub(crate) source: String,
@@ -148,8 +158,8 @@ pub(crate) struct Arguments {
     pub(crate) server: Option<ServerAddresses>,
 
     /// Configuration file (TOML: agent_id, server, etcd, etcd_user, etcd_password_file, state_dir, spool_max_bytes,
-    /// spool_max_age, spool_after, spool_order, config_confirm, serial, baud, and a table "config" with the keys of
-    /// the configuration store)
+    /// spool_max_age, spool_after, spool_order, config_confirm, collector, serial, baud, and a table "config" with the
+    /// keys of the configuration store)
     #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -196,6 +206,11 @@ pub(crate) struct Arguments {
     /// temperature, uptime, agent (what the agent itself costs), or standard: all of these
     #[arg(long, env = "PICKET_METRICS", value_name = "LIST", value_delimiter = ',')]
     pub(crate) metrics: Option<Vec<String>>,
+
+    /// What the host is measured with: proc, the kernel's own files, or sysinfo; they report the same [default: proc on
+    /// Linux, else sysinfo]
+    #[arg(long, env = "PICKET_COLLECTOR", value_name = "KIND", hide_possible_values = true)]
+    pub(crate) collector: Option<CollectorKind>,
 
     /// Plugins in order: deduplication, threshold_alert, aggregation, filter, own.NAME [default: threshold_alert]
     #[arg(long, env = "PICKET_PLUGINS", value_name = "LIST", value_delimiter = ',')]
@@ -255,9 +270,7 @@ impl From<SpoolOrder> for spool::Order {
 /// Bytes of a spool: 0, or as many as one can have.
 pub(crate) fn spool_bytes(text: &str) -> Result<u64, String> {
     let bytes = proto::bytes::parse(text)?;
-    if bytes != 0 && !spool::BYTES_MAX_RANGE.contains(&bytes) {
-        return Err("it must be 0, or 64K to 512M".to_owned());
-    }
+    spooling::check_bytes(bytes)?;
     Ok(bytes)
 }
 

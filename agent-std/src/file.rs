@@ -22,6 +22,7 @@ pub(crate) struct File {
     pub(crate) spool_after: Option<String>,
     pub(crate) spool_order: Option<String>,
     pub(crate) config_confirm: Option<String>,
+    pub(crate) collector: Option<String>,
     #[serde(default)]
     pub(crate) serial: Vec<String>,
     pub(crate) baud: Option<u32>,

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg_attr(not(feature = "spool"), path = "boot_book_absent.rs")]
 mod boot_book;
 mod cli;
 mod clock;
@@ -12,6 +13,7 @@ mod collector;
 mod config;
 mod event;
 mod file;
+#[cfg_attr(not(feature = "serial"), path = "gateway_absent.rs")]
 mod gateway;
 mod identity;
 mod journal;
@@ -19,23 +21,29 @@ mod main_loop;
 mod net;
 mod owner;
 mod replay;
+mod ring_memory;
 mod sealed;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulated;
+#[cfg_attr(not(feature = "spool"), path = "spool_absent.rs")]
 pub mod spool;
+#[cfg_attr(not(feature = "spool"), path = "spooling_absent.rs")]
 mod spooling;
 mod state_file;
+#[cfg_attr(not(target_os = "linux"), path = "timer_slack_elsewhere.rs")]
+mod timer_slack;
 mod tool;
 mod trace;
+mod version;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use agent_core::agent::Agent;
-use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
+use agent_core::limits::RING_BYTES;
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
 use clap::{Parser as _, ValueEnum as _};
@@ -45,7 +53,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Arguments, Cli};
 use crate::clock::Clock;
-use crate::collector::{CollectorThread, SysinfoCollector};
+use crate::collector::{CollectorKind, CollectorThread};
 use crate::config::{Configuration, Keeper, Layers};
 use crate::event::{EVENTS_MAX, Event};
 use crate::file::File;
@@ -54,6 +62,7 @@ use crate::journal::Journal;
 use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
 use crate::net::{ConfigStore, Network, Servers};
+use crate::ring_memory::RingAgent;
 use crate::spooling::Spooling;
 
 /// Something outside could not be used: a file, a directory, the system.
@@ -71,7 +80,7 @@ const SPOOL_AGE: Duration = Duration::from_secs(7 * 86_400);
 const SPOOL_AFTER: Duration = Duration::from_secs(30);
 
 /// The agent of a host, with the user's own plugins.
-type HostAgent<O> = Agent<RING_BYTES, COMMANDS_MAX, O>;
+type HostAgent<O> = RingAgent<RING_BYTES, O>;
 
 /// Runs the program with the plugins of `O` beside the built-in ones, by its command line and environment.
 ///
@@ -117,6 +126,7 @@ struct Settings {
     ports: Vec<PortAddress>,
     baud: u32,
     config_confirm: Duration,
+    collector: CollectorKind,
     spool: spooling::Settings,
     store: Option<ConfigStore>,
     layers: Layers,
@@ -162,6 +172,14 @@ impl Settings {
             (Some(duration), _) => duration,
             (None, in_file) => in_file.transpose()?.unwrap_or(CONFIG_CONFIRM_DEFAULT),
         };
+        let in_file = file.collector.as_deref().map(|text| {
+            let parsed = CollectorKind::from_str(text, false).ok();
+            parsed.with_context(|| format!("collector {text:?} of the file is not proc or sysinfo"))
+        });
+        let collector = match (arguments.collector, in_file) {
+            (Some(kind), _) => kind,
+            (None, in_file) => in_file.transpose()?.unwrap_or(CollectorKind::DEFAULT),
+        };
         ensure!(
             spool.bytes_max == 0 || state_dir.is_some(),
             "a spool needs a state directory (--state-dir)"
@@ -188,6 +206,7 @@ impl Settings {
             ports,
             baud,
             config_confirm,
+            collector,
             spool,
             store,
             layers,
@@ -240,6 +259,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         ports,
         baud,
         config_confirm,
+        collector,
         spool,
         store,
         layers,
@@ -254,9 +274,13 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(%id, %boot, version, %server, "picket-agent starts");
 
+    // Before the first thread, which inherits it.
+    if let Err(error) = timer_slack::widen() {
+        tracing::debug!(%error, "timers stay as exact as the system has them");
+    }
     let clock = Clock::start();
-    let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
-    let collector = SysinfoCollector::new().context("cannot measure this system")?;
+    let (sender, events) = sync_channel(EVENTS_MAX);
+    let collector = collector.open().context("cannot measure this system")?;
     let collector = CollectorThread::spawn(collector, clock, sender.clone())
         .context("cannot start the collector thread")?;
     let on_signal = {
@@ -284,8 +308,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         [] => None,
         _ => Some(GatewaySettings { host: id.clone(), ports, baud, seed: identity::random()? }),
     };
-    // It stays where it is made: moving it would touch all the memory of its ring.
-    let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
+    let mut agent = HostAgent::<O>::with_memory(clock.now(), boot, seed, config, restarted);
     let unix_seconds = collector::unix_ms().div_euclid(1000);
     let (journal, inputs) = Journal::open(state_dir.as_deref(), id.clone(), unix_seconds);
     for input in inputs {

@@ -1,6 +1,8 @@
 //! What the Linux kernel is asked directly, because sysinfo asks for far more to answer it, or answers too coarsely.
 
 use std::fs;
+use std::io::Read as _;
+use std::str;
 use std::time::Duration;
 
 use rustix::fs::{StatVfs, statvfs};
@@ -43,7 +45,10 @@ pub(super) fn uptime_ms() -> Option<i64> {
 ///
 /// The same file as sysinfo's, which reads three others and keeps a description of the process to get there.
 pub(super) fn own_memory() -> Option<i64> {
-    resident_bytes(&fs::read_to_string("/proc/self/statm").ok()?, page_size())
+    // Seven numbers of at most twenty digits.
+    let mut text = [0; 160];
+    let length = fs::File::open("/proc/self/statm").ok()?.read(&mut text).ok()?;
+    resident_bytes(str::from_utf8(text.get(..length)?).ok()?, page_size())
 }
 
 /// The second number of `statm` is the count of resident pages (proc_pid_statm(5)).

@@ -3,21 +3,30 @@
 //! It is a thread of its own so that a mount that hangs or a slow kernel delays snapshots and nothing else: the
 //! main loop goes on answering commands.
 
+mod host;
+mod interfaces;
 #[cfg_attr(not(target_os = "linux"), path = "kernel_elsewhere.rs")]
 mod kernel;
+#[cfg(target_os = "linux")]
+mod procfs;
 mod rate;
 mod sensors;
+#[cfg_attr(
+    all(target_os = "linux", not(any(feature = "sysinfo", test))),
+    path = "sysinfo_absent.rs"
+)]
 mod sysinfo;
 
 use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_core::metric::{MetricSet, Values};
 use agent_core::record::Snapshot;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use clap::ValueEnum;
 
-pub(crate) use self::sysinfo::SysinfoCollector;
+use self::host::HostCollector;
 use crate::clock::Clock;
 use crate::event::Event;
 
@@ -30,22 +39,52 @@ pub(crate) trait Collector: Send {
     fn collect(&mut self, wanted: MetricSet) -> Values;
 }
 
+/// What a host is measured with. All of them report the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CollectorKind {
+    /// The kernel's own files in `/proc`, on Linux only.
+    Proc,
+    /// The sysinfo crate, on all systems.
+    Sysinfo,
+}
+
+impl CollectorKind {
+    /// The leanest of this system.
+    pub(crate) const DEFAULT: Self =
+        if cfg!(target_os = "linux") { Self::Proc } else { Self::Sysinfo };
+
+    /// A collector of this kind for this host.
+    ///
+    /// # Errors
+    ///
+    /// When this system has none of this kind.
+    pub(crate) fn open(self) -> anyhow::Result<Box<dyn Collector>> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Proc => Ok(Box::new(HostCollector::new(procfs::Procfs::new()))),
+            #[cfg(not(target_os = "linux"))]
+            Self::Proc => anyhow::bail!("the collector \"proc\" is for Linux alone"),
+            Self::Sysinfo => sysinfo::open(),
+        }
+    }
+}
+
 /// The collector thread. Dropping it ends the thread after the measurement in hand.
 #[derive(Debug)]
 pub(crate) struct CollectorThread {
-    requests: Sender<MetricSet>,
+    requests: SyncSender<MetricSet>,
     _thread: JoinHandle<()>,
 }
 
 impl CollectorThread {
     /// Starts the thread; its snapshots go to `events`.
     pub(crate) fn spawn(
-        mut collector: impl Collector + 'static,
+        mut collector: Box<dyn Collector>,
         clock: Clock,
-        events: Sender<Event>,
+        events: SyncSender<Event>,
     ) -> io::Result<Self> {
         // The core asks for the next snapshot only after the last has come, so one place is enough.
-        let (requests, queue): (_, Receiver<MetricSet>) = bounded(1);
+        let (requests, queue): (_, Receiver<MetricSet>) = sync_channel(1);
         let thread = thread::Builder::new().name("collector".to_owned()).spawn(move || {
             for wanted in queue {
                 let values = collector.collect(wanted);
@@ -91,16 +130,17 @@ mod tests {
 
     #[test]
     fn whoever_asks_does_not_wait_for_a_collector_that_is_stuck() {
-        let (release, held) = bounded(1);
-        let (sender, events) = bounded(4);
-        let collector = CollectorThread::spawn(Stuck(held), Clock::start(), sender).unwrap();
+        let (release, held) = sync_channel(1);
+        let (sender, events) = sync_channel(4);
+        let collector =
+            CollectorThread::spawn(Box::new(Stuck(held)), Clock::start(), sender).unwrap();
         assert!(collector.request(MetricSet::FIXED));
         // The thread may or may not have taken the first one; that these return at all is the point.
         for _ in 0..3 {
             collector.request(MetricSet::FIXED);
         }
         assert!(!collector.request(MetricSet::FIXED), "one waits already");
-        assert!(events.is_empty());
+        assert!(events.try_recv().is_err());
         release.send(()).unwrap();
         let event = events.recv_timeout(Duration::from_secs(60));
         assert!(matches!(event, Ok(Event::Snapshot(_))));

@@ -1,40 +1,113 @@
 //! Rates from counters: the change of a sum of device counters over the time that really passed.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+/// Bytes that a device has taken in and given out since it was made: read and written, or received and sent.
+pub(super) type Counts = [u64; 2];
 
 /// Turns the running byte counters of devices into bytes per second.
 ///
 /// Only devices seen at both ends of an interval count, so one that is plugged in does not add all it ever
-/// counted. A counter that falls was reset; it counts as no change.
+/// counted. A counter that falls was reset; it counts as no change. While the devices stay the same, nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct RateMeter {
-    last: Option<Reading>,
+    /// When the devices were read; none when they never were, or not to the end.
+    read_at: Option<Instant>,
+    devices: Vec<Device>,
 }
 
 #[derive(Debug)]
-struct Reading {
-    at: Instant,
-    counters: HashMap<String, u64>,
+struct Device {
+    name: Box<[u8]>,
+    counts: Counts,
+    /// Since the reading before; 0 of a device that is new.
+    change: Counts,
+    is_seen: bool,
 }
 
 impl RateMeter {
-    /// Takes the counters as they stand at `now`. No rate comes of the first reading, nor of two at one instant.
-    pub(super) fn measure(&mut self, now: Instant, counters: HashMap<String, u64>) -> Option<i64> {
-        let last = self.last.replace(Reading { at: now, counters })?;
-        let counters = &self.last.as_ref()?.counters;
-        let change = counters
-            .iter()
-            .filter_map(|(device, count)| Some(count.saturating_sub(*last.counters.get(device)?)))
-            .fold(0_u64, u64::saturating_add);
-        let nanos = now.saturating_duration_since(last.at).as_nanos();
-        let per_second = (u128::from(change) * 1_000_000_000).checked_div(nanos)?;
-        Some(i64::try_from(per_second).unwrap_or(i64::MAX))
+    /// Begins to take the counters as they stand at `now`. A reading that is dropped before its end leaves no rate to it,
+    /// nor to the next.
+    pub(super) fn begin(&mut self, now: Instant) -> Reading<'_> {
+        for device in &mut self.devices {
+            device.is_seen = false;
+        }
+        let last_at = self.read_at.take();
+        Reading { meter: self, now, last_at, next_index: 0 }
     }
 
     /// Forgets the last reading, because nobody looked for a while.
     pub(super) fn reset(&mut self) {
-        self.last = None;
+        self.read_at = None;
+    }
+}
+
+/// Counters that are being read.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    meter: &'a mut RateMeter,
+    now: Instant,
+    last_at: Option<Instant>,
+    /// Devices nearly always come in the order of the last reading, so the search for each begins behind the one before.
+    ///
+    /// next_index <= meter.devices.len()
+    next_index: usize,
+}
+
+impl<'a> Reading<'a> {
+    /// Takes the counters of a device. One that comes twice in a reading counts once.
+    pub(super) fn add(&mut self, name: &[u8], counts: Counts) {
+        let devices = &mut self.meter.devices;
+        let mut order = (self.next_index..devices.len()).chain(0..self.next_index);
+        let found = order.find(|index| *devices[*index].name == *name);
+        let Some(index) = found else {
+            devices.push(Device { name: name.into(), counts, change: [0; 2], is_seen: true });
+            return;
+        };
+        self.next_index = index + 1;
+        let device = &mut devices[index];
+        if !device.is_seen {
+            device.change = [0, 1].map(|way| counts[way].saturating_sub(device.counts[way]));
+            device.counts = counts;
+            device.is_seen = true;
+        }
+    }
+
+    /// All devices were read.
+    pub(super) fn end(self) -> Changes<'a> {
+        let Self { meter, now, last_at, .. } = self;
+        meter.devices.retain(|device| device.is_seen);
+        meter.read_at = Some(now);
+        let passed = last_at.map(|last_at| now.saturating_duration_since(last_at));
+        Changes { devices: &meter.devices, passed }
+    }
+}
+
+/// What changed from one reading to the next.
+#[derive(Debug)]
+pub(super) struct Changes<'a> {
+    devices: &'a [Device],
+    passed: Option<Duration>,
+}
+
+impl<'a> Changes<'a> {
+    /// The devices, in the same order as long as none comes or goes.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+        self.devices.iter().map(|device| &*device.name)
+    }
+
+    /// Bytes per second of those devices together of which `counting` says so, in their order. No rate comes of the first
+    /// reading, nor of two at one instant.
+    pub(super) fn rates(&self, counting: impl IntoIterator<Item = bool>) -> Option<[i64; 2]> {
+        let nanos = self.passed.map(|passed| passed.as_nanos()).filter(|nanos| *nanos != 0)?;
+        let counted = self.devices.iter().zip(counting).filter(|(_, counts)| *counts);
+        let sum = counted.fold([0_u64; 2], |sum, (device, _)| {
+            [0, 1].map(|way| sum[way].saturating_add(device.change[way]))
+        });
+        Some(sum.map(|change| {
+            let per_second = u128::from(change) * 1_000_000_000 / nanos;
+            i64::try_from(per_second).unwrap_or(i64::MAX)
+        }))
     }
 }
 
@@ -63,19 +136,34 @@ impl CpuMeter {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
-    fn counters(pairs: &[(&str, u64)]) -> HashMap<String, u64> {
-        pairs.iter().map(|(device, count)| ((*device).to_owned(), *count)).collect()
+    fn read<'a>(meter: &'a mut RateMeter, now: Instant, counters: &[(&str, u64)]) -> Changes<'a> {
+        let mut reading = meter.begin(now);
+        for (device, count) in counters {
+            // What goes out is told apart from what comes in by standing still.
+            reading.add(device.as_bytes(), [*count, 7]);
+        }
+        reading.end()
+    }
+
+    fn rate(meter: &mut RateMeter, now: Instant, counters: &[(&str, u64)]) -> Option<i64> {
+        let rates = read(meter, now, counters).rates(iter::repeat(true));
+        rates.map(|[taken_in, given_out]| {
+            assert_eq!(given_out, 0);
+            taken_in
+        })
     }
 
     /// The rate between two readings `ms` apart.
     fn check(ms: u64, before: &[(&str, u64)], after: &[(&str, u64)], expected: Option<i64>) {
         let mut meter = RateMeter::default();
         let start = Instant::now();
-        assert_eq!(meter.measure(start, counters(before)), None, "the first reading has no rate");
+        assert_eq!(rate(&mut meter, start, before), None, "the first reading has no rate");
         let end = start + Duration::from_millis(ms);
-        assert_eq!(meter.measure(end, counters(after)), expected, "{before:?} {after:?}");
+        assert_eq!(rate(&mut meter, end, after), expected, "{before:?} {after:?}");
     }
 
     #[test]
@@ -91,7 +179,46 @@ mod tests {
         check(1000, &[("a", 1), ("b", 2)], &[("a", 4), ("b", 7)], Some(8));
         check(1000, &[("a", 1)], &[("a", 2), ("new", 1_000_000)], Some(1));
         check(1000, &[("a", 1), ("gone", 9)], &[("a", 2)], Some(1));
+        check(1000, &[("a", 1), ("b", 1)], &[("new", 9), ("b", 2), ("a", 4)], Some(4));
         check(1000, &[], &[], Some(0));
+    }
+
+    #[test]
+    fn a_device_that_comes_twice_counts_once() {
+        check(1000, &[("a", 1), ("a", 1)], &[("a", 4), ("a", 9)], Some(3));
+    }
+
+    #[test]
+    fn a_device_that_came_back_starts_afresh() {
+        let mut meter = RateMeter::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(rate(&mut meter, at(0), &[("a", 1), ("b", 1)]), None);
+        assert_eq!(rate(&mut meter, at(1), &[("b", 2)]), Some(1));
+        assert_eq!(rate(&mut meter, at(2), &[("a", 90), ("b", 4)]), Some(2));
+        assert_eq!(rate(&mut meter, at(3), &[("a", 95), ("b", 4)]), Some(5));
+    }
+
+    #[test]
+    fn only_what_counts_is_summed() {
+        let mut meter = RateMeter::default();
+        let start = Instant::now();
+        read(&mut meter, start, &[("a", 0), ("b", 0)]);
+        let changes = read(&mut meter, start + Duration::from_secs(1), &[("b", 30), ("a", 4)]);
+        assert_eq!(changes.names().collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!(changes.rates([true, false]), Some([4, 0]));
+        assert_eq!(changes.rates([false, true]), Some([30, 0]));
+    }
+
+    #[test]
+    fn a_reading_that_broke_off_leaves_no_rate() {
+        let mut meter = RateMeter::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(rate(&mut meter, at(0), &[("a", 0), ("b", 0)]), None);
+        meter.begin(at(1)).add(b"a", [10, 7]);
+        assert_eq!(rate(&mut meter, at(2), &[("a", 20), ("b", 20)]), None);
+        assert_eq!(rate(&mut meter, at(3), &[("a", 21), ("b", 21)]), Some(2));
     }
 
     #[test]

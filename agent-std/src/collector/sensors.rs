@@ -4,7 +4,9 @@
 //! model only one would be looked at, and which leaves thermal zones out where any other sensor is.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::str;
 use std::time::{Duration, Instant};
 
 /// How often sensors are looked for. Those that are known are read at every measurement.
@@ -81,7 +83,10 @@ fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 fn number_in(file: &Path) -> Option<i64> {
-    fs::read_to_string(file).ok()?.trim_ascii().parse().ok()
+    // No number is longer; what is cut there is none.
+    let mut text = [0; 32];
+    let length = fs::File::open(file).ok()?.read(&mut text).ok()?;
+    str::from_utf8(text.get(..length)?).ok()?.trim_ascii().parse().ok()
 }
 
 #[cfg(test)]

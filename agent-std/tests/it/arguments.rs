@@ -27,6 +27,16 @@ fn wrong_arguments_are_named_with_what_is_allowed() {
 }
 
 #[test]
+fn a_collector_is_one_of_two() {
+    check_refused(&["--collector", "collectd"], "--collector <KIND>");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    fs::write(&path, "collector = \"collectd\"\n").unwrap();
+    let said = "collector \"collectd\" of the file is not proc or sysinfo";
+    check_refused(&["--config", path.to_str().unwrap()], said);
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_named_with_its_place() {
     check_refused(&["--config", "/no/such/agent.toml"], "/no/such/agent.toml");
     let directory = tempfile::tempdir().unwrap();

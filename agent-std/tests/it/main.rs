@@ -4,6 +4,8 @@
 
 mod arguments;
 mod begun;
+#[cfg(target_os = "linux")]
+mod collector;
 mod device;
 mod full_server;
 mod gateway;
