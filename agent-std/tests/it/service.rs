@@ -161,7 +161,7 @@ fn check_hang(thread: &str, arguments: &[&str]) {
     let service = Service::start(&[server.as_slice(), arguments].concat(), Some(WATCHDOG));
     service.manager.until_line("READY=1");
     service.manager.assert_fed(WATCHDOG);
-    let hung = Hung::thread(service.child.id(), thread);
+    let hung = Hung::threads(service.child.id(), thread);
     service.manager.assert_starved(WATCHDOG);
     drop(hung);
     service.manager.assert_fed(WATCHDOG);
@@ -186,7 +186,7 @@ fn it_is_not_called_alive_while_the_main_loop_hangs() {
     let service = Service::start(&["--server", &nobody()], Some(WATCHDOG));
     service.manager.until_line("READY=1");
     // The main thread has the name of the program, as the system cuts it.
-    let hung = Hung::thread(service.child.id(), "picket-agent");
+    let hung = Hung::threads(service.child.id(), "picket-agent");
     service.manager.assert_starved(WATCHDOG);
     drop(hung);
     service.manager.assert_fed(WATCHDOG);

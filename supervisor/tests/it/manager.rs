@@ -153,18 +153,26 @@ impl Manager {
     }
 }
 
-/// A thread of another process, which is stopped until this is dropped. Its process must be alive until then.
+/// Threads of another process, which are stopped until this is dropped. Their process must be alive until then.
 #[derive(Debug)]
-pub(crate) struct Hung {
+pub(crate) struct Hung(#[expect(dead_code, reason = "held until it is dropped")] Vec<HungThread>);
+
+impl Hung {
+    /// Stops the threads with this name of the process with this number, a child of this one. All others run on: it is how
+    /// a debugger does it.
+    pub(crate) fn threads(process: u32, name: &str) -> Self {
+        Self(find(process, name).into_iter().map(HungThread::stop).collect())
+    }
+}
+
+#[derive(Debug)]
+struct HungThread {
     release: Option<SyncSender<()>>,
     tracer: Option<JoinHandle<()>>,
 }
 
-impl Hung {
-    /// Stops the thread with this name of the process with this number, a child of this one. All others run on: it is how a
-    /// debugger does it.
-    pub(crate) fn thread(process: u32, name: &str) -> Self {
-        let thread = Pid::from_raw(find(process, name));
+impl HungThread {
+    fn stop(thread: Pid) -> Self {
         let (release, released) = sync_channel::<()>(1);
         let (stopped, is_stopped) = sync_channel(1);
         // All that is asked of a thread that is traced must be asked by one and the same thread.
@@ -182,7 +190,7 @@ impl Hung {
     }
 }
 
-impl Drop for Hung {
+impl Drop for HungThread {
     fn drop(&mut self) {
         drop(self.release.take());
         if let Some(tracer) = self.tracer.take() {
@@ -192,16 +200,19 @@ impl Drop for Hung {
     }
 }
 
-fn find(process: u32, name: &str) -> i32 {
-    let mut names = Vec::new();
+fn find(process: u32, name: &str) -> Vec<Pid> {
+    let mut others = Vec::new();
+    let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
         let entry = entry.unwrap();
         // It may have ended since.
-        let found = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if found.trim_end() == name {
-            return entry.file_name().to_str().unwrap().parse().unwrap();
+        let its_name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if its_name.trim_end() == name {
+            found.push(Pid::from_raw(entry.file_name().to_str().unwrap().parse().unwrap()));
+        } else {
+            others.push(its_name);
         }
-        names.push(found);
     }
-    panic!("no thread {name} among {names:?}");
+    assert!(!found.is_empty(), "no thread {name} among {others:?}");
+    found
 }
