@@ -1,12 +1,11 @@
 //! The layers of the agent's configuration: what the server pushed, with the host's own word above it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use agent_core::config::Config;
 use proto::config::{Document, DocumentError};
 
-use crate::file::{self, FileError};
+use crate::file::{FileError, Location};
 
 /// Precedence, highest first: flags and variables, the host's file, what the server pushed, defaults.
 #[derive(Debug)]
@@ -14,7 +13,8 @@ pub(crate) struct Layers {
     // The user's own plugins that this program has.
     own_plugins: &'static [&'static str],
     flags: Document,
-    file_path: Option<PathBuf>,
+    // None where there is none to read again.
+    location: Option<Location>,
     file: Document,
     remote: Document,
 }
@@ -41,10 +41,10 @@ impl Layers {
     pub(crate) fn new(
         own_plugins: &'static [&'static str],
         flags: Document,
-        file_path: Option<PathBuf>,
+        location: Option<Location>,
         file: Document,
     ) -> Self {
-        Self { own_plugins, flags, file_path, file, remote: Document::default() }
+        Self { own_plugins, flags, location, file, remote: Document::default() }
     }
 
     /// What the layers make together.
@@ -63,8 +63,10 @@ impl Layers {
         &self,
         params: &HashMap<String, String>,
     ) -> Result<Candidate, LayersError> {
-        let file = match &self.file_path {
-            Some(path) if params.is_empty() => file::read(path)?.config,
+        let file = match &self.location {
+            Some(location) if params.is_empty() => {
+                location.read(self.own_plugins)?.unwrap_or_default().config
+            }
             _ => self.file.clone(),
         };
         let remote = Document::merge(&self.remote, &Document::from_params(params)?);
@@ -75,6 +77,11 @@ impl Layers {
     pub(crate) fn adopt(&mut self, candidate: Candidate) {
         self.file = candidate.file;
         self.remote = candidate.remote;
+    }
+
+    /// The layers, highest first: what flags and variables say, the file, and what the server pushed.
+    pub(crate) const fn all(&self) -> [&Document; 3] {
+        [&self.flags, &self.file, &self.remote]
     }
 
     /// The keys of the server's document that the host decides itself, sorted.
@@ -139,8 +146,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.toml");
         std::fs::write(&path, "[config]\ninterval = 3\n").unwrap();
-        let file = file::read(&path).unwrap().config;
-        let layers = Layers::new(&[], Document::default(), Some(path.clone()), file);
+        let location = Location::Named(path.clone());
+        let file = location.read(&[]).unwrap().unwrap().config;
+        let layers = Layers::new(&[], Document::default(), Some(location), file);
         std::fs::write(&path, "[config]\ninterval = 4\n").unwrap();
         assert_eq!(interval(&layers.update(&HashMap::new()).unwrap()), Duration::from_secs(4));
         std::fs::write(&path, "[config]\ninterval = -4\n").unwrap();

@@ -85,7 +85,8 @@ pub(crate) fn output(arguments: &[&str]) -> Output {
     command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
 }
 
-fn command(arguments: &[&str]) -> Command {
+/// The program as it is to be started.
+pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_picket-agent"));
     // Whatever the machine that runs the tests has set must not decide.
     for (name, _) in std::env::vars() {
@@ -97,6 +98,8 @@ fn command(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // A file that this machine has in the standard place must not decide either.
+    command.env("PICKET_CONFIG", "/dev/null");
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
