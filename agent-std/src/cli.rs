@@ -364,15 +364,6 @@ fn finite(text: &str) -> Result<f64, String> {
     if seconds.is_finite() { Ok(seconds) } else { Err("it must be a finite number".to_owned()) }
 }
 
-/// A number in its range.
-pub(crate) fn in_range<T: TryFrom<i64>>(
-    number: i64,
-    range: RangeInclusive<i64>,
-) -> Result<T, String> {
-    let fitting = range.contains(&number).then(|| T::try_from(number).ok()).flatten();
-    fitting.ok_or_else(|| format!("it must be {} to {}", range.start(), range.end()))
-}
-
 /// A time with its unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)

@@ -5,6 +5,7 @@ mod table;
 
 use std::fs;
 use std::io::{self, Read as _};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use clap::ValueEnum;
 use proto::address::ServerAddresses;
 use proto::config::{Document, KEYS as TABLE_KEYS};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use self::reading::Reading;
 pub(crate) use self::reading::{Places, Problem};
@@ -186,7 +187,7 @@ impl File {
     fn take(
         &mut self,
         reading: &mut Reading<'_>,
-        key: &Spanned<std::borrow::Cow<'_, str>>,
+        key: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
         own: &[&str],
     ) {
@@ -198,19 +199,14 @@ impl File {
             "server" => self.server = reading.value(key, found, parsed),
             "state_dir" => self.state_dir = reading.value(key, found, path),
             "spool_max_bytes" => {
-                self.spool_max_bytes = reading.value(key, found, |value| match value {
-                    DeValue::Integer(_) => cli::spool_bytes(&whole::<u64>(value)?.to_string()),
-                    _ => cli::spool_bytes(text(value)?),
-                });
+                let parse = |value: &DeValue<'_>| text_or_number(value, cli::spool_bytes);
+                self.spool_max_bytes = reading.value(key, found, parse);
             }
             "spool_max_age" => self.spool_max_age = reading.value(key, found, duration),
             "spool_after" => self.spool_after = reading.value(key, found, duration),
             "spool_order" => self.spool_order = reading.value(key, found, choice),
             "config_confirm" => {
-                let parse = |value: &DeValue<'_>| match value {
-                    DeValue::Integer(_) => cli::confirm(&whole::<u64>(value)?.to_string()),
-                    _ => cli::confirm(text(value)?),
-                };
+                let parse = |value: &DeValue<'_>| text_or_number(value, cli::confirm);
                 self.config_confirm = reading.value(key, found, parse);
             }
             "etcd" => self.etcd = reading.value(key, found, owned),
@@ -220,12 +216,10 @@ impl File {
             "start_jitter" => self.start_jitter = reading.value(key, found, truth),
             "serial" => self.serial = ports(reading, key, found),
             "baud" => {
-                self.baud = reading
-                    .value(key, found, |value| cli::in_range(whole(value)?, cli::BAUD_RANGE));
+                self.baud = reading.value(key, found, |value| number(value, cli::BAUD_RANGE));
             }
             "nice" => {
-                self.nice = reading
-                    .value(key, found, |value| cli::in_range(whole(value)?, cli::NICE_RANGE));
+                self.nice = reading.value(key, found, |value| number(value, cli::NICE_RANGE));
             }
             "log_level" => self.log_level = reading.value(key, found, choice),
             table::NAME => self.config = table::document(reading, found, own),
@@ -263,11 +257,27 @@ fn truth(value: &DeValue<'_>) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| "it must be true or false".to_owned())
 }
 
-fn whole<T: TryFrom<i64>>(value: &DeValue<'_>) -> Result<T, String> {
-    let integer = value.as_integer();
-    let number = integer.and_then(|i| i64::from_str_radix(i.as_str(), i.radix()).ok());
-    let fitting = number.and_then(|number| T::try_from(number).ok());
-    fitting.ok_or_else(|| "it must be a whole number in range, without quotes".to_owned())
+fn whole(value: &DeValue<'_>) -> Option<i64> {
+    let integer = value.as_integer()?;
+    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn number<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> Result<T, String> {
+    let (least, most) = (range.start(), range.end());
+    let refused = || format!("it must be a whole number from {least} to {most}, without quotes");
+    let fitting = whole(value).filter(|number| range.contains(number));
+    fitting.and_then(|number| T::try_from(number).ok()).ok_or_else(refused)
+}
+
+/// What `parse` makes of text, or of a number without quotes, which is taken as it would be with them.
+fn text_or_number<T>(
+    value: &DeValue<'_>,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, String> {
+    match whole(value) {
+        Some(number) => parse(&number.to_string()),
+        None => parse(text(value)?),
+    }
 }
 
 fn choice<T: ValueEnum>(value: &DeValue<'_>) -> Result<T, String> {
@@ -342,9 +352,9 @@ mod tests {
             "interval = 5",
             "agent.toml:1: interval: unknown key; `interval` belongs below [config]",
         );
-        check("nice = 20", "agent.toml:1: nice = 20: it must be -20 to 19");
+        check("nice = 20", "agent.toml:1: nice = 20: it must be a whole number from -20 to 19");
         check("nice = \"5\"", "agent.toml:1: nice = \"5\": it must be a whole number");
-        check("baud = 0", "agent.toml:1: baud = 0: it must be 1 to 4294967295");
+        check("baud = 0", "agent.toml:1: baud = 0: it must be a whole number from 1 to 4294967295");
         check("agent_id = \"a/b\"", "agent.toml:1: agent_id = \"a/b\": ");
         check(
             "spool_after = \"soon\"",
@@ -420,6 +430,12 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_says_nothing_decides_nothing() {
+        let text = "[config]\n[config.thresholds]\n[config.deduplication.tolerance]\n[config.own]";
+        assert!(parse_at(text).1.unwrap().config.is_empty());
+    }
+
+    #[test]
     fn only_a_file_that_nobody_named_may_be_missing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.toml");
@@ -436,5 +452,57 @@ mod tests {
         endless.set_len(FILE_BYTES_MAX + 1).unwrap();
         assert!(matches!(standard.read(&[]), Err(FileError::Read { .. })));
         assert_eq!(Location::new(None).path(), Path::new("/etc/picket/agent.toml"));
+    }
+
+    /// The configuration file that is in the packages.
+    const PACKAGED: &str = include_str!("../../packaging/agent.toml");
+
+    /// The packaged file with each line that begins with `mark` uncovered.
+    fn uncovered(marks: &[&str]) -> String {
+        let uncover = |line: &'static str| {
+            let found = marks.iter().find_map(|mark| line.strip_prefix(mark));
+            found.filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).unwrap_or(line)
+        };
+        PACKAGED.lines().map(|line| uncover(line).to_owned() + "\n").collect()
+    }
+
+    #[test]
+    fn the_packaged_file_has_every_key_there_is() {
+        let said = parse(&uncovered(&["# e.g. ", "#"]), &["own.every_nth"]).unwrap();
+        for key in KEYS {
+            assert!(said.places.get(key).is_some(), "{key}");
+        }
+        for key in TABLE_KEYS {
+            assert!(said.places.get(&format!("config.{key}")).is_some(), "config.{key}");
+        }
+        let nested = ["tolerance", "max_silence"].map(|key| format!("config.deduplication.{key}"));
+        for key in nested {
+            assert!(said.places.get(&key).is_some(), "{key}");
+        }
+        let text = PACKAGED.lines().all(|line| line.chars().count() <= 120);
+        assert!(text, "a line is too long to read");
+    }
+
+    #[test]
+    fn the_packaged_file_says_nothing_until_it_is_uncovered_and_then_the_defaults() {
+        let said = parse(PACKAGED, &[]).unwrap();
+        assert!(said.config.is_empty());
+        assert!(KEYS.iter().all(|key| *key == table::NAME || said.places.get(key).is_none()));
+        let said = parse(&uncovered(&["#"]), &[]).unwrap();
+        let defaults = Document::parse(proto::config::DEFAULTS).unwrap();
+        // Equal as layers, not only in what they make.
+        assert_eq!(said.config, defaults);
+    }
+
+    #[test]
+    fn whatever_has_a_flag_has_a_key() {
+        use clap::CommandFactory as _;
+        let not_settings = ["config", "systemd_state_directory", "help", "version"];
+        for argument in cli::Cli::command().get_arguments() {
+            let id = argument.get_id().as_str();
+            let is_key = KEYS.contains(&id) || TABLE_KEYS.contains(&id);
+            assert_eq!(is_key, !not_settings.contains(&id) || id == table::NAME, "{id}");
+            assert!(!is_key || argument.get_env().is_some(), "{id} has no variable");
+        }
     }
 }

@@ -5,13 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_core::metric::{Metric, MetricSet, MetricSwitch, Values};
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use proto::convert::units_from_count;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::cli::Once;
 use crate::collector::{CollectorKind, unix_ms};
+use crate::settings::Problems;
 
 /// Between the two looks that a rate needs.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -32,9 +33,9 @@ struct Measurement {
 ///
 /// # Errors
 ///
-/// When a switch is unknown, this system cannot be measured, nothing could be measured, or the output ends.
+/// [`Problems`] when a switch is unknown; when this system cannot be measured, nothing could be measured, or the output ends.
 pub(crate) fn run(arguments: &Once) -> anyhow::Result<()> {
-    let wanted = wanted(&arguments.metrics)?;
+    let wanted = wanted(&arguments.metrics).map_err(|problem| Problems(vec![problem]))?;
     let kind = arguments.collector.unwrap_or(CollectorKind::DEFAULT);
     let mut collector = kind.open().context("cannot measure this system")?;
     collector.collect(wanted);
@@ -59,19 +60,18 @@ pub(crate) fn run(arguments: &Once) -> anyhow::Result<()> {
 }
 
 /// The metrics of these switches, but for the buffer of an agent, as none runs here.
-fn wanted(names: &[String]) -> anyhow::Result<MetricSet> {
+fn wanted(names: &[String]) -> Result<MetricSet, String> {
     let mut wanted = MetricSet::EMPTY;
     for name in names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
         let Ok(switch) = name.parse::<MetricSwitch>() else {
             let known = MetricSwitch::SINGLE.map(MetricSwitch::name).join(", ");
             let all = MetricSwitch::Standard.name();
-            bail!("unknown metric {name:?}; known are {known}, and {all} for all");
+            return Err(format!("unknown metric {name:?}; known are {known}, and {all} for all"));
         };
         wanted = wanted.union(switch.metrics());
     }
     wanted.remove(Metric::AgentBuffer);
-    ensure!(!wanted.is_empty(), "there must be at least one metric");
-    Ok(wanted)
+    if wanted.is_empty() { Err("there must be at least one metric".to_owned()) } else { Ok(wanted) }
 }
 
 fn metrics(wanted: MetricSet, values: &Values) -> Map<String, Value> {
@@ -108,7 +108,7 @@ fn write_table(
 mod tests {
     use super::*;
 
-    fn of(names: &str) -> anyhow::Result<MetricSet> {
+    fn of(names: &str) -> Result<MetricSet, String> {
         wanted(&names.split(',').map(str::to_owned).collect::<Vec<_>>())
     }
 
@@ -117,8 +117,8 @@ mod tests {
         assert_eq!(of("cpu, memory").unwrap().len(), 4);
         assert_eq!(of("disk read").unwrap().len(), 1);
         assert!(!of("standard").unwrap().contains(Metric::AgentBuffer));
-        assert!(of("gpu").unwrap_err().to_string().contains("known are cpu"));
-        assert!(of("").unwrap_err().to_string().contains("at least one"));
+        assert!(of("gpu").unwrap_err().contains("known are cpu"));
+        assert!(of("").unwrap_err().contains("at least one"));
     }
 
     #[test]

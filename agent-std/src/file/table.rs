@@ -122,12 +122,20 @@ fn object(reading: &mut Reading<'_>, path: &str, table: &DeTable<'_>) -> Map<Str
             reading.refuse_key(&full, key.span(), reason);
             continue;
         }
-        if let Some(value) = json(reading, &path, value) {
-            object.insert(name.to_owned(), value);
+        match json(reading, &path, value) {
+            // A head of a table with nothing below it decides nothing.
+            Some(Value::Object(inner)) if inner.is_empty() && HEADS.contains(&path.as_str()) => {}
+            Some(value) => {
+                object.insert(name.to_owned(), value);
+            }
+            None => {}
         }
     }
     object
 }
+
+/// The tables below `[config]` that are no values themselves.
+const HEADS: [&str; 4] = ["thresholds", "deduplication", "deduplication.tolerance", "own"];
 
 /// The value of the key `path` below `[config]` as JSON; none when there is none in JSON, which is noted.
 fn json(reading: &mut Reading<'_>, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Value> {

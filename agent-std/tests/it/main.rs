@@ -20,4 +20,5 @@ mod process;
 mod real_etcd;
 mod replay;
 mod scripted;
+mod settings;
 mod spool;
