@@ -10,6 +10,8 @@ mod device;
 mod full_server;
 mod gateway;
 mod kept_configuration;
+#[cfg(target_os = "linux")]
+mod odd_hosts;
 #[cfg(feature = "etcd")]
 mod own_etcd;
 mod plain_server;

@@ -17,7 +17,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let child = command(arguments).stderr(Stdio::null()).spawn().unwrap();
+        Self::of(command(arguments).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// One that was started otherwise.
+    pub(crate) fn of(child: Child) -> Self {
         Self { child }
     }
 
