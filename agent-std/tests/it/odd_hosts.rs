@@ -14,6 +14,7 @@ use crate::process::{Agent, command};
 use crate::scripted::{Headers, ScriptedServer, Stream, welcome};
 
 /// Whether a test can run that needs `tool`.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn can_run(tool: &str, is_there: bool) -> bool {
     let is_required = std::env::var_os("PICKET_REQUIRE_ODD_HOSTS").is_some();
     assert!(is_there || !is_required, "{tool} is missing");
