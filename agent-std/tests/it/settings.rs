@@ -278,3 +278,33 @@ async fn all_threads_have_the_nice_value() {
     assert!(2 < values.len(), "{values:?}");
     assert!(values.iter().all(|value| *value == 7), "{values:?}");
 }
+
+/// When the second snapshot of an agent with an interval of a second was taken, in milliseconds from its start.
+async fn second_snapshot(more: &[&str]) -> u64 {
+    use crate::full_server::batch;
+    use crate::process::Agent;
+    use crate::scripted::{Headers, ScriptedServer, welcome};
+
+    let mut server = ScriptedServer::start(Headers::Welcome(welcome())).await;
+    let address = server.address();
+    // Its place is at 0.447 of the interval.
+    let arguments = ["--agent-id", "place-9", "--server", &address, "--interval", "1"];
+    let _agent = Agent::start(&[&arguments, more].concat());
+    let mut stream = server.stream().await;
+    let mut records = Vec::new();
+    while records.len() < 2 {
+        records.extend(batch(&mut stream).await.records);
+    }
+    records[1].uptime_ms
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_taken_at_the_place_of_the_agent_unless_told_otherwise() {
+    // A machine that stalls makes them later, never earlier.
+    assert!(1_400 <= second_snapshot(&[]).await);
+    let mut tries = 0;
+    while 1_400 <= second_snapshot(&["--start-jitter", "false"]).await {
+        tries += 1;
+        assert!(tries < 10, "it waits for a place all the same");
+    }
+}
