@@ -3,6 +3,7 @@
 mod reading;
 mod table;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
@@ -75,6 +76,8 @@ pub(crate) struct File {
     pub(crate) config: Document,
     /// Where the keys stand.
     pub(crate) places: Places,
+    /// The values of the keys beside that table, as they are written.
+    pub(crate) host_keys: BTreeMap<String, String>,
 }
 
 /// Why the file cannot be used.
@@ -106,7 +109,7 @@ fn in_file(path: &Path, problems: &[Problem]) -> Vec<String> {
 /// # Errors
 ///
 /// When it cannot be read, or with all that is wrong in it.
-fn read(path: &Path, own: &[&str]) -> Result<File, FileError> {
+pub(crate) fn read(path: &Path, own: &[&str]) -> Result<File, FileError> {
     let text =
         read_text(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     parse(&text, own).map_err(|problems| FileError::Wrong { path: path.to_owned(), problems })
@@ -167,6 +170,10 @@ fn parse(text: &str, own: &[&str]) -> Result<File, Vec<Problem>> {
     if errors.is_empty() {
         for (key, value) in table.get_ref() {
             file.take(&mut reading, key, value, own);
+            if key.get_ref() != table::NAME {
+                let value = text.get(value.span()).unwrap_or_default();
+                file.host_keys.insert(key.get_ref().clone().into_owned(), value.to_owned());
+            }
         }
     } else {
         // What was understood in spite of them may not be what was meant.

@@ -22,8 +22,10 @@ mod once;
 mod origin;
 mod owner;
 mod priority;
+mod reload;
 mod replay;
 mod sealed;
+mod service;
 mod settings;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
@@ -43,6 +45,7 @@ use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
+use supervisor::Notifier;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::Cli;
@@ -53,9 +56,10 @@ use crate::event::{EVENTS_MAX, Event};
 use crate::gateway::GatewaySettings;
 use crate::journal::Journal;
 use crate::main_loop::{Authority, MainLoop};
-use crate::net::Network;
 use crate::net::message::Packing;
+use crate::net::{Network, Signal};
 use crate::origin::Sources;
+use crate::service::Service;
 use crate::settings::{Problems, Settings};
 use crate::spooling::Spooling;
 
@@ -127,6 +131,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         nice,
         log_level: _,
         layers,
+        file_at_start,
         config,
     } = settings;
     // Before there are other threads: they have it from this one.
@@ -147,7 +152,13 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         .context("cannot start the collector thread")?;
     let on_signal = {
         let sender = sender.clone();
-        move || sender.send(Event::Shutdown).is_ok()
+        move |signal| {
+            let event = match signal {
+                Signal::End => Event::Shutdown,
+                Signal::Reload => Event::Reload,
+            };
+            sender.send(event).is_ok()
+        }
     };
     let network =
         Network::spawn(servers.clone(), on_signal).context("cannot start the network thread")?;
@@ -162,8 +173,9 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
             sender.send(Event::Store(event)).ok();
         });
     }
+    let link_sender = sender.clone();
     let uplink = network.uplink(move |session, event| {
-        sender.send(Event::Link { session, event }).ok();
+        link_sender.send(Event::Link { session, event }).ok();
     });
     let seed = identity::random()?;
     let gateway_settings = match ports.as_slice() {
@@ -194,12 +206,15 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         program,
         clock,
         events,
+        sender,
         collector,
         uplink,
         network: Arc::new(network),
         gateway_settings,
         gateway: None,
         configuration,
+        file_at_start,
+        service: Service::new(Notifier::from_environment(), clock.now()),
         journal,
         spooling,
         host: identity::host(),

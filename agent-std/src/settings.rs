@@ -17,6 +17,7 @@ use crate::file::{File, Location};
 use crate::gateway::{BAUD_DEFAULT, LINES_MAX, PortAddress};
 use crate::net::{ConfigStore, Servers};
 use crate::origin::{Effective, Sources};
+use crate::reload::HostKeys;
 use crate::{identity, spooling};
 
 /// Longer than a server takes to start anew, and short enough for a host to be back before somebody drives to it.
@@ -45,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) nice: Option<i32>,
     pub(crate) log_level: LogLevel,
     pub(crate) layers: Layers,
+    /// What the file says beside the configuration.
+    pub(crate) file_at_start: HostKeys,
     pub(crate) config: agent_core::config::Config,
 }
 
@@ -145,6 +148,7 @@ impl Desk {
         location: Location,
         flags: Option<Document>,
     ) -> Option<Settings> {
+        let file_at_start = HostKeys::of(&file);
         let in_file = file.agent_id.as_ref().map(AgentId::as_str);
         let id = identity::agent_id(arguments.agent_id.as_deref().or(in_file));
         let id = self.check(id.map_err(|error| format!("{:#}", anyhow::Error::from(error))));
@@ -228,6 +232,7 @@ impl Desk {
             nice,
             log_level,
             layers,
+            file_at_start,
             config: config?,
         })
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use agent_core::config::Config;
 use proto::config::{Document, DocumentError};
 
-use crate::file::{FileError, Location};
+use crate::file::{File, FileError, Location};
 
 /// Precedence, highest first: flags and variables, the host's file, what the server pushed, defaults.
 #[derive(Debug)]
@@ -63,14 +63,26 @@ impl Layers {
         &self,
         params: &HashMap<String, String>,
     ) -> Result<Candidate, LayersError> {
-        let file = match &self.location {
-            Some(location) if params.is_empty() => {
-                location.read(self.own_plugins)?.unwrap_or_default().config
-            }
-            _ => self.file.clone(),
-        };
+        if params.is_empty()
+            && let Some((_, candidate)) = self.reload()?
+        {
+            return Ok(candidate);
+        }
+        let file = self.file.clone();
         let remote = Document::merge(&self.remote, &Document::from_params(params)?);
         Ok(self.candidate(file, remote)?)
+    }
+
+    /// What the host's file says now, and what it would make; none when there is no file and was none. One that need not be
+    /// there and is gone says nothing any more.
+    pub(crate) fn reload(&self) -> Result<Option<(File, Candidate)>, LayersError> {
+        let Some(location) = &self.location else { return Ok(None) };
+        let file = match location.read(self.own_plugins)? {
+            None if self.file.is_empty() => return Ok(None),
+            file => file.unwrap_or_default(),
+        };
+        let candidate = self.candidate(file.config.clone(), self.remote.clone())?;
+        Ok(Some((file, candidate)))
     }
 
     /// Makes `candidate` the layers in force.
@@ -152,8 +164,9 @@ mod tests {
         std::fs::write(&path, "[config]\ninterval = 4\n").unwrap();
         assert_eq!(interval(&layers.update(&HashMap::new()).unwrap()), Duration::from_secs(4));
         std::fs::write(&path, "[config]\ninterval = -4\n").unwrap();
-        let error = anyhow::Error::from(layers.update(&HashMap::new()).unwrap_err());
-        let error = format!("{error:#}");
-        assert!(error.contains("agent.toml") && error.contains("interval"), "{error}");
+        for error in [layers.update(&HashMap::new()).err(), layers.reload().err()] {
+            let error = format!("{:#}", anyhow::Error::from(error.unwrap()));
+            assert!(error.contains("agent.toml") && error.contains("interval"), "{error}");
+        }
     }
 }

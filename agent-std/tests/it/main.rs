@@ -11,6 +11,9 @@ mod full_server;
 mod gateway;
 mod kept_configuration;
 #[cfg(target_os = "linux")]
+#[path = "../../../supervisor/tests/it/manager.rs"]
+mod manager;
+#[cfg(target_os = "linux")]
 mod odd_hosts;
 #[cfg(feature = "etcd")]
 mod own_etcd;
@@ -22,5 +25,7 @@ mod process;
 mod real_etcd;
 mod replay;
 mod scripted;
+#[cfg(target_os = "linux")]
+mod service;
 mod settings;
 mod spool;
