@@ -1,4 +1,4 @@
-//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool.
+//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool, checking the settings, and measuring once.
 
 #[cfg_attr(not(feature = "spool"), path = "tool/spool_absent.rs")]
 mod spool;
@@ -12,19 +12,25 @@ use std::time::Duration;
 use agent_core::metric::MetricSet;
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
+use clap::ArgMatches;
 use proto::config::Document;
 
 use crate::cli::{OutputForm, Record, Replay, Tool};
 use crate::clock::Clock;
 use crate::collector::{CollectorKind, unix_ms};
+use crate::origin::Sources;
 use crate::replay::{stages, write_table};
-use crate::trace;
+use crate::{check_config, once, trace};
 
 pub(crate) use self::spool::NoSpool;
 
 /// Runs `tool`. A reader that has seen enough is no error.
-pub(crate) fn run<O: OwnPlugins>(tool: Tool) -> anyhow::Result<()> {
+pub(crate) fn run<O: OwnPlugins>(tool: Tool, matches: &ArgMatches) -> anyhow::Result<()> {
     match tool {
+        Tool::CheckConfig(arguments) => {
+            pass_closed_pipe(check_config::run::<O>(*arguments, Sources::new(matches)))
+        }
+        Tool::Once(arguments) => pass_closed_pipe(once::run(&arguments)),
         Tool::Record(record) => run_record(&record),
         Tool::Replay(replay) => pass_closed_pipe(run_replay::<O>(replay)),
         Tool::Spool(tool) => pass_closed_pipe(spool::run(tool)),

@@ -54,6 +54,14 @@ impl CollectorKind {
     pub(crate) const DEFAULT: Self =
         if cfg!(target_os = "linux") { Self::Proc } else { Self::Sysinfo };
 
+    /// As it is named in settings.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Proc => "proc",
+            Self::Sysinfo => "sysinfo",
+        }
+    }
+
     /// A collector of this kind for this host.
     ///
     /// # Errors

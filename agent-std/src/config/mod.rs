@@ -3,6 +3,7 @@
 
 mod kept;
 mod layers;
+mod look;
 mod trial;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use agent_core::time::Instant;
 
 pub(crate) use self::kept::Keeper;
 pub(crate) use self::layers::{Candidate, Layers, LayersError};
+pub(crate) use self::look::look;
 use self::trial::{RolledBack, Trial};
 pub(crate) use self::trial::{Source, Version};
 use crate::file::File;
