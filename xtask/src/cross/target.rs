@@ -15,10 +15,12 @@ pub(super) struct Target {
     pub(super) musl_prefix: Option<&'static str>,
     /// The command that runs its programs on this host; none where they run by themselves.
     pub(super) emulator: Option<&'static str>,
+    /// Whether Debian's packages can make a toolchain for it; else only rustup has one.
+    pub(super) is_in_debian: bool,
 }
 
-/// All that are known to build. ARMv6 is not among them: no toolchain for it was to be had without rustup's downloads.
-pub(super) const TARGETS: [Target; 5] = [
+/// All that the programs are built for.
+pub(super) const TARGETS: [Target; 6] = [
     Target {
         name: "aarch64-unknown-linux-musl",
         hosts: "64-bit ARM, any distribution",
@@ -26,6 +28,7 @@ pub(super) const TARGETS: [Target; 5] = [
         package: "gcc-aarch64-linux-gnu",
         musl_prefix: Some("aarch64-linux-musl"),
         emulator: Some("qemu-aarch64-static"),
+        is_in_debian: true,
     },
     Target {
         name: "armv7-unknown-linux-musleabihf",
@@ -34,6 +37,7 @@ pub(super) const TARGETS: [Target; 5] = [
         package: "gcc-arm-linux-gnueabihf",
         musl_prefix: Some("arm-linux-musleabihf"),
         emulator: Some("qemu-arm-static"),
+        is_in_debian: true,
     },
     Target {
         name: "x86_64-unknown-linux-musl",
@@ -42,6 +46,7 @@ pub(super) const TARGETS: [Target; 5] = [
         package: "gcc",
         musl_prefix: Some("x86_64-linux-musl"),
         emulator: None,
+        is_in_debian: true,
     },
     Target {
         name: "aarch64-unknown-linux-gnu",
@@ -50,6 +55,7 @@ pub(super) const TARGETS: [Target; 5] = [
         package: "gcc-aarch64-linux-gnu",
         musl_prefix: None,
         emulator: Some("qemu-aarch64-static -L /usr/aarch64-linux-gnu"),
+        is_in_debian: true,
     },
     Target {
         name: "armv7-unknown-linux-gnueabihf",
@@ -58,6 +64,17 @@ pub(super) const TARGETS: [Target; 5] = [
         package: "gcc-arm-linux-gnueabihf",
         musl_prefix: None,
         emulator: Some("qemu-arm-static -L /usr/arm-linux-gnueabihf"),
+        is_in_debian: true,
+    },
+    // Debian's C library and compiler for 32-bit ARM are of ARMv7, so what they link does not run on ARMv6.
+    Target {
+        name: "arm-unknown-linux-musleabihf",
+        hosts: "32-bit ARMv6 (Raspberry Pi Zero and 1), any distribution",
+        gcc: "arm-linux-gnueabihf-gcc",
+        package: "gcc-arm-linux-gnueabihf",
+        musl_prefix: None,
+        emulator: Some("qemu-arm-static -cpu arm1176"),
+        is_in_debian: false,
     },
 ];
 
@@ -65,5 +82,14 @@ impl Target {
     /// The one of this name.
     pub(super) fn named(name: &str) -> Option<&'static Self> {
         TARGETS.iter().find(|target| target.name == name)
+    }
+    /// What a program of it tells of where it runs: processor and system.
+    pub(super) fn told(&self) -> String {
+        let processor = match self.name.split_once('-') {
+            Some(("armv7" | "arm", _)) => "arm",
+            Some((processor, _)) => processor,
+            None => self.name,
+        };
+        format!("{processor}-linux")
     }
 }

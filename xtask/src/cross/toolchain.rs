@@ -29,10 +29,16 @@ impl Toolchain {
         let prefix = env::var_os("CROSS_PREFIX").unwrap_or_else(|| "/opt/debian-cross".into());
         let known = [Self::Current, Self::Unpacked(prefix.into())];
         let Some(found) = known.into_iter().find(|toolchain| toolchain.has(target)) else {
+            let name = target.name;
+            let or_else = if target.is_in_debian {
+                format!(
+                    ", or, where rustup cannot download, `cross/setup.sh {name}` as root on Debian 12"
+                )
+            } else {
+                String::new()
+            };
             bail!(
-                "no Rust toolchain here has the standard library of {name}: `rustup target add {name}`, or, where rustup cannot \
-                 download, `cross/setup.sh {name}` as root on Debian 12",
-                name = target.name
+                "no Rust toolchain here has the standard library of {name}: `rustup target add {name}`{or_else}"
             );
         };
         let linker = found.linker(target);
