@@ -38,7 +38,7 @@ use agent_core::agent::Agent;
 use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
-use clap::{Parser as _, ValueEnum as _};
+use clap::{CommandFactory as _, Parser as _, ValueEnum as _};
 use proto::address::{ServerAddress, ServerAddresses};
 use proto::config::Document;
 use tracing::level_filters::LevelFilter;
@@ -100,6 +100,12 @@ pub fn main<O: OwnPlugins>() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, FAILURE),
     }
+}
+
+/// The command line of `picket-agent`, for what is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 #[expect(clippy::print_stderr, reason = "the one message of a program that cannot start")]
