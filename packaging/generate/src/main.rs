@@ -31,9 +31,15 @@ fn programs() -> [Program; 3] {
             command: agent_std::command(),
             section: "8",
             files: &[
-                ("/etc/picket/agent.toml", "the configuration; every key is in it, with its default"),
+                (
+                    "/etc/picket/agent.toml",
+                    "the configuration; every key is in it, with its default",
+                ),
                 ("/etc/picket/agent.env", "variables for the service, if the file is there"),
-                ("/var/lib/picket-agent", "what survives restarts: identity, kept configuration, spool"),
+                (
+                    "/var/lib/picket-agent",
+                    "what survives restarts: identity, kept configuration, spool",
+                ),
             ],
             related: &[("picket", "1"), ("picket-server", "8")],
         },
@@ -68,7 +74,9 @@ fn main() -> anyhow::Result<()> {
 
 fn write(program: Program, directory: &Path) -> anyhow::Result<()> {
     let directory = directory.join(program.command.get_name());
-    for (path, content) in manual::pages(&program)?.into_iter().chain(shells::scripts(program.command)) {
+    for (path, content) in
+        manual::pages(&program)?.into_iter().chain(shells::scripts(program.command))
+    {
         let path = directory.join(path);
         let parent = path.parent().context("a file without a directory")?;
         fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;

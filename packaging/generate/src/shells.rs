@@ -6,7 +6,8 @@ use clap::Command;
 use clap_complete::{Shell, generate};
 
 /// The shells that Debian's packages carry completions for, and the directory of each.
-const SHELLS: [(Shell, &str); 3] = [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")];
+const SHELLS: [(Shell, &str); 3] =
+    [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")];
 
 /// The scripts with their paths, named as each shell looks for them.
 pub(crate) fn scripts(mut command: Command) -> Vec<(PathBuf, Vec<u8>)> {

@@ -2,9 +2,9 @@
 
 /// A system and how it is built for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Rust's name of it.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// What runs on it, for people.
     pub(super) hosts: &'static str,
     /// The C compiler that links, where no other one is there for musl.
@@ -14,7 +14,7 @@ pub(super) struct Target {
     /// Names the compiler with musl's headers that `cross/setup.sh` makes; none where the C library is glibc.
     pub(super) musl_prefix: Option<&'static str>,
     /// The command that runs its programs on this host; none where they run by themselves.
-    pub(super) emulator: Option<&'static str>,
+    pub(crate) emulator: Option<&'static str>,
     /// Whether Debian's packages can make a toolchain for it; else only rustup has one.
     pub(super) is_in_debian: bool,
 }
