@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use proto::config::{Document, DocumentError, KEYS};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What the file says. Unknown keys are errors: nobody else writes this file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
     pub(crate) agent_id: Option<String>,

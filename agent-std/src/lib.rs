@@ -18,8 +18,10 @@ mod journal;
 mod main_loop;
 mod net;
 mod owner;
+mod reload;
 mod replay;
 mod sealed;
+mod service;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulated;
@@ -41,6 +43,7 @@ use anyhow::{Context as _, ensure};
 use clap::{CommandFactory as _, Parser as _, ValueEnum as _};
 use proto::address::{ServerAddress, ServerAddresses};
 use proto::config::Document;
+use supervisor::Notifier;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Arguments, Cli};
@@ -53,7 +56,9 @@ use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
 use crate::journal::Journal;
 use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
-use crate::net::{ConfigStore, Network, Servers};
+use crate::net::{ConfigStore, Network, Servers, Signal};
+use crate::reload::HostKeys;
+use crate::service::Service;
 use crate::spooling::Spooling;
 
 /// Something outside could not be used: a file, a directory, the system.
@@ -127,6 +132,7 @@ struct Settings {
     spool: spooling::Settings,
     store: Option<ConfigStore>,
     layers: Layers,
+    file_at_start: HostKeys,
     config: agent_core::config::Config,
 }
 
@@ -136,6 +142,7 @@ impl Settings {
             Some(path) => file::read(path)?,
             None => File::default(),
         };
+        let file_at_start = HostKeys::of(&file);
         let spool = spool_settings(&arguments.spool, &file)?;
         let flags = Document::from_value(arguments.document())
             .context("flags or PICKET_ variables cannot be used")?;
@@ -207,6 +214,7 @@ impl Settings {
             spool,
             store,
             layers,
+            file_at_start,
             config,
         })
     }
@@ -260,6 +268,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         spool,
         store,
         layers,
+        file_at_start,
         config,
     } = settings;
     let program = identity::program().context("cannot find the path of this program")?;
@@ -278,7 +287,13 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         .context("cannot start the collector thread")?;
     let on_signal = {
         let sender = sender.clone();
-        move || sender.send(Event::Shutdown).is_ok()
+        move |signal| {
+            let event = match signal {
+                Signal::End => Event::Shutdown,
+                Signal::Reload => Event::Reload,
+            };
+            sender.send(event).is_ok()
+        }
     };
     let network =
         Network::spawn(servers.clone(), on_signal).context("cannot start the network thread")?;
@@ -293,8 +308,9 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
             sender.send(Event::Store(event)).ok();
         });
     }
+    let link_sender = sender.clone();
     let uplink = network.uplink(move |session, event| {
-        sender.send(Event::Link { session, event }).ok();
+        link_sender.send(Event::Link { session, event }).ok();
     });
     let seed = identity::random()?;
     let gateway_settings = match ports.as_slice() {
@@ -322,12 +338,15 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         program,
         clock,
         events,
+        sender,
         collector,
         uplink,
         network: Arc::new(network),
         gateway_settings,
         gateway: None,
         configuration,
+        file_at_start,
+        service: Service::new(Notifier::from_environment(), clock.now()),
         journal,
         spooling,
         host: identity::host(),

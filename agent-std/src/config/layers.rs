@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use agent_core::config::Config;
 use proto::config::{Document, DocumentError};
 
-use crate::file::{self, FileError};
+use crate::file::{self, File, FileError};
 
 /// Precedence, highest first: flags and variables, the host's file, what the server pushed, defaults.
 #[derive(Debug)]
@@ -63,12 +63,22 @@ impl Layers {
         &self,
         params: &HashMap<String, String>,
     ) -> Result<Candidate, LayersError> {
-        let file = match &self.file_path {
-            Some(path) if params.is_empty() => file::read(path)?.config,
-            _ => self.file.clone(),
-        };
+        if params.is_empty()
+            && let Some((_, candidate)) = self.reload()?
+        {
+            return Ok(candidate);
+        }
+        let file = self.file.clone();
         let remote = Document::merge(&self.remote, &Document::from_params(params)?);
         Ok(self.candidate(file, remote)?)
+    }
+
+    /// What the host's file says now, and what it would make; none when there is no file.
+    pub(crate) fn reload(&self) -> Result<Option<(File, Candidate)>, LayersError> {
+        let Some(path) = &self.file_path else { return Ok(None) };
+        let file = file::read(path)?;
+        let candidate = self.candidate(file.config.clone(), self.remote.clone())?;
+        Ok(Some((file, candidate)))
     }
 
     /// Makes `candidate` the layers in force.
@@ -144,8 +154,9 @@ mod tests {
         std::fs::write(&path, "[config]\ninterval = 4\n").unwrap();
         assert_eq!(interval(&layers.update(&HashMap::new()).unwrap()), Duration::from_secs(4));
         std::fs::write(&path, "[config]\ninterval = -4\n").unwrap();
-        let error = anyhow::Error::from(layers.update(&HashMap::new()).unwrap_err());
-        let error = format!("{error:#}");
-        assert!(error.contains("agent.toml") && error.contains("interval"), "{error}");
+        for error in [layers.update(&HashMap::new()).err(), layers.reload().err()] {
+            let error = format!("{:#}", anyhow::Error::from(error.unwrap()));
+            assert!(error.contains("agent.toml") && error.contains("interval"), "{error}");
+        }
     }
 }

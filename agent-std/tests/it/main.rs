@@ -10,6 +10,9 @@ mod device;
 mod full_server;
 mod gateway;
 mod kept_configuration;
+#[cfg(target_os = "linux")]
+#[path = "../../../supervisor/tests/it/manager.rs"]
+mod manager;
 #[cfg(feature = "etcd")]
 mod own_etcd;
 mod plain_server;
@@ -20,4 +23,6 @@ mod process;
 mod real_etcd;
 mod replay;
 mod scripted;
+#[cfg(target_os = "linux")]
+mod service;
 mod spool;
