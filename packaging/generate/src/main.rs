@@ -108,4 +108,29 @@ mod tests {
             assert!(0 < metadata.len(), "{path}");
         }
     }
+
+    #[test]
+    fn the_servers_file_has_all_its_variables() {
+        let text = include_str!("../../server.env");
+        let command = server::cli::command();
+        let variables = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
+        // The unit sets it.
+        for variable in variables.filter(|&variable| variable != "STATE_DIRECTORY") {
+            assert!(text.contains(&format!("\n#{variable}=")), "{variable} is not in server.env");
+        }
+        for line in text.lines() {
+            assert!(line.is_empty() || line.starts_with('#'), "{line} is no comment");
+        }
+    }
+
+    #[test]
+    fn the_units_name_the_pages_that_there_are() {
+        for (name, unit) in [
+            ("picket-agent", include_str!("../../systemd/picket-agent.service")),
+            ("picket-server", include_str!("../../systemd/picket-server.service")),
+        ] {
+            let pages = format!("Documentation=man:{name}(8)");
+            assert!(unit.lines().any(|line| line == pages), "{name} has no {pages}");
+        }
+    }
 }

@@ -62,6 +62,7 @@ fn expected(name: &str) -> Vec<(String, &'static str)> {
     ];
     if is_service {
         files.push((format!("/usr/lib/systemd/system/{name}.service"), "-rw-r--r--"));
+        files.push((format!("/usr/share/doc/{name}/examples/secrets.conf.example"), "-rw-r--r--"));
         files.push((configuration(name).to_owned(), "-rw-r--r--"));
     }
     files

@@ -26,6 +26,9 @@ pub(super) fn check(made: &Made, files: &Entries) -> anyhow::Result<()> {
     }
     host.check_version(made)?;
     papers::check_texts(&host.root, name)?;
+    let copyright = host.path(&format!("/usr/share/doc/{name}/copyright"));
+    let copyright = fs::read_to_string(copyright)?;
+    ensure!(copyright.contains("\nLicense: Apache-2.0\n"), "the copyright is {copyright}");
     if name == "picket" {
         host.dpkg(&["--purge"], name)?;
     } else {
