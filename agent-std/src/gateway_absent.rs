@@ -1,5 +1,6 @@
 //! A program that was built without serial links says so when it is asked for one.
 
+use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,6 +24,12 @@ pub(crate) enum PortAddress {}
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("this program was built without serial links; build with --features serial")]
 pub(crate) struct PortAddressError;
+
+impl fmt::Display for PortAddress {
+    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}
 
 impl FromStr for PortAddress {
     type Err = PortAddressError;

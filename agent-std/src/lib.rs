@@ -117,6 +117,12 @@ pub fn main<O: OwnPlugins>() -> ExitCode {
     }
 }
 
+/// The command line of `picket-agent`, for what is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 #[expect(clippy::print_stderr, reason = "what a program that cannot start says")]
 fn report(error: &anyhow::Error, code: u8) -> ExitCode {
     for line in format!("{error:#}").lines() {

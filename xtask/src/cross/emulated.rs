@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::cross::directory;
-use crate::cross::target::{Target, Tools};
+use crate::cross::target::Target;
 use crate::cross::toolchain::Toolchain;
 use crate::fleet::{Binaries, Profile};
 use crate::workspace;
@@ -26,7 +26,7 @@ const SUBJECTS: [&str; 3] = ["commands::", "metrics::", "outage::"];
 
 /// What runs a target's programs on this host.
 #[derive(Debug)]
-pub(super) struct Emulator {
+pub(crate) struct Emulator {
     /// The program, as its name or path, and its arguments; empty when programs of the target need none.
     words: Vec<String>,
 }
@@ -36,9 +36,9 @@ impl Emulator {
     ///
     /// # Errors
     ///
-    /// When it is not installed.
-    pub(super) fn find(target: &Target, tools: &Tools) -> anyhow::Result<Self> {
-        let runner = tools.runner.as_deref().unwrap_or_default();
+    /// When it is not installed, or cargo's configuration cannot be read.
+    pub(crate) fn find(target: &Target) -> anyhow::Result<Self> {
+        let runner = target.tools()?.runner.unwrap_or_default();
         let words = runner.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         if let Some(program) = words.first() {
             ensure!(
@@ -53,6 +53,16 @@ impl Emulator {
     /// For people.
     pub(super) fn name(&self) -> &str {
         self.words.first().map_or("this host itself", String::as_str)
+    }
+
+    /// A command that runs `program`; arguments for it may be added.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let [emulator, arguments @ ..] = self.words.as_slice() else {
+            return Command::new(program);
+        };
+        let mut command = Command::new(emulator);
+        command.args(arguments).arg(program);
+        command
     }
 
     /// A shell script that runs `program` with the arguments of the script. To `program` it is the script that runs: so

@@ -14,9 +14,10 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::workspace;
 use budget::Budgets;
-use emulated::Emulator;
-use program::{PROGRAMS, Program};
-use target::{Configuration, TARGETS, Target};
+pub(crate) use emulated::Emulator;
+pub(crate) use program::{PROGRAMS, Program};
+use target::TARGETS;
+pub(crate) use target::Target;
 use toolchain::Toolchain;
 
 /// What is built when nothing is named: one static file for each kind of ARM host.
@@ -48,8 +49,18 @@ impl Choice {
     }
 }
 
+/// The targets of these names, for packages; none: the usual ones, and that of most servers where its toolchain is here.
+pub(crate) fn packed_targets(names: &[String]) -> anyhow::Result<Vec<&'static Target>> {
+    let mut targets = Choice::Named(names.to_vec()).targets()?;
+    if names.is_empty() {
+        let servers = Target::named("x86_64-unknown-linux-musl");
+        targets.extend(servers.filter(|target| Toolchain::find(target).is_ok()));
+    }
+    Ok(targets)
+}
+
 /// The programs of these names; none: all.
-fn programs(names: &[String]) -> anyhow::Result<Vec<&'static Program>> {
+pub(crate) fn programs(names: &[String]) -> anyhow::Result<Vec<&'static Program>> {
     if names.is_empty() {
         return Ok(PROGRAMS.iter().collect());
     }
@@ -78,16 +89,14 @@ pub fn run(choice: Choice, names: &[String], is_tested: bool) -> anyhow::Result<
         emulated::PROGRAM
     );
     let budgets = Budgets::read(&workspace::root().join("cross/budgets.toml"))?;
-    let configuration = Configuration::read()?;
     // What is missing is said before the first build, which takes minutes.
     let toolchains = targets
         .iter()
-        .map(|target| Toolchain::find(target, &configuration))
+        .map(|target| Toolchain::find(target))
         .collect::<anyhow::Result<Vec<Toolchain>>>()?;
     let tested = targets.iter().filter(|_| is_tested);
-    let emulators = tested
-        .map(|target| Emulator::find(target, configuration.tools(target)))
-        .collect::<anyhow::Result<Vec<Emulator>>>()?;
+    let emulators =
+        tested.map(|target| Emulator::find(target)).collect::<anyhow::Result<Vec<Emulator>>>()?;
     let mut out = io::stdout();
     let mut built = Vec::new();
     for (target, toolchain) in targets.iter().zip(&toolchains) {
@@ -121,19 +130,32 @@ pub fn run(choice: Choice, names: &[String], is_tested: bool) -> anyhow::Result<
 
 /// Where cargo builds for other systems: apart from what the host's toolchain builds, so that neither throws away what
 /// the other made.
-fn directory() -> anyhow::Result<PathBuf> {
+pub(crate) fn directory() -> anyhow::Result<PathBuf> {
     Ok(workspace::target_directory()?.join("cross"))
+}
+
+/// Finds the toolchain and builds; the path of the built program.
+///
+/// # Errors
+///
+/// When no toolchain is here, or the build fails.
+pub(crate) fn find_and_build(target: &Target, program: &Program) -> anyhow::Result<PathBuf> {
+    build(target, &Toolchain::find(target)?, program)
+}
+
+/// Where the program is when it is built.
+pub(crate) fn path(target: &Target, program: &Program) -> anyhow::Result<PathBuf> {
+    Ok(directory()?.join(target.name).join(program.profile).join(program.name))
 }
 
 /// The path of the built program.
 fn build(target: &Target, toolchain: &Toolchain, program: &Program) -> anyhow::Result<PathBuf> {
-    let directory = directory()?;
     let mut cargo = toolchain.cargo(target);
     cargo.args(["build", "--locked", "--package", program.package, "--bin", program.name]);
     cargo.args(["--profile", program.profile, "--target", target.name]);
-    cargo.arg("--target-dir").arg(&directory);
+    cargo.arg("--target-dir").arg(directory()?);
     workspace::run(cargo)?;
-    Ok(directory.join(target.name).join(program.profile).join(program.name))
+    path(target, program)
 }
 
 fn size(program: &Path) -> anyhow::Result<u64> {

@@ -2,16 +2,16 @@
 
 /// One of the three.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Program {
-    pub(super) name: &'static str,
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
     /// The cargo package that it is in.
-    pub(super) package: &'static str,
+    pub(crate) package: &'static str,
     /// The cargo profile, which is also the name of cargo's directory for it. The root `Cargo.toml` says what they are for.
-    pub(super) profile: &'static str,
+    pub(crate) profile: &'static str,
 }
 
 /// All of them. The server has no Kafka there: its client is C and needs libraries of the target.
-pub(super) const PROGRAMS: [Program; 3] = [
+pub(crate) const PROGRAMS: [Program; 3] = [
     Program { name: "picket-agent", package: "agent-std", profile: "dist" },
     Program { name: "picket", package: "analysis", profile: "dist" },
     Program { name: "picket-server", package: "server", profile: "dist-server" },

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde::Deserialize;
 
 use crate::workspace;
 
 /// A system, and where its toolchain comes from. What cargo is told of it is in `cross/config.toml`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Rust's name of it.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// What runs on it, for people.
     pub(super) hosts: &'static str,
     /// Debian's package with its linker.
@@ -85,46 +85,38 @@ impl Target {
         };
         format!("{processor}-linux")
     }
-}
 
-/// Cargo's configuration for the targets, `cross/config.toml`.
-#[derive(Debug, Deserialize)]
-pub(super) struct Configuration {
-    target: BTreeMap<String, Tools>,
-}
-
-/// What cargo runs for one target.
-#[derive(Debug, Deserialize)]
-pub(super) struct Tools {
-    /// The C compiler that links, where no other one is there for musl.
-    pub(super) linker: String,
-    /// The command that runs its programs on this host; none where they run by themselves.
-    pub(super) runner: Option<String>,
-}
-
-impl Configuration {
-    /// Where it is, relative to the workspace.
-    pub(super) const PATH: &str = "cross/config.toml";
-
-    /// Reads it.
+    /// What cargo is told to run for it.
     ///
     /// # Errors
     ///
-    /// When it cannot be read, or not every target is in it.
-    pub(super) fn read() -> anyhow::Result<Self> {
-        let text = fs::read_to_string(workspace::root().join(Self::PATH)).context(Self::PATH)?;
-        let this = toml::from_str::<Self>(&text).context(Self::PATH)?;
-        for target in &TARGETS {
-            let is_there = this.target.contains_key(target.name);
-            ensure!(is_there, "{} has no table target.{}", Self::PATH, target.name);
-        }
-        Ok(this)
+    /// When cargo's configuration cannot be read, or does not have the target.
+    pub(crate) fn tools(&self) -> anyhow::Result<Tools> {
+        let text = fs::read_to_string(workspace::root().join(CONFIGURATION));
+        let text = text.context(CONFIGURATION)?;
+        let mut found = toml::from_str::<Configuration>(&text).context(CONFIGURATION)?;
+        let tools = found.target.remove(self.name);
+        tools.with_context(|| format!("{CONFIGURATION} has no table target.{}", self.name))
     }
+}
 
-    /// The tools of `target`.
-    pub(super) fn tools(&self, target: &Target) -> &Tools {
-        &self.target[target.name]
-    }
+/// Where cargo's configuration for the targets is, relative to the workspace.
+pub(super) const CONFIGURATION: &str = "cross/config.toml";
+
+/// What is in it, as far as it is of use here.
+#[derive(Debug, Deserialize)]
+struct Configuration {
+    target: BTreeMap<String, Tools>,
+}
+
+/// What cargo runs for a target.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Tools {
+    /// The C compiler that links, where no other one is there for musl.
+    pub(super) linker: String,
+    /// The command that runs its programs on this host, with blanks between its words; none where they run by
+    /// themselves.
+    pub(crate) runner: Option<String>,
 }
 
 #[cfg(test)]
@@ -132,13 +124,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cargo_is_told_of_every_target_and_no_other() {
-        let configuration = Configuration::read().unwrap();
-        for name in configuration.target.keys() {
-            assert!(Target::named(name).is_some(), "{name}");
+    fn cargo_is_told_of_every_target() {
+        for target in &TARGETS {
+            assert!(!target.tools().unwrap().linker.is_empty(), "{}", target.name);
         }
         let arm = Target::named("armv7-unknown-linux-musleabihf").unwrap();
-        assert_eq!(configuration.tools(arm).runner.as_deref(), Some("qemu-arm-static"));
+        assert_eq!(arm.tools().unwrap().runner.as_deref(), Some("qemu-arm-static"));
         assert_eq!(arm.told(), "arm-linux");
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::bail;
 
-use crate::cross::target::{Configuration, Target};
+use crate::cross::target::{CONFIGURATION, Target};
 use crate::workspace;
 
 /// A Rust toolchain that has the standard library of a target.
@@ -24,7 +24,7 @@ impl Toolchain {
     /// # Errors
     ///
     /// When none has, or the linker is missing; with what to install.
-    pub(super) fn find(target: &Target, configuration: &Configuration) -> anyhow::Result<Self> {
+    pub(super) fn find(target: &Target) -> anyhow::Result<Self> {
         let name = target.name;
         // The default is that of cross/setup.sh.
         let prefix = env::var_os("CROSS_PREFIX").unwrap_or_else(|| "/opt/debian-cross".into());
@@ -41,8 +41,10 @@ impl Toolchain {
                 "no Rust toolchain here has the standard library of {name}: `rustup target add {name}`{or_else}"
             );
         };
-        let own = found.own_linker(target);
-        let linker = own.unwrap_or_else(|| configuration.tools(target).linker.clone().into());
+        let linker = match found.own_linker(target) {
+            Some(linker) => linker,
+            None => target.tools()?.linker.into(),
+        };
         if !linker.is_file() && workspace::on_path(&linker.to_string_lossy()).is_none() {
             let (linker, package) = (linker.display(), target.package);
             bail!("{linker} is missing, which links for {name} (Debian: {package})");
@@ -86,7 +88,7 @@ impl Toolchain {
                 cargo
             }
         };
-        cargo.args(["--config", Configuration::PATH]);
+        cargo.args(["--config", CONFIGURATION]);
         if let Some(linker) = self.own_linker(target) {
             // A later one wins over an earlier, and the environment over the table `env`.
             let linker = linker.display();
