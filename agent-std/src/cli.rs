@@ -14,7 +14,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::collector::CollectorKind;
 use crate::gateway::PortAddress;
-use crate::spool;
+use crate::{spool, spooling, version};
 
 /// Collects the metrics of this host and streams them to a picket server.
 ///
@@ -22,7 +22,12 @@ use crate::spool;
 /// configuration store, and defaults; `check-config --origin` shows where each is from. The server address may also be
 /// given as GRPC_SERVER_HOST and GRPC_SERVER_PORT.
 #[derive(Debug, Parser)]
-#[command(name = "picket-agent", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "picket-agent",
+    version,
+    long_version = version::long(),
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) tool: Option<Tool>,
@@ -330,9 +335,7 @@ impl From<SpoolOrder> for spool::Order {
 /// Bytes of a spool: 0, or as many as one can have.
 pub(crate) fn spool_bytes(text: &str) -> Result<u64, String> {
     let bytes = proto::bytes::parse(text)?;
-    if bytes != 0 && !spool::BYTES_MAX_RANGE.contains(&bytes) {
-        return Err("it must be 0, or 64K to 512M".to_owned());
-    }
+    spooling::check_bytes(bytes)?;
     Ok(bytes)
 }
 

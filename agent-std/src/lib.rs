@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg_attr(not(feature = "spool"), path = "boot_book_absent.rs")]
 mod boot_book;
 mod check_config;
 mod cli;
@@ -13,6 +14,7 @@ mod collector;
 mod config;
 mod event;
 mod file;
+#[cfg_attr(not(feature = "serial"), path = "gateway_absent.rs")]
 mod gateway;
 mod identity;
 mod journal;
@@ -24,24 +26,31 @@ mod owner;
 mod priority;
 mod reload;
 mod replay;
+mod ring_memory;
 mod sealed;
 mod service;
 mod settings;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulated;
+#[cfg_attr(not(feature = "spool"), path = "spool_absent.rs")]
 pub mod spool;
+#[cfg_attr(not(feature = "spool"), path = "spooling_absent.rs")]
 mod spooling;
 mod state_file;
+#[cfg_attr(not(target_os = "linux"), path = "timer_slack_elsewhere.rs")]
+mod timer_slack;
 mod tool;
 mod trace;
+mod version;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
-use agent_core::agent::{Agent, Place};
-use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
+use agent_core::agent::Place;
+use agent_core::limits::RING_BYTES;
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -59,6 +68,7 @@ use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
 use crate::net::{Network, Signal};
 use crate::origin::Sources;
+use crate::ring_memory::RingAgent;
 use crate::service::Service;
 use crate::settings::{Problems, Settings};
 use crate::spooling::Spooling;
@@ -69,7 +79,7 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
 /// The agent of a host, with the user's own plugins.
-type HostAgent<O> = Agent<RING_BYTES, COMMANDS_MAX, O>;
+type HostAgent<O> = RingAgent<RING_BYTES, O>;
 
 /// Runs the program with the plugins of `O` beside the built-in ones, by its command line and environment.
 ///
@@ -145,8 +155,12 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(%id, %boot, version, %server, "picket-agent starts");
 
+    // Before the first thread, which inherits it.
+    if let Err(error) = timer_slack::widen() {
+        tracing::debug!(%error, "timers stay as exact as the system has them");
+    }
     let clock = Clock::start();
-    let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+    let (sender, events) = sync_channel(EVENTS_MAX);
     let collector = collector.open().context("cannot measure this system")?;
     let collector = CollectorThread::spawn(collector, clock, sender.clone())
         .context("cannot start the collector thread")?;
@@ -182,8 +196,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         [] => None,
         _ => Some(GatewaySettings { host: id.clone(), ports, baud, seed: identity::random()? }),
     };
-    // It stays where it is made: moving it would touch all the memory of its ring.
-    let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
+    let mut agent = HostAgent::<O>::with_memory(clock.now(), boot, seed, config, restarted);
     if start_jitter {
         agent.take_place(Place::of(&id));
     }

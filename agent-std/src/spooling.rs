@@ -7,10 +7,9 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
-use agent_core::agent::{Agent, Input, Lane, LinkState};
+use agent_core::agent::{Input, Lane, LinkState};
 use agent_core::id::{AgentId, BootId};
 use agent_core::ledger::LossReason;
-use agent_core::limits::COMMANDS_MAX;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
@@ -18,7 +17,10 @@ use proto::{AlertBatch, RecordBatch, SpoolStatus, convert};
 
 use crate::boot_book::{BookFile, BookInDirectory, BootBook, Progress};
 use crate::net::message::{self, Packing};
-use crate::spool::{Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, Token};
+use crate::ring_memory::RingAgent;
+use crate::spool::{
+    BYTES_MAX_RANGE, Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, Token,
+};
 
 /// At most so much time passes in an outage until what came since the group before goes to the disk.
 const GROUP_AGE_MAX: Duration = Duration::from_secs(300);
@@ -40,9 +42,6 @@ const RETRY: Duration = Duration::from_secs(30);
 /// How often what is too old is looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// The agent of a host, whose ring has `RING` bytes.
-type RingAgent<const RING: usize, O> = Agent<RING, COMMANDS_MAX, O>;
-
 /// A batch that was sent and is not acknowledged.
 #[derive(Clone, Copy, Debug)]
 struct Out {
@@ -63,6 +62,18 @@ pub(crate) struct Settings {
     pub(crate) after: Duration,
     /// What is sent first.
     pub(crate) order: Order,
+}
+
+/// Whether a spool can have so many bytes: 0, or as many as one can have.
+///
+/// # Errors
+///
+/// For people, when it cannot.
+pub(crate) fn check_bytes(bytes: u64) -> Result<(), &'static str> {
+    if bytes != 0 && !BYTES_MAX_RANGE.contains(&bytes) {
+        return Err("it must be 0, or 64K to 512M");
+    }
+    Ok(())
 }
 
 /// Room for losses where there is to be none for records.
@@ -526,6 +537,12 @@ enum Share {
     Half,
 }
 
+/// As [`message::loss`], of an earlier time.
+fn loss(loss: &Loss) -> proto::Loss {
+    let Loss { first, last, reason, never_sent, unacknowledged, .. } = *loss;
+    message::loss(&agent_core::agent::Loss { first, last, reason, never_sent, unacknowledged })
+}
+
 /// `item` as the batch of an earlier time with the number `replay`.
 fn body(item: Item, replay: u64, packing: Packing) -> Body {
     let boot = Some(item.boot.into());
@@ -549,7 +566,7 @@ fn body(item: Item, replay: u64, packing: Packing) -> Body {
             Body::Alerts(AlertBatch { boot, replay, alerts, ..AlertBatch::default() })
         }
         Content::Losses { lane, ranges } => {
-            let losses = ranges.iter().map(message::spool_loss).collect();
+            let losses = ranges.iter().map(loss).collect();
             match lane {
                 Lane::Records => {
                     Body::Records(RecordBatch { boot, replay, losses, ..RecordBatch::default() })

@@ -42,6 +42,9 @@ use fields::OwnNames;
 /// Bytes of a document.
 pub const DOCUMENT_BYTES_MAX: usize = 65_536;
 
+/// Values in one document, those in lists and objects included. In memory the smallest takes forty times its text.
+pub const DOCUMENT_VALUES_MAX: usize = 1000;
+
 /// Objects and arrays inside each other.
 const DEPTH_MAX: usize = 8;
 
@@ -120,13 +123,21 @@ impl Document {
     ///
     /// # Errors
     ///
-    /// The text is too long, is not JSON or no object, nests too deep, repeats a key, or a known key has a wrong
+    /// The text is too long, has too many values, is not JSON or no object, nests too deep, repeats a key, or a known key has a wrong
     /// type or a value out of range.
     pub fn parse(text: &str) -> Result<Self, DocumentError> {
         if DOCUMENT_BYTES_MAX < text.len() {
             let reason = format!(
                 "document has {} bytes, at most {DOCUMENT_BYTES_MAX} are allowed",
                 text.len()
+            );
+            return Err(DocumentError::new(".", reason));
+        }
+        // Nothing is read yet, so a comma in a string counts as well; no document comes near it.
+        let values = text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+        if DOCUMENT_VALUES_MAX < values {
+            let reason = format!(
+                "document has about {values} values, at most {DOCUMENT_VALUES_MAX} are allowed"
             );
             return Err(DocumentError::new(".", reason));
         }
@@ -461,6 +472,7 @@ mod tests {
         check_refused(&format!(r#"{{"x": {}1{}}}"#, "[".repeat(9), "]".repeat(9)), ".", "deeper");
         check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), "x", "");
         check_refused(&format!(r#"{{"x": "{}"}}"#, "x".repeat(65_536)), ".", "65536");
+        check_refused(&format!(r#"{{"x": [{}0]}}"#, "0,".repeat(999)), ".", "about 1001 values");
     }
 
     fn settings(text: &str) -> Settings {

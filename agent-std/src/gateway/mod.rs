@@ -15,12 +15,12 @@ mod relay;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use agent_core::id::AgentId;
 use agent_core::random::SplitMix64;
-use crossbeam_channel::{Sender, bounded};
 
 use self::forwarder::{Event, Forwarder};
 pub(crate) use self::port::PortAddress;
@@ -56,7 +56,7 @@ pub(crate) struct GatewaySettings {
 /// A running gateway.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    events: Sender<Event>,
+    events: SyncSender<Event>,
     asked_to_end: bool,
     thread: JoinHandle<()>,
 }
@@ -69,11 +69,13 @@ impl Gateway {
         network: &Arc<Network>,
     ) -> io::Result<Self> {
         // The readers wait when it is full, and the forwarder never waits for them.
-        let (events, queue) = bounded(EVENTS_MAX);
-        // Nothing is ever sent: closing it ends the readers.
-        let (running, stop) = bounded(0);
+        let (events, queue) = sync_channel(EVENTS_MAX);
+        // Nothing is ever sent: closing them ends the readers.
+        let mut running = Vec::with_capacity(settings.ports.len());
         let mut random = SplitMix64::new(settings.seed);
         for (number, address) in settings.ports.iter().enumerate() {
+            let (is_running, stop) = sync_channel(0);
+            running.push(is_running);
             let reader = Reader {
                 number: LineNumber(number),
                 address: address.clone(),
@@ -81,7 +83,7 @@ impl Gateway {
                 seed: random.next_u64(),
                 clock,
                 events: events.clone(),
-                stop: stop.clone(),
+                stop,
             };
             reader.spawn()?;
         }

@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use agent_core::limits::TRANSMIT_SLOTS;
 use proto::{Command, Hello, MetricsRequest, Welcome};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub(crate) use self::servers::Servers;
 pub(crate) use self::store::ConfigStore;
@@ -40,8 +40,8 @@ pub(crate) enum LinkEvent<T> {
     Opened,
     /// The response headers came; none: the server knows only the fixed facts.
     Answered(Option<Welcome>),
-    /// A message came.
-    Received(Box<Command>),
+    /// A message came. It keeps its place until it has been dealt with.
+    Received(Box<Command>, Place),
     /// The transport took a message.
     Transmitted(T),
     /// The server refused the stream because another live agent has the id.
@@ -55,6 +55,11 @@ pub(crate) enum LinkEvent<T> {
         reason: String,
     },
 }
+
+/// Room for one message of the server. The next one is not taken from the connection before one of few such is free.
+#[derive(Debug)]
+#[expect(dead_code, reason = "dropping it is all that it is for")]
+pub(crate) struct Place(OwnedSemaphorePermit);
 
 /// What the agent's own watch of the configuration store has to say.
 #[derive(Debug, PartialEq)]
