@@ -54,6 +54,8 @@ pub(crate) enum Tool {
     ///
     /// No server, state directory or configuration file is used. The exit code is 1 when nothing could be measured.
     Once(Once),
+    /// Say what a run with these settings takes of this host's memory at most, by part, and end
+    Budget(BudgetArguments),
 }
 
 #[derive(Args, Debug)]
@@ -89,6 +91,16 @@ pub(crate) struct Once {
     /// What the host is measured with: proc or sysinfo [default: proc on Linux, else sysinfo]
     #[arg(long, env = "PICKET_COLLECTOR", value_name = "KIND", hide_possible_values = true)]
     pub(crate) collector: Option<CollectorKind>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BudgetArguments {
+    #[command(flatten)]
+    pub(crate) agent: Box<Arguments>,
+
+    /// One JSON object in place of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What can be seen of the spool. It is left as it is, and no agent may be using it.

@@ -16,6 +16,18 @@ pub(crate) const BAUD_DEFAULT: u32 = 115_200;
 /// Links of one gateway.
 pub(crate) const LINES_MAX: usize = 16;
 
+/// What links cost that there cannot be.
+pub(crate) const STACK_BYTES: usize = 0;
+pub(crate) const LINE_STACK_BYTES: usize = 0;
+pub(crate) const LINE_BYTES_MAX: usize = 0;
+pub(crate) const QUEUE_BYTES_MAX: usize = 0;
+pub(crate) const DEVICES_MAX: usize = 0;
+
+/// Bytes that are held for one device at most.
+pub(crate) const fn device_bytes_max() -> usize {
+    0
+}
+
 /// There is none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PortAddress {}
@@ -36,6 +48,12 @@ impl FromStr for PortAddress {
 
     fn from_str(_text: &str) -> Result<Self, PortAddressError> {
         Err(PortAddressError)
+    }
+}
+
+impl fmt::Display for PortAddress {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
     }
 }
 

@@ -7,6 +7,7 @@
 
 #[cfg_attr(not(feature = "spool"), path = "boot_book_absent.rs")]
 mod boot_book;
+mod budget;
 mod check_config;
 mod cli;
 mod clock;
@@ -37,6 +38,7 @@ pub mod simulated;
 pub mod spool;
 #[cfg_attr(not(feature = "spool"), path = "spooling_absent.rs")]
 mod spooling;
+mod stack;
 mod state_file;
 #[cfg_attr(not(target_os = "linux"), path = "timer_slack_elsewhere.rs")]
 mod timer_slack;
@@ -57,7 +59,8 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use supervisor::Notifier;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::Cli;
+use crate::budget::{Budget, Demand};
+use crate::cli::{Arguments, Cli};
 use crate::clock::Clock;
 use crate::collector::CollectorThread;
 use crate::config::{Configuration, Keeper};
@@ -129,6 +132,20 @@ fn report(error: &anyhow::Error, code: u8) -> ExitCode {
         eprintln!("picket-agent: {line}");
     }
     ExitCode::from(code)
+}
+
+/// What a run with the settings of `arguments` takes of the host's memory at most.
+fn budget<O: OwnPlugins>(arguments: Arguments, sources: Sources) -> anyhow::Result<Budget> {
+    let settings = settings::resolve::<O>(arguments, sources).settings?;
+    let program = identity::program().context("cannot find the path of this program")?;
+    let program = std::fs::metadata(&program).with_context(|| program.display().to_string())?;
+    Ok(Budget::of::<O>(Demand {
+        lines: settings.ports.len(),
+        spool_bytes: settings.spool.bytes_max,
+        has_state_dir: settings.state_dir.is_some(),
+        has_store: settings.store.is_some(),
+        program_bytes: program.len(),
+    }))
 }
 
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {

@@ -8,9 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_core::agent::{Input, Lane, LinkState};
-use agent_core::id::{AgentId, BootId};
+use agent_core::id::{AgentId, BootId, Sequence};
 use agent_core::ledger::LossReason;
+use agent_core::limits::{RECORD_BYTES_MAX, REPLAYS_IN_FLIGHT_MAX};
 use agent_core::plugin::own::OwnPlugins;
+use agent_core::record::Sample;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::{AlertBatch, RecordBatch, SpoolStatus, convert};
@@ -62,6 +64,23 @@ pub(crate) struct Settings {
     pub(crate) after: Duration,
     /// What is sent first.
     pub(crate) order: Order,
+}
+
+/// Bytes of memory that a spool of `bytes_max` bytes takes at most: what of a group goes to the disk, as it is held and as it is
+/// written; what comes back from it; a segment that is looked through at the start; its lists.
+pub(crate) fn memory_bytes_max(bytes_max: u64) -> usize {
+    const ROWS: usize = agent_core::codec::BLOCK_ROWS_MAX;
+    const BLOCK_BYTES: usize = 64 * 1024;
+    const LISTS_BYTES: usize = 4 * 64 * 1024;
+    let segment = segment_bytes(if bytes_max == 0 { LOSSES_BYTES } else { bytes_max });
+    let segment = 2 * usize::try_from(segment).unwrap_or(usize::MAX);
+    if bytes_max == 0 {
+        return segment + LISTS_BYTES;
+    }
+    let group = GROUP_RECORDS_MAX * (2 * size_of::<(Sequence, Sample)>() + RECORD_BYTES_MAX);
+    let batches = usize::from(REPLAYS_IN_FLIGHT_MAX) + 1;
+    let replayed = batches * (ROWS * size_of::<Sample>() + 2 * BLOCK_BYTES);
+    group + replayed + segment + LISTS_BYTES
 }
 
 /// Whether a spool can have so many bytes: 0, or as many as one can have.

@@ -25,6 +25,11 @@ pub(crate) struct Settings {
     pub(crate) order: Order,
 }
 
+/// Bytes of memory that it takes.
+pub(crate) fn memory_bytes_max(_bytes_max: u64) -> usize {
+    0
+}
+
 /// Bytes of a spool: none but 0 can be had.
 ///
 /// # Errors

@@ -1,4 +1,5 @@
-//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool, checking the settings, and measuring once.
+//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool,
+//! checking the settings, measuring once, saying what it will take of memory.
 
 #[cfg_attr(not(feature = "spool"), path = "tool/spool_absent.rs")]
 mod spool;
@@ -15,7 +16,7 @@ use anyhow::{Context as _, ensure};
 use clap::ArgMatches;
 use proto::config::Document;
 
-use crate::cli::{OutputForm, Record, Replay, Tool};
+use crate::cli::{BudgetArguments, OutputForm, Record, Replay, Tool};
 use crate::clock::Clock;
 use crate::collector::{CollectorKind, unix_ms};
 use crate::origin::Sources;
@@ -33,6 +34,9 @@ pub(crate) fn run<O: OwnPlugins>(tool: Tool, matches: &ArgMatches) -> anyhow::Re
         Tool::Once(arguments) => pass_closed_pipe(once::run(&arguments)),
         Tool::Record(record) => run_record(&record),
         Tool::Replay(replay) => pass_closed_pipe(run_replay::<O>(replay)),
+        Tool::Budget(arguments) => {
+            pass_closed_pipe(run_budget::<O>(arguments, Sources::new(matches)))
+        }
         Tool::Spool(tool) => pass_closed_pipe(spool::run(tool)),
     }
 }
@@ -95,6 +99,18 @@ fn run_replay<O: OwnPlugins>(arguments: Replay) -> anyhow::Result<()> {
                 writeln!(out, "{}", serde_json::to_string(stage)?)?;
             }
         }
+    }
+    Ok(())
+}
+
+fn run_budget<O: OwnPlugins>(arguments: BudgetArguments, sources: Sources) -> anyhow::Result<()> {
+    let BudgetArguments { agent, json } = arguments;
+    let budget = crate::budget::<O>(*agent, sources)?;
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&budget)?)?;
+    } else {
+        budget.write(&mut out)?;
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ use self::host::HostCollector;
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::service::Part;
+use crate::stack;
 
 /// Measures a host.
 pub(crate) trait Collector: Send {
@@ -85,6 +86,9 @@ enum Request {
     Answer,
 }
 
+/// Its stack. The kernel's files go through a buffer on the heap.
+pub(crate) const STACK_BYTES: usize = stack::bytes(128);
+
 /// The collector thread. Dropping it ends the thread after the measurement in hand.
 #[derive(Debug)]
 pub(crate) struct CollectorThread {
@@ -102,7 +106,8 @@ impl CollectorThread {
         // The core asks for the next snapshot only after the last has come, and the watchdog for the next answer likewise, so
         // one place for each is enough.
         let (requests, queue): (_, Receiver<Request>) = sync_channel(2);
-        let thread = thread::Builder::new().name("collector".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("collector".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || {
             for request in queue {
                 let event = match request {
                     Request::Measure(wanted) => {

@@ -22,7 +22,7 @@ use crate::net::{LinkEvent, Network, Request, Uplink};
 
 /// Devices of one gateway. Each costs a connection, and 300 KiB when the server is away for long. More are refused:
 /// their frames are counted and dropped.
-const DEVICES_MAX: usize = 32;
+pub(crate) const DEVICES_MAX: usize = 32;
 
 /// A device that was not heard for so long is given up, so that the server sees it disconnected. It is three times the
 /// longest silence of a device that deduplicates with the defaults.

@@ -26,14 +26,36 @@ use self::forwarder::{Event, Forwarder};
 pub(crate) use self::port::PortAddress;
 use self::reader::Reader;
 use crate::clock::Clock;
-use crate::event::EVENTS_MAX;
 use crate::net::Network;
+use crate::stack;
 
 /// Bits per second of a serial port that nobody said anything about.
 pub(crate) const BAUD_DEFAULT: u32 = 115_200;
 
-/// Links of one gateway. Each costs a thread and 60 KiB.
+/// Links of one gateway. What each costs is in [`LINE_BYTES_MAX`].
 pub(crate) const LINES_MAX: usize = 16;
+
+/// What waits for the forwarder. The readers wait when it is full, and the forwarder never waits for them.
+const EVENTS_MAX: usize = 16;
+
+/// The stack of the forwarder.
+pub(crate) const STACK_BYTES: usize = stack::bytes(256);
+
+/// The stack of one link's thread.
+pub(crate) const LINE_STACK_BYTES: usize = stack::bytes(128);
+
+/// Bytes that one link takes at most, beside its stack.
+pub(crate) const LINE_BYTES_MAX: usize = line::BYTES_MAX;
+
+/// Bytes that wait for the forwarder at most: what frames said, of which each may have records of all metrics.
+pub(crate) const QUEUE_BYTES_MAX: usize = EVENTS_MAX * (size_of::<Event>() + line::HEARD_BYTES_MAX);
+
+pub(crate) use self::forwarder::DEVICES_MAX;
+
+/// Bytes that are held for one device at most, with records of the usual size. Its uplink comes to that.
+pub(crate) const fn device_bytes_max() -> usize {
+    relay::BYTES_MAX
+}
 
 /// How often the log says what came over a link and what was forwarded, if that has changed.
 const REPORT_EVERY: Duration = Duration::from_secs(300);
@@ -68,7 +90,6 @@ impl Gateway {
         clock: Clock,
         network: &Arc<Network>,
     ) -> io::Result<Self> {
-        // The readers wait when it is full, and the forwarder never waits for them.
         let (events, queue) = sync_channel(EVENTS_MAX);
         // Nothing is ever sent: closing them ends the readers.
         let mut running = Vec::with_capacity(settings.ports.len());
@@ -96,8 +117,8 @@ impl Gateway {
             queue,
             running,
         );
-        let thread =
-            thread::Builder::new().name("gateway".to_owned()).spawn(move || forwarder.run())?;
+        let thread = thread::Builder::new().name("gateway".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || forwarder.run())?;
         Ok(Self { events, asked_to_end: false, thread })
     }
 

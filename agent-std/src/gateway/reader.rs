@@ -11,7 +11,7 @@ use agent_core::time::Instant;
 use super::forwarder::Event;
 use super::line::{Counts, Line};
 use super::port::{self, Port, PortAddress};
-use super::{LineNumber, REPORT_EVERY};
+use super::{LINE_STACK_BYTES, LineNumber, REPORT_EVERY};
 use crate::clock::Clock;
 use crate::collector::unix_ms;
 
@@ -47,7 +47,8 @@ impl Reader {
     /// Starts the thread. It ends some 200 ms after `stop` was closed, or, when it is connecting just then, after the
     /// time that takes.
     pub(super) fn spawn(self) -> io::Result<JoinHandle<()>> {
-        thread::Builder::new().name(format!("serial-{}", self.number.0)).spawn(move || {
+        let thread = thread::Builder::new().name(format!("serial-{}", self.number.0));
+        thread.stack_size(LINE_STACK_BYTES).spawn(move || {
             let events = self.events.clone();
             self.run();
             // The forwarder may be gone already.

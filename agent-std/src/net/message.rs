@@ -8,7 +8,10 @@ use agent_core::agent::{
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
-use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, RECORD_BYTES_MAX};
+use agent_core::limits::{
+    BATCH_RECORDS_MAX, COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, IN_FLIGHT_RECORDS_MAX,
+    RECORD_BYTES_MAX, TRANSMIT_SLOTS,
+};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::plugin::{DropReason, OwnIndex, PluginKind};
@@ -50,6 +53,18 @@ impl From<&Welcome> for Packing {
 
 /// Bytes of a block at most; a batch that would take more travels as records.
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes that messages on their way take at most: as many records as may be unacknowledged, each as a message at most twice as
+/// large as it is decoded, the batch that is being made, its encoding and the copy of it that waits for the window, and the
+/// other messages.
+pub(crate) const fn sent_bytes_max() -> usize {
+    const OTHER_BYTES: usize = 8 * 1024;
+    // Neither is near the limits of the target.
+    #[expect(clippy::cast_possible_truncation, reason = "both are small")]
+    let (records, batch) = (IN_FLIGHT_RECORDS_MAX as usize, BATCH_RECORDS_MAX as usize);
+    let row = size_of::<(Sequence, Sample)>();
+    (2 * records + batch) * row + 2 * BLOCK_BYTES_MAX + TRANSMIT_SLOTS as usize * OTHER_BYTES
+}
 
 /// The records and the loss of `batch`.
 pub(crate) fn record_batch<const RING: usize>(

@@ -11,6 +11,8 @@ mod full_server;
 mod gateway;
 mod kept_configuration;
 #[cfg(target_os = "linux")]
+mod lean;
+#[cfg(target_os = "linux")]
 #[path = "../../../supervisor/tests/it/manager.rs"]
 mod manager;
 #[cfg(target_os = "linux")]
