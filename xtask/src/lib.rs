@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod chaos;
+pub mod cross;
 pub mod demo;
 pub mod fleet;
 pub mod fuzz;

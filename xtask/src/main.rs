@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use xtask::bench::{Bench, Output};
 use xtask::chaos::{self, Bus, Fault};
+use xtask::cross::Choice;
 use xtask::services::{self, Data, Service};
 
 /// The project's tasks.
@@ -38,6 +39,26 @@ enum Task {
         /// Given to the test programs, for instance a part of a test's name
         #[arg(last = true, value_name = "ARGS")]
         arguments: Vec<String>,
+    },
+    /// Build the programs for ARM hosts and others, print how large they are, and fail when one passes its size in
+    /// cross/budgets.toml
+    ///
+    /// Each target needs its Rust library and a linker: `rustup target add TARGET` and Debian's gcc for it, or
+    /// `cross/setup.sh TARGET` where rustup cannot download. The programs are in target/cross/TARGET/dist, the server in
+    /// dist-server beside it.
+    Cross {
+        /// Build for this target; may be repeated [default: aarch64-unknown-linux-musl, armv7-unknown-linux-musleabihf]
+        #[arg(long = "target", value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Build for all targets that Debian's packages have a toolchain for
+        #[arg(long, conflicts_with = "targets")]
+        all: bool,
+        /// Build this program; may be repeated [default: picket-agent, picket, picket-server]
+        #[arg(long = "program", value_name = "PROGRAM")]
+        programs: Vec<String>,
+        /// Run agent-core's tests, and the end-to-end tests with the agent that was built, on an emulator of each target
+        #[arg(long)]
+        test: bool,
     },
     /// Keep a real etcd and a real Kafka on free loopback ports, for tests and for trying things out
     ///
@@ -253,6 +274,10 @@ fn main() -> anyhow::Result<()> {
             xtask::demo::run(seconds.map(|seconds| Duration::from_secs(seconds.into())))
         }
         Task::Test { arguments } => xtask::tasks::test(&arguments),
+        Task::Cross { targets, all, programs, test } => {
+            let choice = if all { Choice::All } else { Choice::Named(targets) };
+            xtask::cross::run(choice, &programs, test)
+        }
         Task::Services(services) => services.run(),
         Task::Fuzz { seconds, seed, install, targets } => {
             let duration = Duration::from_secs(seconds.into());
