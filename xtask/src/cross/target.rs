@@ -83,6 +83,12 @@ impl Target {
     pub(super) fn named(name: &str) -> Option<&'static Self> {
         TARGETS.iter().find(|target| target.name == name)
     }
+
+    /// Whether its programs need no file of the host.
+    pub(crate) fn is_static(&self) -> bool {
+        self.name.contains("-musl")
+    }
+
     /// What a program of it tells of where it runs: processor and system.
     pub(super) fn told(&self) -> String {
         let processor = match self.name.split_once('-') {
