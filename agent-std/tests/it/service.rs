@@ -1,9 +1,8 @@
 //! The agent as a service of systemd, or of another manager that speaks its protocol: here one that is made by hand.
 
 use std::fs;
-use std::io::Read as _;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use agent_core::metric::Metric;
@@ -12,7 +11,7 @@ use proto::{CommandOutcome, RecordBatch};
 use rustix::process::Signal;
 
 use crate::full_server::{batch, command, response};
-use crate::manager::{Hung, Line, Manager};
+use crate::manager::{Hung, Line, Log, Manager};
 use crate::process::{self, send_signal, wait};
 use crate::scripted::{Headers, ScriptedServer, Stream, welcome};
 
@@ -26,6 +25,7 @@ const SELDOM: [&str; 2] = ["--interval", "86400"];
 struct Service {
     manager: Manager,
     child: Child,
+    log: Option<Log>,
 }
 
 impl Service {
@@ -36,8 +36,9 @@ impl Service {
     fn start_under(manager: Manager, arguments: &[&str], watchdog: Option<Duration>) -> Self {
         let identity = ["--agent-id", "full-1"];
         let command = process::command(&[identity.as_slice(), arguments].concat());
-        let child = manager.command(&command, watchdog).stderr(Stdio::piped()).spawn().unwrap();
-        Self { manager, child }
+        let mut child = manager.command(&command, watchdog).spawn().unwrap();
+        let log = Some(Log::of(&mut child));
+        Self { manager, child, log }
     }
 
     fn signal(&self, signal: Signal) {
@@ -58,9 +59,7 @@ impl Service {
         self.manager.until_line("STOPPING=1");
         self.signal(Signal::TERM);
         assert_eq!(wait(&mut self.child), Some(0));
-        let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        log
+        self.log.take().unwrap().text()
     }
 }
 

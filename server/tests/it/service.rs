@@ -1,14 +1,13 @@
 //! The server as a service of systemd, or of another manager that speaks its protocol: here one that is made by hand.
 
-use std::io::Read as _;
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::harness::{Server, server_command};
-use crate::manager::{Hung, Line, Manager};
+use crate::manager::{Hung, Line, Log, Manager};
 
 /// Long enough for a loaded machine to answer a quarter of it later, and short enough for a test.
 const WATCHDOG: Duration = Duration::from_secs(2);
@@ -20,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Service {
     manager: Manager,
     child: Child,
+    log: Option<Log>,
     data: TempDir,
 }
 
@@ -31,8 +31,9 @@ impl Service {
     fn start_under(manager: Manager, watchdog: Option<Duration>) -> Self {
         let data = TempDir::new().unwrap();
         let command = server_command(data.path());
-        let child = manager.command(&command, watchdog).stderr(Stdio::piped()).spawn().unwrap();
-        Self { manager, child, data }
+        let mut child = manager.command(&command, watchdog).spawn().unwrap();
+        let log = Some(Log::of(&mut child));
+        Self { manager, child, log, data }
     }
 
     fn signal(&self, name: &str) {
@@ -46,9 +47,7 @@ impl Service {
         self.signal("TERM");
         self.manager.until_line("STOPPING=1");
         assert_eq!(wait(&mut self.child), Some(0));
-        let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-        log
+        self.log.take().unwrap().text()
     }
 }
 

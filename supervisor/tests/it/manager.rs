@@ -5,9 +5,10 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -79,21 +80,23 @@ impl Manager {
     /// `command` as this manager starts it, with a watchdog of so long if there is to be one.
     pub(crate) fn command(&self, command: &Command, watchdog: Option<Duration>) -> Command {
         // Only the process itself knows its number before it is another program.
-        let mut supervised = Command::new("sh");
-        match watchdog {
-            None => supervised.args(["-c", "exec \"$0\" \"$@\""]),
-            Some(limit) => supervised
-                .args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\""])
-                .env("WATCHDOG_USEC", limit.as_micros().to_string()),
+        let script = match watchdog {
+            None => "exec \"$0\" \"$@\"",
+            Some(_) => "WATCHDOG_PID=$$ exec \"$0\" \"$@\"",
         };
-        supervised.arg(command.get_program()).args(command.get_args());
+        let mut supervised = Command::new("sh");
+        supervised.args(["-c", script]).arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => supervised.env(name, value),
                 None => supervised.env_remove(name),
             };
         }
+        if let Some(limit) = watchdog {
+            supervised.env("WATCHDOG_USEC", limit.as_micros().to_string());
+        }
         supervised.env("NOTIFY_SOCKET", &self.name).stdin(Stdio::null()).stdout(Stdio::null());
+        supervised.stderr(Stdio::piped());
         supervised
     }
 
@@ -150,6 +153,26 @@ impl Manager {
         }
         // The threads may just have answered, and something may still lie in the socket.
         assert!(fed <= 2, "fed {fed} times; a healthy service feeds 8 times in that time");
+    }
+}
+
+/// What a process says on standard error, read as it comes: a process whose pipe is full would wait.
+#[derive(Debug)]
+pub(crate) struct Log(JoinHandle<String>);
+
+impl Log {
+    pub(crate) fn of(child: &mut Child) -> Self {
+        let mut stderr = child.stderr.take().unwrap();
+        Self(std::thread::spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).unwrap();
+            text
+        }))
+    }
+
+    /// All of it, once the process has ended.
+    pub(crate) fn text(self) -> String {
+        self.0.join().unwrap()
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::cross::directory;
-use crate::cross::target::Target;
+use crate::cross::target::{Target, Tools};
 use crate::cross::toolchain::Toolchain;
 use crate::fleet::{Binaries, Profile};
 use crate::workspace;
@@ -26,9 +26,9 @@ const SUBJECTS: [&str; 3] = ["commands::", "metrics::", "outage::"];
 
 /// What runs a target's programs on this host.
 #[derive(Debug)]
-pub(super) struct Emulator {
+pub(crate) struct Emulator {
     /// The program, as its name or path, and its arguments; empty when programs of the target need none.
-    words: Vec<&'static str>,
+    words: Vec<String>,
 }
 
 impl Emulator {
@@ -37,8 +37,9 @@ impl Emulator {
     /// # Errors
     ///
     /// When it is not installed.
-    pub(super) fn find(target: &Target) -> anyhow::Result<Self> {
-        let words: Vec<_> = target.emulator.unwrap_or_default().split_whitespace().collect();
+    pub(super) fn find(target: &Target, tools: &Tools) -> anyhow::Result<Self> {
+        let runner = tools.runner.as_deref().unwrap_or_default();
+        let words = runner.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         if let Some(program) = words.first() {
             ensure!(
                 workspace::on_path(program).is_some(),
@@ -51,7 +52,17 @@ impl Emulator {
 
     /// For people.
     pub(super) fn name(&self) -> &str {
-        self.words.first().copied().unwrap_or("this host itself")
+        self.words.first().map_or("this host itself", String::as_str)
+    }
+
+    /// Runs `program`.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let Some((emulator, arguments)) = self.words.split_first() else {
+            return Command::new(program);
+        };
+        let mut command = Command::new(emulator);
+        command.args(arguments).arg(program);
+        command
     }
 
     /// A shell script that runs `program` with the arguments of the script. To `program` it is the script that runs: so
@@ -132,7 +143,8 @@ mod tests {
 
     #[test]
     fn what_restarts_itself_runs_the_script_again() {
-        let emulator = Emulator { words: vec!["qemu-arm-static", "-L", "/usr/arm"] };
+        let words = ["qemu-arm-static", "-L", "/usr/arm"].map(str::to_owned);
+        let emulator = Emulator { words: words.to_vec() };
         assert_eq!(
             emulator.script(Path::new("/a b/agent")),
             "#!/bin/sh\nexec qemu-arm-static -L /usr/arm -0 \"$0\" '/a b/agent' \"$@\"\n"

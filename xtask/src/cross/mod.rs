@@ -14,10 +14,10 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::workspace;
 use budget::Budgets;
-use emulated::Emulator;
+pub(crate) use emulated::Emulator;
 pub(crate) use program::{PROGRAMS, Program};
-use target::TARGETS;
 pub(crate) use target::Target;
+use target::{Configuration, TARGETS};
 use toolchain::Toolchain;
 
 /// What is built when nothing is named: one static file for each kind of ARM host.
@@ -53,10 +53,20 @@ impl Choice {
 pub(crate) fn packed_targets(names: &[String]) -> anyhow::Result<Vec<&'static Target>> {
     let mut targets = Choice::Named(names.to_vec()).targets()?;
     if names.is_empty() {
+        let configuration = Configuration::read()?;
         let servers = Target::named("x86_64-unknown-linux-musl");
-        targets.extend(servers.filter(|target| Toolchain::find(target).is_ok()));
+        targets.extend(servers.filter(|target| Toolchain::find(target, &configuration).is_ok()));
     }
     Ok(targets)
+}
+
+/// What runs programs of `target` on this host.
+///
+/// # Errors
+///
+/// When it is not installed.
+pub(crate) fn emulator(target: &Target) -> anyhow::Result<Emulator> {
+    Emulator::find(target, Configuration::read()?.tools(target))
 }
 
 /// The programs of these names; none: all.
@@ -89,15 +99,16 @@ pub fn run(choice: Choice, names: &[String], is_tested: bool) -> anyhow::Result<
         emulated::PROGRAM
     );
     let budgets = Budgets::read(&workspace::root().join("cross/budgets.toml"))?;
+    let configuration = Configuration::read()?;
     // What is missing is said before the first build, which takes minutes.
     let toolchains = targets
         .iter()
-        .map(|target| Toolchain::find(target))
+        .map(|target| Toolchain::find(target, &configuration))
         .collect::<anyhow::Result<Vec<Toolchain>>>()?;
-    let emulators = match is_tested {
-        true => targets.iter().map(|target| Emulator::find(target)).collect::<Result<_, _>>()?,
-        false => Vec::new(),
-    };
+    let tested = targets.iter().filter(|_| is_tested);
+    let emulators = tested
+        .map(|target| Emulator::find(target, configuration.tools(target)))
+        .collect::<anyhow::Result<Vec<Emulator>>>()?;
     let mut out = io::stdout();
     let mut built = Vec::new();
     for (target, toolchain) in targets.iter().zip(&toolchains) {
@@ -141,7 +152,7 @@ pub(crate) fn directory() -> anyhow::Result<PathBuf> {
 ///
 /// When no toolchain is here, or the build fails.
 pub(crate) fn find_and_build(target: &Target, program: &Program) -> anyhow::Result<PathBuf> {
-    build(target, &Toolchain::find(target)?, program)
+    build(target, &Toolchain::find(target, &Configuration::read()?)?, program)
 }
 
 /// Where the program is when it is built.

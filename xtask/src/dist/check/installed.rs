@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
+use crate::cross;
 use crate::dist::check::contents::{Entries, configuration};
 use crate::dist::check::{is_root, papers};
 use crate::dist::{Made, output, renew};
@@ -154,15 +155,7 @@ impl Host {
     fn check_version(&self, made: &Made) -> anyhow::Result<()> {
         let name = made.program.name;
         let path = self.path(&format!("/usr/bin/{name}"));
-        let mut emulator = made.target.emulator.unwrap_or_default().split_whitespace();
-        let mut command = match emulator.next() {
-            Some(program) => {
-                let mut command = Command::new(program);
-                command.args(emulator).arg(path);
-                command
-            }
-            None => Command::new(path),
-        };
+        let mut command = cross::emulator(made.target)?.command(&path);
         let said = output(command.arg("--version"))?;
         let said = String::from_utf8_lossy(&said);
         let expected = format!("{name} {}", env!("CARGO_PKG_VERSION"));

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::cross::Target;
+use crate::cross::{self, Target};
 use crate::dist::{Made, output};
 use crate::workspace;
 
@@ -32,12 +32,13 @@ const TOOLS: [(&str, &str); 6] = [
 /// When one is missing, with what to install.
 pub(super) fn find_tools(targets: &[&'static Target]) -> anyhow::Result<()> {
     let fakeroot = (!is_root()).then_some(("fakeroot", "fakeroot"));
-    let emulators = targets.iter().filter_map(|target| target.emulator?.split(' ').next());
-    let emulators = emulators.map(|emulator| (emulator, "qemu-user-static"));
-    for (name, package) in TOOLS.into_iter().chain(fakeroot).chain(emulators) {
+    for (name, package) in TOOLS.into_iter().chain(fakeroot) {
         if workspace::on_path(name).is_none() {
             bail!("{name} is missing, which --check needs (Debian: {package})");
         }
+    }
+    for target in targets {
+        cross::emulator(target)?;
     }
     Ok(())
 }
