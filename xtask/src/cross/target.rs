@@ -76,6 +76,11 @@ impl Target {
         TARGETS.iter().find(|target| target.name == name)
     }
 
+    /// Whether its programs need no file of the host.
+    pub(crate) fn is_static(&self) -> bool {
+        self.name.contains("-musl")
+    }
+
     /// What a program of it tells of where it runs: processor and system.
     pub(super) fn told(&self) -> String {
         let processor = match self.name.split_once('-') {

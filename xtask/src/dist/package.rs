@@ -24,6 +24,9 @@ pub(super) fn deb(
     command.args(["--package", program.package, "--target", target.name, "--locked"]);
     // It finds the program in cargo's directory for the profile, where it was built, and stripped.
     command.args(["--profile", program.profile, "--no-build", "--no-strip"]);
+    if !target.is_static() {
+        command.args(["--variant", "gnu"]);
+    }
     command.arg("--output").arg(directory);
     command.env("CARGO_TARGET_DIR", cross::directory()?);
     command.env("SOURCE_DATE_EPOCH", epoch.to_string());
