@@ -44,14 +44,21 @@ enum Task {
     /// cross/budgets.toml
     ///
     /// Each target needs its Rust library and a linker: `rustup target add TARGET` and Debian's gcc for it, or
-    /// `cross/setup.sh TARGET` where rustup cannot download. The programs are in target/cross/TARGET/dist.
+    /// `cross/setup.sh TARGET` where rustup cannot download. The programs are in target/cross/TARGET/dist, the server in
+    /// dist-server beside it.
     Cross {
         /// Build for this target; may be repeated [default: aarch64-unknown-linux-musl, armv7-unknown-linux-musleabihf]
         #[arg(long = "target", value_name = "TARGET")]
         targets: Vec<String>,
-        /// Build for all targets that are known
+        /// Build for all targets that Debian's packages have a toolchain for
         #[arg(long, conflicts_with = "targets")]
         all: bool,
+        /// Build this program; may be repeated [default: picket-agent, picket, picket-server]
+        #[arg(long = "program", value_name = "PROGRAM")]
+        programs: Vec<String>,
+        /// Run agent-core's tests, and the end-to-end tests with the agent that was built, on an emulator of each target
+        #[arg(long)]
+        test: bool,
     },
     /// Keep a real etcd and a real Kafka on free loopback ports, for tests and for trying things out
     ///
@@ -305,9 +312,9 @@ fn main() -> anyhow::Result<()> {
             xtask::demo::run(seconds.map(|seconds| Duration::from_secs(seconds.into())))
         }
         Task::Test { arguments } => xtask::tasks::test(&arguments),
-        Task::Cross { targets, all } => {
+        Task::Cross { targets, all, programs, test } => {
             let choice = if all { Choice::All } else { Choice::Named(targets) };
-            xtask::cross::run(choice)
+            xtask::cross::run(choice, &programs, test)
         }
         Task::Services(services) => services.run(),
         Task::Fuzz { seconds, seed, install, targets } => {
