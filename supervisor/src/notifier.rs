@@ -112,7 +112,8 @@ fn watchdog(usec: Option<String>, pid: Option<String>, own: u32) -> Option<Durat
     Some(Duration::from_micros(usec))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
 

@@ -74,7 +74,9 @@ fn the_sandbox_of_the_server_leaves_little_open() {
 fn check_unit(unit: &str, examples: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     // The programs need not be installed here for the unit to be right.
-    let installed = |text: String| text.replace("/usr/bin/picket-", "/bin/true picket-");
+    let installed = |text: String| {
+        text.replace("/usr/bin/picket-", "/bin/true picket-").replace("/bin/kill", "/bin/true")
+    };
     let copy = directory.path().join(unit);
     fs::write(&copy, installed(fs::read_to_string(units().join(unit)).unwrap())).unwrap();
     let drop_ins = format!("{unit}.d");
@@ -107,4 +109,32 @@ fn the_examples_are_as_systemd_wants_them() {
         check_unit(AGENT, &["backoff"]);
         check_unit(SERVER, &["backoff"]);
     }
+}
+
+/// What the unit says of `key`, as it stands.
+fn said(unit: &str, key: &str) -> Option<String> {
+    let text = fs::read_to_string(units().join(unit)).unwrap();
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    values.next().map(str::to_owned)
+}
+
+#[test]
+fn the_units_say_what_the_programs_rely_on() {
+    for unit in [AGENT, SERVER] {
+        let check = |key: &str, expected: &str| {
+            assert_eq!(said(unit, key).as_deref(), Some(expected), "{key} of {unit}");
+        };
+        check("Type", "notify");
+        // The agent replaces its program in the same process, so nobody else ever has to be heard.
+        check("NotifyAccess", "main");
+        // Nobody may come by to start it by hand, but for a setting that is wrong.
+        check("Restart", "always");
+        check("StartLimitIntervalSec", "0");
+        check("RestartPreventExitStatus", "2");
+        for key in ["WatchdogSec", "StateDirectory", "MemoryMax", "TasksMax", "LimitNOFILE"] {
+            assert!(said(unit, key).is_some(), "{key} of {unit}");
+        }
+    }
+    // It would hide what the agent measures.
+    assert_eq!(said(AGENT, "ProcSubset"), None);
 }
