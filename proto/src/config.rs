@@ -133,14 +133,7 @@ impl Document {
             );
             return Err(DocumentError::new(".", reason));
         }
-        // Nothing is read yet, so a comma in a string counts as well; no document comes near it.
-        let values = text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
-        if DOCUMENT_VALUES_MAX < values {
-            let reason = format!(
-                "document has about {values} values, at most {DOCUMENT_VALUES_MAX} are allowed"
-            );
-            return Err(DocumentError::new(".", reason));
-        }
+        check_values([text])?;
         // Read twice: into the types for errors with a path and for repeated keys, then as a whole for merging.
         fields::parse(text)?;
         let value = serde_json::from_str(text).map_err(|error| DocumentError::new(".", error))?;
@@ -183,6 +176,7 @@ impl Document {
                 format!("params have {bytes} bytes, at most {DOCUMENT_BYTES_MAX} are allowed");
             return Err(DocumentError::new(".", reason));
         }
+        check_values(params.values().map(String::as_str))?;
         let mut object = Map::new();
         // In order, so that the same params always give the same document and the same error.
         for (path, text) in params.iter().collect::<BTreeMap<_, _>>() {
@@ -333,6 +327,19 @@ fn depth(value: &Value) -> usize {
         Value::Object(object) => 1 + object.values().map(depth).max().unwrap_or(0),
         _ => 0,
     }
+}
+
+/// Looks at texts that were not read yet, so a comma in a string counts as well; no document comes near the limit.
+fn check_values<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<(), DocumentError> {
+    let bytes = texts.into_iter().flat_map(str::bytes);
+    let values = bytes.filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+    if DOCUMENT_VALUES_MAX < values {
+        let reason = format!(
+            "document has about {values} values, at most {DOCUMENT_VALUES_MAX} are allowed"
+        );
+        return Err(DocumentError::new(".", reason));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -33,11 +33,9 @@ impl Relay {
         let (up, down) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let relay = Self { address, up: Arc::clone(&up), down: Arc::clone(&down) };
         spawn("relay", move || {
-            for client in listener.incoming() {
-                // A connection that cannot be had is its client's to make anew.
-                if let Ok(client) = client {
-                    connect(client, server, &up, &down).ok();
-                }
+            // A connection that cannot be had is its client's to make anew.
+            for client in listener.incoming().flatten() {
+                connect(client, server, &up, &down).ok();
             }
         })?;
         Ok(relay)
