@@ -512,4 +512,21 @@ mod tests {
             assert!(!is_key || argument.get_env().is_some(), "{id} has no variable");
         }
     }
+
+    #[test]
+    fn the_documentation_has_a_row_for_each_flag_with_its_variable_and_key() {
+        use clap::CommandFactory as _;
+        let page = include_str!("../../docs/agent.md");
+        for argument in cli::Cli::command().get_arguments().filter(|it| !it.is_hide_set()) {
+            let (Some(long), Some(variable)) = (argument.get_long(), argument.get_env()) else {
+                continue;
+            };
+            let id = argument.get_id().as_str();
+            let key = if TABLE_KEYS.contains(&id) { format!("config.{id}") } else { id.to_owned() };
+            let row = page.lines().find(|line| line.starts_with(&format!("| `--{long} ")));
+            let row = row.unwrap_or_else(|| panic!("--{long} has no row"));
+            assert!(row.contains(&format!("`{}`", variable.to_string_lossy())), "{row}");
+            assert!(id == table::NAME || row.contains(&format!("| `{key}`")), "{row}");
+        }
+    }
 }

@@ -173,22 +173,30 @@ fn what_is_missing_is_said_once_until_it_has_been_there() {
     assert_eq!(said, Vec::<String>::new());
 }
 
-/// A process whose files in `/proc` vanish with it.
-fn process() -> Child {
-    Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap()
+/// A process whose files in `/proc` vanish with it, at the latest when it is dropped.
+struct Process(Child);
+
+impl Process {
+    fn start() -> Self {
+        let mut sleep = Command::new("sleep");
+        Self(sleep.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 #[test]
 fn a_file_that_vanishes_while_it_is_open_may_come_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stat");
-    let point_to = |process: &Child| {
+    let point_to = |process: &Process| {
         fs::remove_file(&path).ok();
-        symlink(Path::new("/proc").join(process.id().to_string()).join("stat"), &path).unwrap();
-    };
-    let end = |mut process: Child| {
-        process.kill().unwrap();
-        process.wait().unwrap();
+        symlink(Path::new("/proc").join(process.0.id().to_string()).join("stat"), &path).unwrap();
     };
     let mut file = ProcFile::new(path.clone());
     let mut buffer = [0; BUFFER_BYTES];
@@ -200,20 +208,20 @@ fn a_file_that_vanishes_while_it_is_open_may_come_back() {
         });
         read.map(|()| lines)
     };
-    let first = process();
+    let first = Process::start();
     point_to(&first);
     let said = logged(|| {
         assert_eq!(is_read(), Some(1));
-        end(first);
+        drop(first);
         // The kernel answers ESRCH to a read of the open file.
         assert_eq!([is_read(), is_read(), is_read()], [None; 3]);
     });
     assert_eq!(said.len(), 1, "{said:?}");
-    let second = process();
+    let second = Process::start();
     point_to(&second);
     let said = logged(|| {
         assert_eq!(is_read(), Some(1));
-        end(second);
+        drop(second);
         assert_eq!([is_read(), is_read()], [None; 2]);
     });
     assert_eq!(said.len(), 1, "what is lost again is said again: {said:?}");
