@@ -125,6 +125,7 @@ impl Host {
             command.arg("dpkg");
         }
         command.arg(format!("--root={}", self.root.display())).arg("--force-script-chrootless");
+        command.arg(format!("--log={}", self.root.with_extension("log").display()));
         // The other packages of the host are not there, and its processor may be another one.
         command.args(["--force-depends", "--force-architecture", "--force-not-root"]);
         command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
