@@ -22,6 +22,7 @@ pub(super) struct Entry {
 
 /// Checks the .deb, and that the archive has the same; what is in them.
 pub(super) fn check(made: &Made) -> anyhow::Result<Entries> {
+    check_fields(made)?;
     let in_archive = output(
         Command::new("tar")
             .args(["--list", "--verbose", "--numeric-owner", "--gzip", "--file"])
@@ -44,6 +45,28 @@ pub(super) fn check(made: &Made) -> anyhow::Result<Entries> {
         ensure!(usual.contains(&mode.as_str()), "{path} has the mode {mode}");
     }
     Ok(in_deb)
+}
+
+/// Checks what dpkg goes by.
+fn check_fields(made: &Made) -> anyhow::Result<()> {
+    let mut show = Command::new("dpkg-deb");
+    show.args(["--show", "--showformat=${Package} ${Version} ${Architecture}"]);
+    let found = output(show.arg(&made.deb))?;
+    let architecture = architecture(made.target.name);
+    let expected = format!("{} {}-1 {architecture}", made.program.name, env!("CARGO_PKG_VERSION"));
+    let found = String::from_utf8_lossy(&found);
+    ensure!(found == expected, "the package is {found}, and not {expected}");
+    Ok(())
+}
+
+/// Debian's name of the processor of the target of this name. Its `armhf` is ARMv7, and that of Raspberry Pi OS ARMv6.
+fn architecture(target: &str) -> &str {
+    match target.split('-').next() {
+        Some("aarch64") => "arm64",
+        Some("armv7" | "arm") => "armhf",
+        Some("x86_64") => "amd64",
+        Some(_) | None => target,
+    }
 }
 
 /// Said here once more, and not read from the `Cargo.toml` that the packages are made by.
@@ -112,6 +135,13 @@ fn parse(list: &str, prefix: &str) -> anyhow::Result<Entries> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processors_have_the_names_of_debian() {
+        assert_eq!(architecture("aarch64-unknown-linux-musl"), "arm64");
+        assert_eq!(architecture("armv7-unknown-linux-musleabihf"), "armhf");
+        assert_eq!(architecture("x86_64-unknown-linux-musl"), "amd64");
+    }
 
     #[test]
     fn lists_are_read() {
