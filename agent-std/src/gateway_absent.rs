@@ -37,12 +37,6 @@ pub(crate) enum PortAddress {}
 #[error("this program was built without serial links; build with --features serial")]
 pub(crate) struct PortAddressError;
 
-impl fmt::Display for PortAddress {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {}
-    }
-}
-
 impl FromStr for PortAddress {
     type Err = PortAddressError;
 
