@@ -4,6 +4,7 @@ use agent_core::agent::Transmit;
 use agent_core::record::Snapshot;
 
 use crate::net::{LinkEvent, StoreEvent};
+use crate::service::Part;
 
 /// A wake-up of the main loop.
 #[derive(Debug)]
@@ -19,6 +20,10 @@ pub(crate) enum Event {
     },
     /// The agent's own watch of the configuration store has something to say.
     Store(StoreEvent),
+    /// A part of the agent was asked for a sign of life.
+    Alive(Part),
+    /// The process was asked to read its file again.
+    Reload,
     /// The process was asked to end.
     Shutdown,
 }

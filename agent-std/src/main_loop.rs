@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use agent_core::agent::{
@@ -29,6 +29,8 @@ use crate::identity;
 use crate::journal::Journal;
 use crate::net::message::{self, Packing};
 use crate::net::{LinkEvent, Network, Request, Servers, StoreEvent, Uplink};
+use crate::reload::HostKeys;
+use crate::service::{Chore, Counts, Part, Service, Standing};
 use crate::spooling::{Spooled, Spooling};
 
 /// How long the end of a stream may take before the process ends or is replaced.
@@ -42,6 +44,8 @@ pub(crate) struct MainLoop {
     pub(crate) program: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) events: Receiver<Event>,
+    /// For answers that come back as events.
+    pub(crate) sender: SyncSender<Event>,
     pub(crate) collector: CollectorThread,
     pub(crate) uplink: Uplink<Transmit>,
     pub(crate) network: Arc<Network>,
@@ -50,6 +54,10 @@ pub(crate) struct MainLoop {
     /// None also while it is stopped for a restart.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) configuration: Configuration,
+    /// What the host's file said when the process started, but for the configuration in it.
+    pub(crate) file_at_start: HostKeys,
+    /// What the manager of services hears.
+    pub(crate) service: Service,
     /// What outlives the process of commands.
     pub(crate) journal: Journal,
     /// None when there is no state directory.
@@ -98,12 +106,44 @@ impl MainLoop {
             match self.drain(agent) {
                 Next::Exit => {
                     self.configuration.handle_end(self.clock.now());
+                    // What comes now may have to wait for a disk.
+                    self.service.stop();
                     return self.close(agent);
                 }
-                Next::Wait(until) => match self.wait(until) {
-                    Some(event) => self.on_event(agent, event),
-                    None => agent.handle(self.clock.now(), Input::Tick),
-                },
+                Next::Wait(until) => {
+                    let deadlines = until.into_iter().chain(self.attend(agent));
+                    match self.wait(deadlines.min()) {
+                        Some(event) => self.on_event(agent, event),
+                        None => agent.handle(self.clock.now(), Input::Tick),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what there is to do for the manager of services; answers when there is more.
+    fn attend(&mut self, agent: &HostAgent<impl OwnPlugins>) -> Option<Instant> {
+        if !self.service.is_heard() {
+            return None;
+        }
+        let now = self.clock.now();
+        let Ledger { held, spooled, lost, .. } = agent.ledger();
+        let counts = Counts { held, spooled, lost: lost.total() };
+        let is_connected = is_answered(agent.link());
+        let server = self.servers.current().clone();
+        let state = agent.status(now).state;
+        self.service.handle_standing(now, Standing { state, is_connected, server, counts });
+        loop {
+            match self.service.poll(now) {
+                Chore::Ask(Part::Collector) => self.collector.ask(),
+                // Without anybody to carry streams the thread may turn as it likes.
+                Chore::Ask(Part::Network) if !self.uplink.is_alive() => {}
+                Chore::Ask(Part::Network) => {
+                    let sender = self.sender.clone();
+                    // Fails only when the main loop is gone, which then needs no answer.
+                    self.network.ask(move || drop(sender.send(Event::Alive(Part::Network))));
+                }
+                Chore::Wait(until) => return until,
             }
         }
     }
@@ -114,7 +154,7 @@ impl MainLoop {
             Some(until) => self.events.recv_timeout(self.clock.time_until(until)),
             None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        // The uplink's thread keeps a sender for as long as it lives, and it lives as long as this loop.
+        // There is always a sender: the one in our own hands.
         received.ok()
     }
 
@@ -276,7 +316,10 @@ impl MainLoop {
         match event {
             Event::Snapshot(snapshot) => agent.handle(now, Input::Snapshot(snapshot)),
             Event::Store(event) => self.on_store_event(agent, now, event),
+            Event::Alive(part) => self.service.handle_alive(part),
+            Event::Reload => self.reload(agent, now),
             Event::Shutdown => {
+                self.service.stop();
                 tracing::info!("stopping: delivering what is held");
                 if let Some(gateway) = &mut self.gateway {
                     gateway.shutdown();
@@ -551,9 +594,11 @@ impl MainLoop {
         let restarted = agent
             .restart_command()
             .map(|command| Restarted { command: command.clone(), previous: agent.boot() });
+        self.service.begin_restart();
         self.close(agent);
         self.configuration.handle_end(self.clock.now());
         let error = identity::restart(&self.program, restarted);
+        self.service.fail_restart();
         self.configuration.handle_end_failed(self.clock.now());
         // The stream was closed for it.
         self.on_link_closed(agent, self.clock.now());

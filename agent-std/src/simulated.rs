@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_core::agent::{
-    Action, Batch, Command, ConfigOutcome, Input, Intent, LinkState, Output, Reason, Restarted,
-    Transmit,
+    Action, Batch, Command, ConfigOutcome, Input, Intent, LinkState, Output, Place, Reason,
+    Restarted, Transmit,
 };
 use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
 use agent_core::ledger::Ledger;
@@ -229,6 +229,7 @@ impl<const RING: usize> Shell<RING> {
         let layers = Layers::new(&[], Document::default(), None, Document::parse(&document)?);
         let config = layers.config()?;
         let mut core = Box::new(Core::with_memory(now, boot, seed, config, restarted));
+        core.take_place(Place::of(&id));
         let disk = state.as_ref().map(|state| state.disk.clone());
         for input in disk.iter().flat_map(StateDisk::recall) {
             core.handle(now, input);

@@ -1,5 +1,5 @@
-//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool, saying
-//! what it will take of memory.
+//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool,
+//! checking the settings, measuring once, saying what it will take of memory.
 
 #[cfg_attr(not(feature = "spool"), path = "tool/spool_absent.rs")]
 mod spool;
@@ -13,22 +13,30 @@ use std::time::Duration;
 use agent_core::metric::MetricSet;
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::{Context as _, ensure};
+use clap::ArgMatches;
 use proto::config::Document;
 
 use crate::cli::{BudgetArguments, OutputForm, Record, Replay, Tool};
 use crate::clock::Clock;
 use crate::collector::{CollectorKind, unix_ms};
+use crate::origin::Sources;
 use crate::replay::{stages, write_table};
-use crate::trace;
+use crate::{check_config, once, trace};
 
 pub(crate) use self::spool::NoSpool;
 
 /// Runs `tool`. A reader that has seen enough is no error.
-pub(crate) fn run<O: OwnPlugins>(tool: Tool) -> anyhow::Result<()> {
+pub(crate) fn run<O: OwnPlugins>(tool: Tool, matches: &ArgMatches) -> anyhow::Result<()> {
     match tool {
+        Tool::CheckConfig(arguments) => {
+            pass_closed_pipe(check_config::run::<O>(*arguments, Sources::new(matches)))
+        }
+        Tool::Once(arguments) => pass_closed_pipe(once::run(&arguments)),
         Tool::Record(record) => run_record(&record),
         Tool::Replay(replay) => pass_closed_pipe(run_replay::<O>(replay)),
-        Tool::Budget(arguments) => pass_closed_pipe(run_budget::<O>(arguments)),
+        Tool::Budget(arguments) => {
+            pass_closed_pipe(run_budget::<O>(arguments, Sources::new(matches)))
+        }
         Tool::Spool(tool) => pass_closed_pipe(spool::run(tool)),
     }
 }
@@ -95,9 +103,9 @@ fn run_replay<O: OwnPlugins>(arguments: Replay) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run_budget<O: OwnPlugins>(arguments: BudgetArguments) -> anyhow::Result<()> {
+fn run_budget<O: OwnPlugins>(arguments: BudgetArguments, sources: Sources) -> anyhow::Result<()> {
     let BudgetArguments { agent, json } = arguments;
-    let budget = crate::budget::<O>(*agent)?;
+    let budget = crate::budget::<O>(*agent, sources)?;
     let mut out = io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string(&budget)?)?;

@@ -309,6 +309,12 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Answers once whoever stores records has come to this, after all that was asked of it before: a sign that it does not
+    /// hang. It does not say that it can store. A bus that leaves storing to a library answers at once.
+    async fn alive(&self) -> Result<(), BusError> {
+        Ok(())
+    }
+
     /// Makes what was accepted durable and lets go of the storage. Idempotent.
     async fn close(&self) -> Result<(), BusError>;
 }

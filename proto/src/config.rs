@@ -33,6 +33,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use agent_core::config::Config;
+use agent_core::metric::Metric;
 use agent_core::plugin::own;
 use serde_json::{Map, Value};
 
@@ -84,6 +85,17 @@ pub const KEYS: [&str; 12] = [
     "deduplication",
     "own",
 ];
+
+/// The keys that the object at `path` may have: `""` is the document, others are such as `thresholds` or
+/// `thresholds.cpu_percent`. None where there is no object, and where any name may stand.
+pub fn keys_of(path: &str) -> Option<Vec<&'static str>> {
+    match path {
+        "" => Some(KEYS.to_vec()),
+        "thresholds" | "deduplication.tolerance" => Some(Metric::ALL.map(Metric::name).to_vec()),
+        "deduplication" => Some(fields::DEDUPLICATION_KEYS.to_vec()),
+        _ => path.strip_prefix("thresholds.").map(|_| fields::RULE_KEYS.to_vec()),
+    }
+}
 
 /// The document that says in full what an empty one means. Keys without a value of their own by default, such as
 /// `condition`, are not in it.
@@ -388,6 +400,29 @@ mod tests {
         let defaults = Document::parse(DEFAULTS).unwrap();
         assert_eq!(defaults.config(), Ok(Config::default()));
         assert_eq!(defaults.unknown_keys().count(), 0);
+    }
+
+    #[test]
+    fn exactly_the_keys_of_an_object_are_taken() {
+        let value = |key: &str| match key {
+            "tolerance" => "{}".to_owned(),
+            "severity" => r#""info""#.to_owned(),
+            _ => "1".to_owned(),
+        };
+        for path in ["thresholds", "thresholds.cpu_percent", "deduplication"] {
+            let keys = keys_of(path).unwrap();
+            for key in keys.iter().chain([&"no_such_key"]) {
+                let limit = if matches!(*key, "above" | "below") { "" } else { r#""above": 1, "# };
+                let limit = if path == "thresholds.cpu_percent" { limit } else { "" };
+                let inner = format!("{{{limit}\"{key}\": {}}}", value(key));
+                let text =
+                    path.rsplit('.').fold(inner, |inner, part| format!("{{\"{part}\": {inner}}}"));
+                assert_eq!(Document::parse(&text).is_ok(), keys.contains(key), "{text}");
+            }
+        }
+        assert_eq!(keys_of("deduplication.tolerance"), keys_of("thresholds"));
+        assert_eq!(keys_of(""), Some(KEYS.to_vec()));
+        assert_eq!(keys_of("own"), None);
     }
 
     #[test]

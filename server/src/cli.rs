@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 
 /// The central server of picket: takes metrics from agents, keeps them, and passes commands on.
 ///
@@ -140,6 +140,12 @@ pub struct Args {
     pub log_format: LogFormat,
 }
 
+/// The command line, for what is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
 impl Args {
     /// Where etcd is, when it is asked for.
     pub fn etcd(&self) -> Option<String> {
@@ -215,8 +221,6 @@ const RETENTION_AGE_MIN: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use clap::CommandFactory as _;
 
     #[test]
     fn command_line_is_consistent() {

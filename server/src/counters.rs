@@ -141,6 +141,10 @@ impl Counters {
         self.counts[counter as usize].fetch_add(count, Ordering::Relaxed);
     }
 
+    pub(crate) fn get(&self, counter: Counter) -> u64 {
+        self.counts[counter as usize].load(Ordering::Relaxed)
+    }
+
     pub(crate) fn reject(&self, reason: Reason) {
         self.rejected[reason as usize].fetch_add(1, Ordering::Relaxed);
     }

@@ -8,6 +8,8 @@
 
 pub mod cli;
 pub mod serve;
+pub mod service;
+pub mod signals;
 
 #[cfg(feature = "simulation")]
 #[doc(hidden)]

@@ -1,7 +1,6 @@
 //! `picket-server`: reads the command line, sets up logging, runs the server.
 #![forbid(unsafe_code)]
 
-use std::future::Future;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +8,8 @@ use std::time::Duration;
 use clap::Parser as _;
 use server::cli::{Args, LogFormat, LogLevel};
 use server::serve::{check_address, serve};
-use tokio::signal::unix::{SignalKind, signal};
+use server::service::Service;
+use server::signals::Signals;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
@@ -55,21 +55,10 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(async { serve(args, terminated()?).await });
+    let service = Service::from_environment();
+    let result = runtime.block_on(async { serve(args, service, Signals::listen()?).await });
     runtime.shutdown_timeout(RUNTIME_END_MAX);
     result
-}
-
-/// Completes with the first SIGTERM or SIGINT.
-fn terminated() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 fn log(args: &Args) {

@@ -1,6 +1,5 @@
 //! The life of a server: open, recover, serve, end.
 
-use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,8 +30,10 @@ use crate::limits::{
 use crate::net::{self, Listener, connections_max};
 use crate::registry::{News, Registry};
 use crate::rpc::{Monitoring, Operator};
+use crate::service::Service;
 use crate::shared::{Shared, Tables};
 use crate::shutdown::Shutdown;
+use crate::signals::{Signal, Signals};
 use crate::storage::Storage;
 use crate::troubles::{Trouble, Troubles};
 
@@ -58,14 +59,15 @@ pub fn check_address(args: &Args) -> Result<(), BeyondLoopback> {
     Err(BeyondLoopback { address: args.listen })
 }
 
-/// Runs a server until `signal` completes, then ends it in order.
+/// Runs a server until `signals` ask for its end, then ends it in order.
 ///
-/// Writes `listening on ADDRESS` to standard output once connections are accepted.
+/// Writes `listening on ADDRESS` to standard output once connections are accepted, and tells `service` likewise.
 ///
 /// # Errors
 ///
 /// When the data directory or the address cannot be used, or what is stored cannot be read.
-pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn serve(args: Args, mut service: Service, mut signals: Signals) -> anyhow::Result<()> {
+    let starting = service.start();
     // Bound first: a wrong address is the likelier mistake, and costs nothing to undo.
     let listener = listen(args.listen).await?;
     let address =
@@ -95,15 +97,25 @@ pub async fn serve(args: Args, signal: impl Future<Output = ()>) -> anyhow::Resu
     let listener = Listener::new(listener, connections_max, &shared.levels, &shared.counters);
     let mut serving = tokio::spawn(net::serve(listener, routes, shutdown.stopping()));
     announce(address)?;
+    drop(starting);
+    service
+        .watch(&shared, storage.buses(), address)
+        .context("cannot start the thread that watches the server")?;
     info!(%address, %storage, connections_max, server = shared.server_id, "server ready");
 
+    let asked_to_end = async {
+        while signals.next().await == Signal::Reload {
+            service.reload();
+        }
+    };
     tokio::select! {
-        () = signal => info!("shutting down"),
+        () = asked_to_end => info!("shutting down"),
         result = &mut serving => {
             result.context("the gRPC server panicked")?;
         }
     }
 
+    service.stop();
     let ending = async {
         set_health(&health, Health::NotServing).await;
         shutdown.begin();

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod chaos;
 pub mod cross;
 pub mod demo;
+pub mod dist;
 pub mod fleet;
 pub mod fuzz;
 pub mod peers;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::bench::{AgentOptions, Bench, Output};
 use xtask::chaos::{self, Bus, Fault};
 use xtask::cross::Choice;
+use xtask::dist::Options;
 use xtask::services::{self, Data, Service};
 
 /// The project's tasks.
@@ -44,14 +45,41 @@ enum Task {
     /// cross/budgets.toml
     ///
     /// Each target needs its Rust library and a linker: `rustup target add TARGET` and Debian's gcc for it, or
-    /// `cross/setup.sh TARGET` where rustup cannot download. The programs are in target/cross/TARGET/dist.
+    /// `cross/setup.sh TARGET` where rustup cannot download. The programs are in target/cross/TARGET/dist, the server in
+    /// dist-server beside it.
     Cross {
         /// Build for this target; may be repeated [default: aarch64-unknown-linux-musl, armv7-unknown-linux-musleabihf]
         #[arg(long = "target", value_name = "TARGET")]
         targets: Vec<String>,
-        /// Build for all targets that are known
+        /// Build for all targets that Debian's packages have a toolchain for
         #[arg(long, conflicts_with = "targets")]
         all: bool,
+        /// Build this program; may be repeated [default: picket-agent, picket, picket-server]
+        #[arg(long = "program", value_name = "PROGRAM")]
+        programs: Vec<String>,
+        /// Run agent-core's tests, and the end-to-end tests with the agent that was built, on an emulator of each target
+        #[arg(long)]
+        test: bool,
+    },
+    /// Pack the programs: for each target and program a .deb, a tar.gz and a bill of materials, and SHA256SUMS, in target/dist
+    ///
+    /// Builds what `cross` builds, and installs cargo-deb and cargo-cyclonedx into target/tools the first time. The same commit
+    /// makes the same packages, byte for byte. What they hold is told in docs/packages.md.
+    Dist {
+        /// Pack for this target; may be repeated [default: those of `cross`, and x86_64-unknown-linux-musl where it can be built]
+        #[arg(long = "target", value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Pack this program; may be repeated [default: picket-agent, picket, picket-server]
+        #[arg(long = "program", value_name = "PROGRAM")]
+        programs: Vec<String>,
+        /// Pack what `cross` has built, and build nothing
+        #[arg(long)]
+        skip_build: bool,
+        /// Then pack again and compare, install in a directory, run, remove and purge, and look at all that was packed
+        ///
+        /// Needs Debian's dpkg, root or fakeroot, bash, groff, and QEMU for targets of other processors.
+        #[arg(long)]
+        check: bool,
     },
     /// Keep a real etcd and a real Kafka on free loopback ports, for tests and for trying things out
     ///
@@ -305,10 +333,16 @@ fn main() -> anyhow::Result<()> {
             xtask::demo::run(seconds.map(|seconds| Duration::from_secs(seconds.into())))
         }
         Task::Test { arguments } => xtask::tasks::test(&arguments),
-        Task::Cross { targets, all } => {
+        Task::Cross { targets, all, programs, test } => {
             let choice = if all { Choice::All } else { Choice::Named(targets) };
-            xtask::cross::run(choice)
+            xtask::cross::run(choice, &programs, test)
         }
+        Task::Dist { targets, programs, skip_build, check } => xtask::dist::run(&Options {
+            targets,
+            programs,
+            is_built: skip_build,
+            is_checked: check,
+        }),
         Task::Services(services) => services.run(),
         Task::Fuzz { seconds, seed, install, targets } => {
             let duration = Duration::from_secs(seconds.into());

@@ -18,6 +18,7 @@ pub use gaps::{Deferred, Loss};
 pub use link::{Link, LinkState};
 pub use outbox::Batch;
 pub use replay::Lane;
+pub use sampler::Place;
 
 use self::command::{Admission, CommandTable, Repetition};
 use self::outbox::Outbox;
@@ -472,6 +473,12 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
         }
     }
 
+    /// Has the agent take its snapshots at its `place` in the interval, but for the first one after each start, which is
+    /// taken at once. Without this they are taken from there on, so that agents started together also sample together.
+    pub const fn take_place(&mut self, place: Place) {
+        self.sampler.take_place(place);
+    }
+
     /// Takes in what happened at `now`.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
@@ -842,9 +849,9 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
     /// Puts `config` in force between two snapshots.
     fn apply(&mut self, now: Instant, config: Config) {
         self.chain.reconfigure(&self.config, &config, &mut self.plugins, &mut self.outgoing);
-        let (old, new) = (self.config.settings().interval, config.settings().interval);
-        if old != new {
-            self.sampler.change_interval(now, old, new);
+        let interval = config.settings().interval;
+        if self.config.settings().interval != interval {
+            self.sampler.change_interval(now, interval);
         }
         self.config = config;
     }

@@ -29,6 +29,7 @@ use clap::ValueEnum;
 use self::host::HostCollector;
 use crate::clock::Clock;
 use crate::event::Event;
+use crate::service::Part;
 use crate::stack;
 
 /// Measures a host.
@@ -54,6 +55,14 @@ impl CollectorKind {
     pub(crate) const DEFAULT: Self =
         if cfg!(target_os = "linux") { Self::Proc } else { Self::Sysinfo };
 
+    /// As it is named in settings.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Proc => "proc",
+            Self::Sysinfo => "sysinfo",
+        }
+    }
+
     /// A collector of this kind for this host.
     ///
     /// # Errors
@@ -70,13 +79,20 @@ impl CollectorKind {
     }
 }
 
+/// What the collector thread is asked for.
+enum Request {
+    Measure(MetricSet),
+    /// Show that it is alive.
+    Answer,
+}
+
 /// Its stack. The kernel's files go through a buffer on the heap.
 pub(crate) const STACK_BYTES: usize = stack::bytes(128);
 
 /// The collector thread. Dropping it ends the thread after the measurement in hand.
 #[derive(Debug)]
 pub(crate) struct CollectorThread {
-    requests: SyncSender<MetricSet>,
+    requests: SyncSender<Request>,
     _thread: JoinHandle<()>,
 }
 
@@ -87,14 +103,21 @@ impl CollectorThread {
         clock: Clock,
         events: SyncSender<Event>,
     ) -> io::Result<Self> {
-        // The core asks for the next snapshot only after the last has come, so one place is enough.
-        let (requests, queue): (_, Receiver<MetricSet>) = sync_channel(1);
+        // The core asks for the next snapshot only after the last has come, and the watchdog for the next answer likewise, so
+        // one place for each is enough.
+        let (requests, queue): (_, Receiver<Request>) = sync_channel(2);
         let thread = thread::Builder::new().name("collector".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
-            for wanted in queue {
-                let values = collector.collect(wanted);
-                let snapshot = Snapshot { taken_at: clock.now(), wall_ms: unix_ms(), values };
-                if events.send(Event::Snapshot(snapshot)).is_err() {
+            for request in queue {
+                let event = match request {
+                    Request::Measure(wanted) => {
+                        let values = collector.collect(wanted);
+                        let taken_at = clock.now();
+                        Event::Snapshot(Snapshot { taken_at, wall_ms: unix_ms(), values })
+                    }
+                    Request::Answer => Event::Alive(Part::Collector),
+                };
+                if events.send(event).is_err() {
                     return;
                 }
             }
@@ -104,10 +127,16 @@ impl CollectorThread {
 
     /// Asks for a snapshot. Answers whether the thread could take the request.
     pub(crate) fn request(&self, wanted: MetricSet) -> bool {
-        match self.requests.try_send(wanted) {
+        match self.requests.try_send(Request::Measure(wanted)) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
+    }
+
+    /// Asks for a sign of life, which comes once the measurement in hand is done.
+    pub(crate) fn ask(&self) {
+        // One that cannot take the question gives no answer either.
+        self.requests.try_send(Request::Answer).ok();
     }
 }
 
@@ -140,15 +169,18 @@ mod tests {
         let collector =
             CollectorThread::spawn(Box::new(Stuck(held)), Clock::start(), sender).unwrap();
         assert!(collector.request(MetricSet::FIXED));
+        collector.ask();
         // The thread may or may not have taken the first one; that these return at all is the point.
         for _ in 0..3 {
             collector.request(MetricSet::FIXED);
         }
-        assert!(!collector.request(MetricSet::FIXED), "one waits already");
-        assert!(events.try_recv().is_err());
+        assert!(!collector.request(MetricSet::FIXED), "others wait already");
+        assert!(events.try_recv().is_err(), "it is not called alive while it is stuck");
         release.send(()).unwrap();
         let event = events.recv_timeout(Duration::from_secs(60));
         assert!(matches!(event, Ok(Event::Snapshot(_))));
+        let event = events.recv_timeout(Duration::from_secs(60));
+        assert!(matches!(event, Ok(Event::Alive(Part::Collector))));
         // Lets the thread end.
         drop(release);
     }

@@ -3,6 +3,7 @@
 
 mod kept;
 mod layers;
+mod look;
 mod trial;
 
 use std::collections::HashMap;
@@ -15,8 +16,10 @@ use proto::config::{DOCUMENT_BYTES_MAX, DOCUMENT_VALUES_MAX};
 
 pub(crate) use self::kept::Keeper;
 pub(crate) use self::layers::{Candidate, Layers, LayersError};
+pub(crate) use self::look::look;
 use self::trial::{RolledBack, Trial};
 pub(crate) use self::trial::{Source, Version};
+use crate::file::File;
 
 /// How long to wait before a write that failed is tried again.
 const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -142,7 +145,12 @@ impl Configuration {
         self.layers.update(params)
     }
 
-    /// The core applied what [`Configuration::update`] gave.
+    /// As [`Layers::reload`]. As with params, what the host says itself is no part of a trial.
+    pub(crate) fn reload(&self) -> Result<Option<(File, Candidate)>, LayersError> {
+        self.layers.reload()
+    }
+
+    /// The core applied what [`Configuration::update`] or [`Configuration::reload`] gave.
     pub(crate) fn adopt_update(&mut self, candidate: Candidate) {
         self.layers.adopt(candidate);
     }

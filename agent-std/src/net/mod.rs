@@ -108,11 +108,11 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Starts the thread, which carries streams to one of `servers`. `on_signal` is called for each request to end the
-    /// process; it answers whether somebody still wants to know.
+    /// Starts the thread, which carries streams to one of `servers`. `on_signal` is called for each request of the system; it
+    /// answers whether somebody still wants to know.
     pub(crate) fn spawn(
         servers: Servers,
-        on_signal: impl Fn() -> bool + Send + 'static,
+        on_signal: impl Fn(Signal) -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -151,6 +151,11 @@ impl Network {
         Uplink { requests }
     }
 
+    /// Has the thread call `answer` when it comes to it, which shows that it is alive.
+    pub(crate) fn ask(&self, answer: impl FnOnce() + Send + 'static) {
+        self.runtime.spawn(async move { answer() });
+    }
+
     /// Follows the configuration in `store` for as long as the process lives. `report` may wait as that of
     /// [`Network::uplink`] may.
     pub(crate) fn follow(
@@ -177,6 +182,11 @@ impl<T> Uplink<T> {
     pub(crate) fn request(&self, request: Request<T>) -> Result<(), UplinkError> {
         self.requests.try_send(request).map_err(|_| UplinkError)
     }
+
+    /// Whether somebody is there to serve requests.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.requests.is_closed()
+    }
 }
 
 impl<T> fmt::Debug for Uplink<T> {
@@ -185,30 +195,42 @@ impl<T> fmt::Debug for Uplink<T> {
     }
 }
 
-/// Requests to end the process. Signals live here because the runtime already waits for file descriptors.
+/// What the system asks of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// To end.
+    End,
+    /// To read its settings again.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "other systems have no such signal"))]
+    Reload,
+}
+
+/// Requests of the system. Signals live here because the runtime already waits for file descriptors.
 #[cfg(unix)]
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
-    /// Takes SIGTERM and SIGINT from the system, which then no longer end the process by themselves.
+    /// Takes SIGTERM, SIGINT and SIGHUP from the system, which then no longer end the process by themselves.
     fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
 
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
     }
 
     /// Waits for the next one.
-    async fn next(&mut self) -> io::Result<()> {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        Ok(())
+    async fn next(&mut self) -> io::Result<Signal> {
+        Ok(tokio::select! {
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.interrupt.recv() => Signal::End,
+            _ = self.hangup.recv() => Signal::Reload,
+        })
     }
 }
 
@@ -222,20 +244,19 @@ impl Signals {
         Ok(Self)
     }
 
-    async fn next(&mut self) -> io::Result<()> {
-        tokio::signal::ctrl_c().await
+    async fn next(&mut self) -> io::Result<Signal> {
+        tokio::signal::ctrl_c().await.map(|()| Signal::End)
     }
 }
 
 /// Reports signals until nobody wants to know any more.
 async fn forward_signals(
     signals: io::Result<Signals>,
-    on_signal: impl Fn() -> bool,
+    on_signal: impl Fn(Signal) -> bool,
 ) -> io::Result<()> {
     let mut signals = signals?;
     loop {
-        signals.next().await?;
-        if !on_signal() {
+        if !on_signal(signals.next().await?) {
             return Ok(());
         }
     }

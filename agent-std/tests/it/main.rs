@@ -12,6 +12,11 @@ mod gateway;
 mod kept_configuration;
 #[cfg(target_os = "linux")]
 mod lean;
+#[cfg(target_os = "linux")]
+#[path = "../../../supervisor/tests/it/manager.rs"]
+mod manager;
+#[cfg(target_os = "linux")]
+mod odd_hosts;
 #[cfg(feature = "etcd")]
 mod own_etcd;
 mod plain_server;
@@ -22,4 +27,7 @@ mod process;
 mod real_etcd;
 mod replay;
 mod scripted;
+#[cfg(target_os = "linux")]
+mod service;
+mod settings;
 mod spool;

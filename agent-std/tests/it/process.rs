@@ -17,7 +17,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let child = command(arguments).stderr(Stdio::null()).spawn().unwrap();
+        Self::of(command(arguments).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// One that was started otherwise.
+    pub(crate) fn of(child: Child) -> Self {
         Self { child }
     }
 
@@ -28,8 +32,7 @@ impl Agent {
 
     /// Asks it to end as systemd does.
     pub(crate) fn terminate(&self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
+        send_signal(self.child.id(), Signal::TERM);
     }
 
     /// Ends it as a loss of power does.
@@ -53,15 +56,26 @@ impl Agent {
 
     /// Waits for its end; answers its exit code.
     pub(crate) fn wait(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("the agent did not end within {PATIENCE:?}");
+        wait(&mut self.child)
     }
+}
+
+/// Waits for the end of `child`; answers its exit code.
+pub(crate) fn wait(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the agent did not end within {PATIENCE:?}");
+}
+
+/// Sends `signal` to the process with this number, a child of this one.
+pub(crate) fn send_signal(process: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 impl Drop for Agent {
@@ -85,18 +99,21 @@ pub(crate) fn output(arguments: &[&str]) -> Output {
     command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
 }
 
-fn command(arguments: &[&str]) -> Command {
+/// The program as it is to be started.
+pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_picket-agent"));
     // Whatever the machine that runs the tests has set must not decide.
     for (name, _) in std::env::vars() {
         if name.starts_with("PICKET_")
             || name.starts_with("GRPC_")
             || name.starts_with("ETCD_")
-            || name == "STATE_DIRECTORY"
+            || ["STATE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC"].contains(&name.as_str())
         {
             command.env_remove(name);
         }
     }
+    // A file that this machine has in the standard place must not decide either.
+    command.env("PICKET_CONFIG", "/dev/null");
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }

@@ -381,6 +381,13 @@ impl Bus for EmbeddedBus {
         Ok(self.inner.read(move |storage| Ok(damage::mark_told(storage, number)?)).await?)
     }
 
+    async fn alive(&self) -> Result<(), BusError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.inner.requests.send(Request::Answer(reply)).await;
+        asked.map_err(|_| BusError::Closed)?;
+        answer.await.map_err(|_| BusError::Closed)
+    }
+
     async fn close(&self) -> Result<(), BusError> {
         self.inner.close().await;
         Ok(())

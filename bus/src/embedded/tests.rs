@@ -130,3 +130,18 @@ async fn a_failed_bus_closes_and_opens_again() {
     let mut reader = subscribe(&bus, Start::Oldest).await;
     assert_eq!(offsets_until_caught_up(&mut *reader).await, [1, 2]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_writer_shows_that_it_is_alive_until_the_bus_is_closed_also_when_it_cannot_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    let fault = Arc::clone(&options.fault);
+    let bus = Database::open(dir.path(), options).unwrap().bus();
+    bus.alive().await.unwrap();
+    fault.store(true, Ordering::SeqCst);
+    bus.publish(vec![record(1)]).await.unwrap_err();
+    bus.alive().await.unwrap();
+    fault.store(false, Ordering::SeqCst);
+    bus.close().await.unwrap();
+    assert!(matches!(bus.alive().await, Err(BusError::Closed)));
+}

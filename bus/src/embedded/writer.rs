@@ -48,6 +48,8 @@ pub(super) enum Request {
         failure: Failure,
         reply: oneshot::Sender<Result<(), Failure>>,
     },
+    /// Show that the writer is alive.
+    Answer(oneshot::Sender<()>),
     /// Finish what is queued, then end.
     Close,
 }
@@ -110,6 +112,8 @@ impl Writer {
                     // A reader that went away needs no answer.
                     reply.send(self.repair(&storage, failure)).ok();
                 }
+                // Whoever asked may have gone.
+                Request::Answer(reply) => drop(reply.send(())),
                 // What came before this is still served: the queue ends when it is empty.
                 Request::Close => self.queue.close(),
             }

@@ -136,6 +136,8 @@ struct World {
     issues: Vec<Issue>,
     issued: u32,
     sent: u32,
+    /// The command that the agent has just been given.
+    in_hand: Option<CommandId>,
     restart_due: bool,
 }
 
@@ -152,6 +154,7 @@ pub(crate) fn run(operations: &[Operation]) {
         issues: Vec::new(),
         issued: 0,
         sent: 0,
+        in_hand: None,
         restart_due: false,
     };
     for operation in operations {
@@ -205,7 +208,7 @@ impl World {
                 Output::Dial => self.stream = Stream::Dialled,
                 Output::Transmit(transmit) => self.transmit(transmit),
                 Output::Restart => self.restart_due = true,
-                Output::Remember => self.agent.handle(self.now(), Input::Remembered(Ok(()))),
+                Output::Remember => self.watch(Input::Remembered(Ok(()))),
                 Output::Collect(_) | Output::Spool => {}
                 Output::Exit => panic!("nobody asked the agent to exit"),
             }
@@ -320,16 +323,27 @@ impl World {
             action: action(kind, self.sent),
             time_to_live: Duration::from_millis(life_ms),
         };
-        let before = self.visible();
-        self.agent.handle(self.now(), Input::Command(command));
-        if self.visible() != before {
-            let issue = self.find(&id);
-            assert!(!kind.is_harmless(), "{issue:?}");
-            assert!(0 < life_ms, "too late: {issue:?}");
-            assert_eq!(issue.effect, Effect::Nothing, "twice: {issue:?}");
-            issue.effect = Effect::Ran;
-        }
+        self.in_hand = Some(id);
+        self.watch(Input::Command(command));
+        // It may begin only once that is written down.
         self.handle(Input::Tick);
+        self.in_hand = None;
+    }
+
+    /// Hands `input` in. What changes by it is the effect of the command in hand.
+    fn watch(&mut self, input: Input) {
+        let before = self.visible();
+        self.agent.handle(self.now(), input);
+        if self.visible() == before {
+            return;
+        }
+        let now_ms = self.now_ms;
+        let id = self.in_hand.clone().expect("nothing but a command changes anything");
+        let issue = self.find(&id);
+        assert!(!issue.kind.is_harmless(), "{issue:?}");
+        assert!(now_ms < issue.expires_ms, "too late: {issue:?}");
+        assert_eq!(issue.effect, Effect::Nothing, "twice: {issue:?}");
+        issue.effect = Effect::Ran;
     }
 
     /// What a command can change.

@@ -62,6 +62,15 @@ impl Storage {
         &self.bus
     }
 
+    /// All that are open, each once.
+    pub(crate) fn buses(&self) -> Vec<Arc<dyn Bus>> {
+        let mut buses = vec![Arc::clone(&self.embedded)];
+        if !Arc::ptr_eq(&self.bus, &self.embedded) {
+            buses.push(Arc::clone(&self.bus));
+        }
+        buses
+    }
+
     pub(crate) fn documents(&self) -> Arc<dyn DocumentStore> {
         Arc::clone(&self.documents)
     }

@@ -83,6 +83,10 @@ impl Bus for Watched {
         self.bus.damage_told(number).await
     }
 
+    async fn alive(&self) -> Result<(), BusError> {
+        self.bus.alive().await
+    }
+
     async fn close(&self) -> Result<(), BusError> {
         self.bus.close().await
     }

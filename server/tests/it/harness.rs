@@ -43,6 +43,8 @@ pub(crate) fn server_command(data: &Path) -> Process {
         .env_remove("STATE_DIRECTORY")
         .env_remove("PICKET_LOG")
         .env_remove("ETCD_HOST")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null());
     process
 }

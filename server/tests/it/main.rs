@@ -12,6 +12,9 @@ mod etcd;
 mod flow;
 mod hostile;
 mod identity;
+#[cfg(target_os = "linux")]
+#[path = "../../../supervisor/tests/it/manager.rs"]
+mod manager;
 mod metrics;
 mod process;
 #[expect(dead_code, reason = "it is shared with the benchmark of memory, and each uses a part")]
@@ -20,4 +23,6 @@ mod raw;
 #[path = "../../../etcd/tests/it/real.rs"]
 #[expect(dead_code, reason = "it is shared with other crates, and each uses a part")]
 mod real_etcd;
+#[cfg(target_os = "linux")]
+mod service;
 mod sessions;

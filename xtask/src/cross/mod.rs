@@ -1,6 +1,8 @@
-//! `cargo xtask cross`: the programs for other systems, and whether they are small enough.
+//! `cargo xtask cross`: the programs for other systems, whether they are small enough, and whether they work there.
 
 mod budget;
+mod emulated;
+mod program;
 mod target;
 mod toolchain;
 
@@ -12,15 +14,11 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::workspace;
 use budget::Budgets;
-use target::{TARGETS, Target};
+pub(crate) use emulated::Emulator;
+pub(crate) use program::{PROGRAMS, Program};
+use target::TARGETS;
+pub(crate) use target::Target;
 use toolchain::Toolchain;
-
-/// The cargo profile of what is given to others.
-const PROFILE: &str = "dist";
-
-/// The packages and their programs. The server has no Kafka there: its client is C, and would need a C library for each target.
-const PROGRAMS: [(&str, &str); 3] =
-    [("agent-std", "picket-agent"), ("analysis", "picket"), ("server", "picket-server")];
 
 /// What is built when nothing is named: one static file for each kind of ARM host.
 const USUAL: [&str; 2] = ["aarch64-unknown-linux-musl", "armv7-unknown-linux-musleabihf"];
@@ -28,7 +26,7 @@ const USUAL: [&str; 2] = ["aarch64-unknown-linux-musl", "armv7-unknown-linux-mus
 /// What to build for.
 #[derive(Clone, Debug)]
 pub enum Choice {
-    /// All targets that are known.
+    /// All targets that a toolchain from Debian's packages has.
     All,
     /// These; none: the usual ones.
     Named(Vec<String>),
@@ -37,7 +35,7 @@ pub enum Choice {
 impl Choice {
     fn targets(self) -> anyhow::Result<Vec<&'static Target>> {
         let names = match self {
-            Self::All => return Ok(TARGETS.iter().collect()),
+            Self::All => return Ok(TARGETS.iter().filter(|target| target.is_in_debian).collect()),
             Self::Named(names) if names.is_empty() => USUAL.map(str::to_owned).to_vec(),
             Self::Named(names) => names,
         };
@@ -51,50 +49,113 @@ impl Choice {
     }
 }
 
-/// Builds all programs for each target, and prints how large they are.
+/// The targets of these names, for packages; none: the usual ones, and that of most servers where its toolchain is here.
+pub(crate) fn packed_targets(names: &[String]) -> anyhow::Result<Vec<&'static Target>> {
+    let mut targets = Choice::Named(names.to_vec()).targets()?;
+    if names.is_empty() {
+        let servers = Target::named("x86_64-unknown-linux-musl");
+        targets.extend(servers.filter(|target| Toolchain::find(target).is_ok()));
+    }
+    Ok(targets)
+}
+
+/// The programs of these names; none: all.
+pub(crate) fn programs(names: &[String]) -> anyhow::Result<Vec<&'static Program>> {
+    if names.is_empty() {
+        return Ok(PROGRAMS.iter().collect());
+    }
+    let found = |name: &String| {
+        Program::named(name).with_context(|| {
+            let known = PROGRAMS.map(|program| program.name).join(", ");
+            format!("{name} is no program; known are {known}")
+        })
+    };
+    names.iter().map(found).collect()
+}
+
+/// Builds the programs of these names (none: all) for each target, and prints how large they are. With `is_tested` it
+/// then runs agent-core's tests, and the end-to-end tests with this agent, on an emulator of each target.
 ///
 /// # Errors
 ///
-/// When a target is not known, its toolchain is not here, a build fails, or a program passes its budget in
-/// `cross/budgets.toml`; what was built was printed then.
-pub fn run(choice: Choice) -> anyhow::Result<()> {
+/// When a target or program is not known, a toolchain or emulator is not here, a build or test fails, or a program
+/// passes its budget in `cross/budgets.toml`; what was built was printed then.
+pub fn run(choice: Choice, names: &[String], is_tested: bool) -> anyhow::Result<()> {
     let targets = choice.targets()?;
+    let programs = programs(names)?;
+    ensure!(
+        !is_tested || programs.iter().any(|program| program.name == emulated::PROGRAM),
+        "--test needs {}",
+        emulated::PROGRAM
+    );
     let budgets = Budgets::read(&workspace::root().join("cross/budgets.toml"))?;
     // What is missing is said before the first build, which takes minutes.
     let toolchains = targets
         .iter()
         .map(|target| Toolchain::find(target))
         .collect::<anyhow::Result<Vec<Toolchain>>>()?;
+    let tested = targets.iter().filter(|_| is_tested);
+    let emulators =
+        tested.map(|target| Emulator::find(target)).collect::<anyhow::Result<Vec<Emulator>>>()?;
     let mut out = io::stdout();
-    let mut sizes = Vec::new();
-    for (target, toolchain) in targets.into_iter().zip(toolchains) {
-        writeln!(
-            out,
-            "building for {} ({}) with {} ...",
-            target.name,
-            target.hosts,
-            toolchain.name()
-        )?;
-        let directory = build(target, &toolchain)?;
-        for (_, program) in PROGRAMS {
-            let bytes = size(&directory.join(program))?;
-            sizes.push(Size { target, program, bytes, budget: budgets.of(target, program) });
+    let mut built = Vec::new();
+    for (target, toolchain) in targets.iter().zip(&toolchains) {
+        for program in &programs {
+            writeln!(
+                out,
+                "building {} for {} ({}) with {} ...",
+                program.name,
+                target.name,
+                target.hosts,
+                toolchain.name()
+            )?;
+            let path = build(target, toolchain, program)?;
+            let bytes = size(&path)?;
+            let budget = budgets.of(target, program.name);
+            built.push(Built { target, program, path, bytes, budget });
         }
     }
-    report(&sizes, &mut out)
+    report(&built, &mut out)?;
+    for ((target, toolchain), emulator) in targets.iter().zip(&toolchains).zip(emulators) {
+        let agent = built
+            .iter()
+            .find(|built| built.target == *target && built.program.name == emulated::PROGRAM);
+        let agent = agent.context("the agent was not built")?;
+        writeln!(out, "\ntesting on {} ({})", target.name, emulator.name())?;
+        emulated::test_core(target, toolchain)?;
+        emulated::test_end_to_end(target, &emulator, &agent.path)?;
+    }
+    Ok(())
 }
 
-fn build(target: &Target, toolchain: &Toolchain) -> anyhow::Result<PathBuf> {
-    // Apart from what the host's toolchain builds, so that neither throws away what the other made.
-    let directory = workspace::target_directory()?.join("cross");
+/// Where cargo builds for other systems: apart from what the host's toolchain builds, so that neither throws away what
+/// the other made.
+pub(crate) fn directory() -> anyhow::Result<PathBuf> {
+    Ok(workspace::target_directory()?.join("cross"))
+}
+
+/// Finds the toolchain and builds; the path of the built program.
+///
+/// # Errors
+///
+/// When no toolchain is here, or the build fails.
+pub(crate) fn find_and_build(target: &Target, program: &Program) -> anyhow::Result<PathBuf> {
+    build(target, &Toolchain::find(target)?, program)
+}
+
+/// Where the program is when it is built.
+pub(crate) fn path(target: &Target, program: &Program) -> anyhow::Result<PathBuf> {
+    Ok(directory()?.join(target.name).join(program.profile).join(program.name))
+}
+
+/// The path of the built program.
+fn build(target: &Target, toolchain: &Toolchain, program: &Program) -> anyhow::Result<PathBuf> {
     let mut cargo = toolchain.cargo(target);
-    cargo.args(["build", "--locked", "--bins", "--profile", PROFILE, "--target", target.name]);
-    cargo.arg("--target-dir").arg(&directory);
-    for (package, _) in PROGRAMS {
-        cargo.args(["--package", package]);
-    }
+    cargo.args(["build", "--locked", "--package", program.package, "--bin", program.name]);
+    cargo.args(["--profile", program.profile, "--target", target.name]);
+    cargo.arg("--target-dir").arg(directory()?);
     workspace::run(cargo)?;
-    Ok(directory.join(target.name).join(PROFILE))
+    path(target, program)
 }
 
 fn size(program: &Path) -> anyhow::Result<u64> {
@@ -102,35 +163,36 @@ fn size(program: &Path) -> anyhow::Result<u64> {
     Ok(metadata.len())
 }
 
-/// How large a program has become.
+/// A program that was built.
 #[derive(Debug)]
-struct Size {
+struct Built {
     target: &'static Target,
-    program: &'static str,
+    program: &'static Program,
+    path: PathBuf,
     bytes: u64,
     budget: Option<u64>,
 }
 
-impl Size {
+impl Built {
     fn is_over(&self) -> bool {
         self.budget.is_some_and(|budget| budget < self.bytes)
     }
 }
 
-fn report(sizes: &[Size], out: &mut dyn Write) -> anyhow::Result<()> {
+fn report(built: &[Built], out: &mut dyn Write) -> anyhow::Result<()> {
     writeln!(out, "\n{:<32}  {:<13}  {:>10}  {:>10}", "target", "program", "bytes", "budget")?;
-    for size in sizes {
-        let budget = size.budget.map_or_else(|| "-".to_owned(), |budget| budget.to_string());
-        let mark = if size.is_over() { "  too large" } else { "" };
-        let Size { target, program, bytes, .. } = size;
-        writeln!(out, "{:<32}  {program:<13}  {bytes:>10}  {budget:>10}{mark}", target.name)?;
+    for one in built {
+        let budget = one.budget.map_or_else(|| "-".to_owned(), |budget| budget.to_string());
+        let mark = if one.is_over() { "  too large" } else { "" };
+        let Built { target, program, bytes, .. } = one;
+        let (target, program) = (target.name, program.name);
+        writeln!(out, "{target:<32}  {program:<13}  {bytes:>10}  {budget:>10}{mark}")?;
     }
-    let over = sizes.iter().filter(|size| size.is_over()).count();
-    if 0 < over {
-        bail!("{over} programs are larger than cross/budgets.toml allows");
+    match built.iter().filter(|built| built.is_over()).count() {
+        0 => Ok(()),
+        1 => bail!("a program is larger than cross/budgets.toml allows"),
+        over => bail!("{over} programs are larger than cross/budgets.toml allows"),
     }
-    ensure!(!sizes.is_empty(), "nothing was built");
-    Ok(())
 }
 
 #[cfg(test)]
@@ -141,25 +203,35 @@ mod tests {
     fn targets_are_chosen_by_name() {
         let chosen = Choice::Named(vec![]).targets().unwrap();
         assert_eq!(chosen.iter().map(|target| target.name).collect::<Vec<_>>(), USUAL);
-        assert_eq!(Choice::All.targets().unwrap().len(), TARGETS.len());
+        assert!(Choice::All.targets().unwrap().iter().all(|target| target.is_in_debian));
         let error = Choice::Named(vec!["mips".to_owned()]).targets().unwrap_err();
         assert!(error.to_string().contains("known are aarch64-unknown-linux-musl"), "{error}");
     }
 
     #[test]
+    fn programs_are_chosen_by_name() {
+        assert_eq!(programs(&[]).unwrap().len(), PROGRAMS.len());
+        assert_eq!(programs(&["picket".to_owned()]).unwrap(), [&PROGRAMS[1]]);
+        let error = programs(&["picket-spy".to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("known are picket-agent, picket,"), "{error}");
+    }
+
+    #[test]
     fn what_is_too_large_is_named_and_an_error() {
-        let size = |program, bytes, budget| Size { target: &TARGETS[0], program, bytes, budget };
-        let sizes = [
-            size("picket", 10, Some(10)),
-            size("picket-agent", 11, Some(10)),
-            size("picket-server", 9, None),
-        ];
+        let built = |program, bytes, budget| Built {
+            target: &TARGETS[0],
+            program: &PROGRAMS[program],
+            path: PathBuf::new(),
+            bytes,
+            budget,
+        };
+        let all = [built(1, 10, Some(10)), built(0, 11, Some(10)), built(2, 9, None)];
         let mut out = Vec::new();
-        let error = report(&sizes, &mut out).unwrap_err();
-        assert_eq!(error.to_string(), "1 programs are larger than cross/budgets.toml allows");
+        let error = report(&all, &mut out).unwrap_err();
+        assert_eq!(error.to_string(), "a program is larger than cross/budgets.toml allows");
         let text = String::from_utf8(out).unwrap();
         let marked: Vec<&str> = text.lines().filter(|line| line.ends_with("too large")).collect();
         assert!(marked.len() == 1 && marked[0].contains("picket-agent"), "{text}");
-        report(&sizes[..1], &mut Vec::new()).unwrap();
+        report(&all[..1], &mut Vec::new()).unwrap();
     }
 }

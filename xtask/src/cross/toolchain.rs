@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::bail;
 
-use crate::cross::target::Target;
+use crate::cross::target::{CONFIGURATION, Target};
 use crate::workspace;
 
 /// A Rust toolchain that has the standard library of a target.
@@ -25,24 +25,29 @@ impl Toolchain {
     ///
     /// When none has, or the linker is missing; with what to install.
     pub(super) fn find(target: &Target) -> anyhow::Result<Self> {
+        let name = target.name;
         // The default is that of cross/setup.sh.
         let prefix = env::var_os("CROSS_PREFIX").unwrap_or_else(|| "/opt/debian-cross".into());
         let known = [Self::Current, Self::Unpacked(prefix.into())];
         let Some(found) = known.into_iter().find(|toolchain| toolchain.has(target)) else {
+            let or_else = if target.is_in_debian {
+                format!(
+                    ", or, where rustup cannot download, `cross/setup.sh {name}` as root on Debian 12"
+                )
+            } else {
+                String::new()
+            };
             bail!(
-                "no Rust toolchain here has the standard library of {name}: `rustup target add {name}`, or, where rustup cannot \
-                 download, `cross/setup.sh {name}` as root on Debian 12",
-                name = target.name
+                "no Rust toolchain here has the standard library of {name}: `rustup target add {name}`{or_else}"
             );
         };
-        let linker = found.linker(target);
+        let linker = match found.own_linker(target) {
+            Some(linker) => linker,
+            None => target.tools()?.linker.into(),
+        };
         if !linker.is_file() && workspace::on_path(&linker.to_string_lossy()).is_none() {
-            bail!(
-                "{} is missing, which links for {} (Debian: {})",
-                linker.display(),
-                target.name,
-                target.package
-            );
+            let (linker, package) = (linker.display(), target.package);
+            bail!("{linker} is missing, which links for {name} (Debian: {package})");
         }
         Ok(found)
     }
@@ -62,16 +67,15 @@ impl Toolchain {
         })
     }
 
-    /// What links, and compiles what crates have of C.
-    fn linker(&self, target: &Target) -> PathBuf {
+    /// GCC with the headers of musl, which links and compiles in place of the one in cargo's configuration.
+    fn own_linker(&self, target: &Target) -> Option<PathBuf> {
         match (self, target.musl_prefix) {
-            // GCC with the headers of musl.
-            (Self::Unpacked(prefix), Some(musl)) => prefix.join(format!("bin/{musl}-gcc")),
-            _ => target.gcc.into(),
+            (Self::Unpacked(prefix), Some(musl)) => Some(prefix.join(format!("bin/{musl}-gcc"))),
+            _ => None,
         }
     }
 
-    /// Cargo, with what the target needs in its environment.
+    /// Cargo, with what it is to be told of the targets; its command is to be added.
     pub(super) fn cargo(&self, target: &Target) -> Command {
         let mut cargo = match self {
             Self::Current => workspace::cargo(),
@@ -84,13 +88,12 @@ impl Toolchain {
                 cargo
             }
         };
-        let linker = self.linker(target);
-        let shouted = target.name.to_uppercase().replace('-', "_");
-        let quiet = target.name.replace('-', "_");
-        cargo.env(format!("CARGO_TARGET_{shouted}_LINKER"), &linker);
-        cargo.env(format!("CC_{quiet}"), &linker);
-        if let Some(emulator) = target.emulator {
-            cargo.env(format!("CARGO_TARGET_{shouted}_RUNNER"), emulator);
+        cargo.args(["--config", CONFIGURATION]);
+        if let Some(linker) = self.own_linker(target) {
+            // A later one wins over an earlier, and the environment over the table `env`.
+            let linker = linker.display();
+            cargo.arg("--config").arg(format!("target.{}.linker = '{linker}'", target.name));
+            cargo.env(format!("CC_{}", target.name.replace('-', "_")), linker.to_string());
         }
         cargo
     }

@@ -131,6 +131,8 @@ impl Site {
         arguments: impl IntoIterator<Item = A>,
     ) -> anyhow::Result<Process> {
         let mut command = Command::new(self.binaries.agent());
+        // An agent of this host may have a file at the place where all look.
+        command.env("PICKET_CONFIG", "/dev/null");
         command
             .arg("--agent-id")
             .arg(id)

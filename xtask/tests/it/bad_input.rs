@@ -83,7 +83,7 @@ fn agent_refuses_a_bad_configuration_file() {
         let answer = agent(&["--agent-id", "a", "--config", path.to_str().unwrap()]);
         answer.assert_refused(USAGE, &[words, &["agent.toml"]].concat());
     };
-    check("agent_id = ", &["line 1"]);
+    check("agent_id = ", &["agent.toml:1:"]);
     check("colour = \"red\"", &["colour"]);
     check("[config]\ninterval = -1", &["config", "interval"]);
     check("[config]\nplugins = [\"nonsense\"]", &["config", "plugins[0]", "nonsense"]);

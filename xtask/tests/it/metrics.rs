@@ -176,3 +176,14 @@ fn the_standard_profile_says_more_of_the_host_and_of_the_agent() {
     let percent = record.metric("disk_percent").unwrap();
     assert!((used / total * 100.0 - percent).abs() < 0.02, "{used} of {total} is not {percent} %");
 }
+
+#[test]
+fn agents_tell_what_they_run_on() {
+    // The agent may be one of another processor, on an emulator; then the variable says which it must be.
+    let native = || format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+    let target = std::env::var("PICKET_AGENT_TARGET").unwrap_or_else(|_| native());
+    let deployment = Deployment::start();
+    let _agent = deployment.agent("edge-1", FAST);
+    deployment.wait_until_connected("edge-1");
+    assert_eq!(deployment.agent_info("edge-1")["target"], target.as_str());
+}

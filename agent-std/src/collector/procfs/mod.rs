@@ -106,4 +106,6 @@ impl Source for Procfs {
 }
 
 #[cfg(test)]
+mod odd_hosts;
+#[cfg(test)]
 mod tests;
