@@ -3,6 +3,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 
+use heapless::Vec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,6 +16,31 @@ pub trait Stored: Serialize + DeserializeOwned {
     const ENCODED_BYTES_MAX: usize;
 }
 
+/// Where a ring keeps its bytes: a list that begins empty and never becomes longer than the ring is.
+///
+/// What it takes of the host's memory should grow with it, as far as the host lets it.
+pub trait Memory: AsRef<[u8]> + AsMut<[u8]> {
+    /// An empty list that can take `bytes` bytes.
+    fn with_room(bytes: usize) -> Self;
+
+    /// Adds `bytes` at the end. Never more than there is room for.
+    fn extend(&mut self, bytes: &[u8]);
+}
+
+/// Memory within the ring itself, without an allocator.
+pub type Inline<const BYTES: usize> = Vec<u8, BYTES>;
+
+impl<const BYTES: usize> Memory for Inline<BYTES> {
+    fn with_room(bytes: usize) -> Self {
+        debug_assert!(bytes <= BYTES);
+        Self::new()
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes).expect("a ring has room for any record");
+    }
+}
+
 /// Bytes that stand before each record: its length, little-endian.
 const PREFIX_BYTES: usize = 2;
 
@@ -22,9 +48,12 @@ const PREFIX_BYTES: usize = 2;
 ///
 /// They are kept in the postcard form: a snapshot of six metrics takes about 45 bytes, a tenth of its size in memory.
 /// Policy when full: the oldest records give way to a new one, and the caller is told how many, to count them.
+///
+/// `M` is where they are: within the ring, if nothing else is said.
 #[derive(Clone)]
-pub struct Ring<T, const BYTES: usize> {
-    bytes: [u8; BYTES],
+pub struct Ring<T, const BYTES: usize, M = Inline<BYTES>> {
+    // No longer than the most that has been used: memory is touched only where records have been.
+    bytes: M,
     // head < BYTES: where the oldest record begins. A record may go on at the first byte behind the last.
     head: usize,
     // used <= BYTES
@@ -37,13 +66,20 @@ pub struct Ring<T, const BYTES: usize> {
 
 impl<T: Stored, const BYTES: usize> Ring<T, BYTES> {
     /// An empty ring whose first record will get [`Sequence::FIRST`].
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
+        Self::with_memory()
+    }
+}
+
+impl<T: Stored, const BYTES: usize, M: Memory> Ring<T, BYTES, M> {
+    /// An empty ring whose first record will get [`Sequence::FIRST`], in memory of the kind `M`.
+    pub fn with_memory() -> Self {
         const {
             assert!(T::ENCODED_BYTES_MAX <= RECORD_BYTES_MAX);
             assert!(PREFIX_BYTES + T::ENCODED_BYTES_MAX <= BYTES, "a ring has room for any record");
             assert!(RECORD_BYTES_MAX <= u16::MAX as usize);
         }
-        let bytes = [0; BYTES];
+        let bytes = M::with_room(BYTES);
         Self { bytes, head: 0, used: 0, first: Sequence::FIRST, count: 0, records: PhantomData }
     }
 
@@ -105,7 +141,7 @@ impl<T: Stored, const BYTES: usize> Ring<T, BYTES> {
     }
 
     /// The records from `from` (inclusive) to `to` (exclusive), as far as they are held, with their sequences.
-    pub fn range(&self, from: Sequence, to: Sequence) -> Range<'_, T, BYTES> {
+    pub fn range(&self, from: Sequence, to: Sequence) -> Range<'_, T, BYTES, M> {
         let skip = self.first.count_until(from).min(self.count);
         let mut at = self.head;
         for _ in 0..skip {
@@ -146,26 +182,36 @@ impl<T: Stored, const BYTES: usize> Ring<T, BYTES> {
     }
 
     fn record_bytes(&self, at: usize) -> usize {
-        usize::from(u16::from_le_bytes([self.bytes[at % BYTES], self.bytes[(at + 1) % BYTES]]))
+        let bytes = self.bytes.as_ref();
+        usize::from(u16::from_le_bytes([bytes[at % BYTES], bytes[(at + 1) % BYTES]]))
     }
 
     fn write(&mut self, at: usize, source: &[u8]) {
         let at = at % BYTES;
         let (front, back) = source.split_at(source.len().min(BYTES - at));
-        self.bytes[at..at + front.len()].copy_from_slice(front);
-        self.bytes[..back.len()].copy_from_slice(back);
+        self.put(at, front);
+        self.put(0, back);
+    }
+
+    /// `at` is at most the most that has been used, and `source` ends within the ring.
+    fn put(&mut self, at: usize, source: &[u8]) {
+        let used = self.bytes.as_mut();
+        let (over, beyond) = source.split_at(source.len().min(used.len() - at));
+        used[at..at + over.len()].copy_from_slice(over);
+        self.bytes.extend(beyond);
     }
 
     fn read(&self, at: usize) -> T {
         let start = (at + PREFIX_BYTES) % BYTES;
         let length = self.record_bytes(at);
-        let record = match self.bytes.get(start..start + length) {
+        let bytes = self.bytes.as_ref();
+        let record = match bytes.get(start..start + length) {
             Some(whole) => postcard::from_bytes(whole),
             None => {
                 let mut scratch = [0; RECORD_BYTES_MAX];
                 let (front, back) = scratch[..length].split_at_mut(BYTES - start);
-                front.copy_from_slice(&self.bytes[start..]);
-                back.copy_from_slice(&self.bytes[..back.len()]);
+                front.copy_from_slice(&bytes[start..]);
+                back.copy_from_slice(&bytes[..back.len()]);
                 postcard::from_bytes(&scratch[..length])
             }
         };
@@ -179,7 +225,7 @@ impl<T: Stored, const BYTES: usize> Default for Ring<T, BYTES> {
     }
 }
 
-impl<T, const BYTES: usize> fmt::Debug for Ring<T, BYTES> {
+impl<T, const BYTES: usize, M> fmt::Debug for Ring<T, BYTES, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring")
             .field("first", &self.first)
@@ -191,20 +237,20 @@ impl<T, const BYTES: usize> fmt::Debug for Ring<T, BYTES> {
 
 /// Some records of a ring with their sequences, decoded as they are asked for.
 #[derive(Debug)]
-pub struct Range<'r, T, const BYTES: usize> {
-    ring: &'r Ring<T, BYTES>,
+pub struct Range<'r, T, const BYTES: usize, M = Inline<BYTES>> {
+    ring: &'r Ring<T, BYTES, M>,
     at: usize,
     next: Sequence,
     left: u64,
 }
 
-impl<T, const BYTES: usize> Clone for Range<'_, T, BYTES> {
+impl<T, const BYTES: usize, M> Clone for Range<'_, T, BYTES, M> {
     fn clone(&self) -> Self {
         Self { ring: self.ring, at: self.at, next: self.next, left: self.left }
     }
 }
 
-impl<T: Stored, const BYTES: usize> Iterator for Range<'_, T, BYTES> {
+impl<T: Stored, const BYTES: usize, M: Memory> Iterator for Range<'_, T, BYTES, M> {
     type Item = (Sequence, T);
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -41,8 +41,8 @@ mod collector {
         Box::new(host::HostCollector::new(procfs::Procfs::new()))
     }
 
-    pub(crate) fn sysinfo() -> Result<Box<dyn Collector>, ::sysinfo::Error> {
-        Ok(Box::new(host::HostCollector::new(sysinfo::Sysinfo::new()?)))
+    pub(crate) fn sysinfo() -> anyhow::Result<Box<dyn Collector>> {
+        sysinfo::open()
     }
 }
 
@@ -59,7 +59,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(name: &'static str, wanted: MetricSet) -> Result<Self, ::sysinfo::Error> {
+    fn new(name: &'static str, wanted: MetricSet) -> anyhow::Result<Self> {
         let (proc, sysinfo) = (collector::proc(), collector::sysinfo()?);
         Ok(Self { name, wanted, proc: Meter::new(proc), sysinfo: Meter::new(sysinfo) })
     }
@@ -94,7 +94,7 @@ fn processor_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-fn main() -> Result<(), ::sysinfo::Error> {
+fn main() -> anyhow::Result<()> {
     let mut subjects = MetricSwitch::SINGLE
         .into_iter()
         .map(|switch| Subject::new(switch.name(), switch.metrics()))

@@ -1,10 +1,12 @@
 //! The command line and the environment.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::address::{ServerAddress, ServerAddresses};
 use serde_json::{Map, Value};
@@ -12,15 +14,20 @@ use tracing::level_filters::LevelFilter;
 
 use crate::collector::CollectorKind;
 use crate::gateway::PortAddress;
-use crate::spool;
+use crate::{spool, spooling, version};
 
 /// Collects the metrics of this host and streams them to a picket server.
 ///
-/// Settings are taken, highest first, from flags, environment variables, the file of --config, the server's
-/// configuration store, and defaults. The server address may also be given as GRPC_SERVER_HOST and
-/// GRPC_SERVER_PORT.
+/// Settings are taken, highest first, from flags, environment variables, the configuration file, the server's
+/// configuration store, and defaults; `check-config --origin` shows where each is from. The server address may also be
+/// given as GRPC_SERVER_HOST and GRPC_SERVER_PORT.
 #[derive(Debug, Parser)]
-#[command(name = "picket-agent", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "picket-agent",
+    version,
+    long_version = version::long(),
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) tool: Option<Tool>,
@@ -39,6 +46,61 @@ pub(crate) enum Tool {
     /// Look into the records that wait on this host's disk
     #[command(subcommand)]
     Spool(SpoolTool),
+    /// Check the settings as a start would, and print those in force: the exit code is 0 when they are valid, else 2.
+    ///
+    /// Nothing is started and nothing is written. What the agent has kept of its remote configuration is read.
+    CheckConfig(Box<CheckConfig>),
+    /// Measure this host once and print it. Rates need two looks, so it takes a second.
+    ///
+    /// No server, state directory or configuration file is used. The exit code is 1 when nothing could be measured.
+    Once(Once),
+    /// Say what a run with these settings takes of this host's memory at most, by part, and end
+    Budget(BudgetArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckConfig {
+    /// Say where each setting is from, and what it is set in favour of
+    #[arg(long)]
+    pub(crate) origin: bool,
+
+    /// One JSON object in place of text, with the origins
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) agent: Arguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Once {
+    /// One JSON object in place of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// What to measure: the switches of the agent's own --metrics
+    #[arg(
+        long,
+        env = "PICKET_METRICS",
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "standard"
+    )]
+    pub(crate) metrics: Vec<String>,
+
+    /// What the host is measured with: proc or sysinfo [default: proc on Linux, else sysinfo]
+    #[arg(long, env = "PICKET_COLLECTOR", value_name = "KIND", hide_possible_values = true)]
+    pub(crate) collector: Option<CollectorKind>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BudgetArguments {
+    #[command(flatten)]
+    pub(crate) agent: Box<Arguments>,
+
+    /// One JSON object in place of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What can be seen of the spool. It is left as it is, and no agent may be using it.
@@ -152,9 +214,7 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_SERVER", value_name = "HOST:PORT")]
     pub(crate) server: Option<ServerAddresses>,
 
-    /// Configuration file (TOML: agent_id, server, etcd, etcd_user, etcd_password_file, state_dir, spool_max_bytes,
-    /// spool_max_age, spool_after, spool_order, config_confirm, collector, serial, baud, and a table "config" with the
-    /// keys of the configuration store)
+    /// Configuration file in TOML; /dev/null for none [default: /etc/picket/agent.toml, if it is there]
     #[arg(long, env = "PICKET_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -217,13 +277,35 @@ pub(crate) struct Arguments {
     pub(crate) serial: Option<Vec<PortAddress>>,
 
     /// Bits per second of the serial ports; 8 data bits, no parity, 1 stop bit, no flow control [default: 115200]
-    #[arg(long, env = "PICKET_BAUD", value_name = "RATE")]
+    #[arg(long, env = "PICKET_BAUD", value_name = "RATE", value_parser = clap::value_parser!(u32).range(BAUD_RANGE))]
     pub(crate) baud: Option<u32>,
 
-    /// Least severe level that is logged to stderr
-    #[arg(long, env = "PICKET_LOG", value_name = "LEVEL", default_value = "info")]
-    pub(crate) log_level: LogLevel,
+    /// Whether snapshots after the first are taken at this agent's own place in the interval, which its name decides, so that a
+    /// fleet that starts at one moment does not sample in step [default: true]
+    #[arg(long, env = "PICKET_START_JITTER", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    pub(crate) start_jitter: Option<bool>,
+
+    /// Nice value that all threads run with, 19 the most polite; below 0 needs privileges. Priority for disks follows it
+    /// [default: that of whoever starts the agent]
+    #[arg(
+        long,
+        env = "PICKET_NICE",
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(NICE_RANGE)
+    )]
+    pub(crate) nice: Option<i32>,
+
+    /// Least severe level that is logged to stderr [default: info]
+    #[arg(long, env = "PICKET_LOG", value_name = "LEVEL")]
+    pub(crate) log_level: Option<LogLevel>,
 }
+
+/// Bits per second of a serial port.
+pub(crate) const BAUD_RANGE: RangeInclusive<i64> = 1..=u32::MAX as i64;
+
+/// Nice values; setpriority(2).
+pub(crate) const NICE_RANGE: RangeInclusive<i64> = -20..=19;
 
 /// What happens to records when no server takes them for longer than the memory lasts.
 #[derive(Args, Debug, Default)]
@@ -234,12 +316,12 @@ pub(crate) struct SpoolArguments {
     pub(crate) spool_max_bytes: Option<u64>,
 
     /// How long a record is kept there [default: 7d]
-    #[arg(long, env = "PICKET_SPOOL_MAX_AGE", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "PICKET_SPOOL_MAX_AGE", value_name = "DURATION", value_parser = duration)]
     pub(crate) spool_max_age: Option<Duration>,
 
     /// How long no server must take records before they go to the disk; also when the memory for them runs full
     /// [default: 30s]
-    #[arg(long, env = "PICKET_SPOOL_AFTER", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "PICKET_SPOOL_AFTER", value_name = "DURATION", value_parser = duration)]
     pub(crate) spool_after: Option<Duration>,
 
     /// Which of them are sent first when a server is back, beside new ones [default: oldest-first]
@@ -265,9 +347,7 @@ impl From<SpoolOrder> for spool::Order {
 /// Bytes of a spool: 0, or as many as one can have.
 pub(crate) fn spool_bytes(text: &str) -> Result<u64, String> {
     let bytes = proto::bytes::parse(text)?;
-    if bytes != 0 && !spool::BYTES_MAX_RANGE.contains(&bytes) {
-        return Err("it must be 0, or 64K to 512M".to_owned());
-    }
+    spooling::check_bytes(bytes)?;
     Ok(bytes)
 }
 
@@ -299,12 +379,18 @@ fn finite(text: &str) -> Result<f64, String> {
     if seconds.is_finite() { Ok(seconds) } else { Err("it must be a finite number".to_owned()) }
 }
 
+/// A time with its unit.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("it must be a duration such as 90s or 2h 30m: {error}"))
+}
+
 /// How long a configuration may be on trial: 0, or up to a day.
 pub(crate) fn confirm(text: &str) -> Result<Duration, String> {
     // A number alone is not taken, but for the one that has the same meaning in every unit.
     let duration = match text {
         "0" => Duration::ZERO,
-        _ => humantime::parse_duration(text).map_err(|error| error.to_string())?,
+        _ => duration(text)?,
     };
     if CONFIRM_MAX < duration {
         return Err("it must be at most 1 day".to_owned());
@@ -336,13 +422,7 @@ impl Arguments {
 
     /// Where flags or variables say that etcd is; none when they say nothing.
     pub(crate) fn etcd(&self) -> Option<String> {
-        self.etcd.clone().or_else(|| {
-            let host = variable("ETCD_HOST")?;
-            // An IPv6 address has colons of its own.
-            let host = if host.contains(':') { format!("[{host}]") } else { host };
-            let port = variable("ETCD_PORT").unwrap_or_else(|| ETCD_PORT_DEFAULT.to_owned());
-            Some(format!("{host}:{port}"))
-        })
+        self.etcd.clone().or_else(etcd_variables)
     }
 
     /// The server that flags or variables name; none when they say nothing.
@@ -364,8 +444,17 @@ impl Arguments {
 /// Where etcd listens unless told otherwise.
 const ETCD_PORT_DEFAULT: &str = "2379";
 
+/// Where the variables of the existing system say that etcd is.
+pub(crate) fn etcd_variables() -> Option<String> {
+    let host = variable("ETCD_HOST")?;
+    // An IPv6 address has colons of its own.
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let port = variable("ETCD_PORT").unwrap_or_else(|| ETCD_PORT_DEFAULT.to_owned());
+    Some(format!("{host}:{port}"))
+}
+
 /// An environment variable; empty is as good as not set.
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -1,6 +1,6 @@
 //! The monotonic clock that the core's times are taken from.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_core::time;
 
@@ -21,8 +21,8 @@ impl Clock {
         time::Instant::from_ms(u64::try_from(since).unwrap_or(u64::MAX))
     }
 
-    /// When the std clock shows `at`; none when that is beyond its range.
-    pub(crate) fn deadline(&self, at: time::Instant) -> Option<Instant> {
-        self.origin.checked_add(std::time::Duration::from_millis(at.as_ms()))
+    /// How long it takes until this shows `at`; nothing once it does.
+    pub(crate) fn time_until(&self, at: time::Instant) -> Duration {
+        Duration::from_millis(at.as_ms()).saturating_sub(self.origin.elapsed())
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use agent_core::agent::Restarted;
 use agent_core::id::{AgentId, AgentIdError, BootId};
+use gethostname::gethostname;
 use sha2::{Digest as _, Sha256};
 
 use crate::state_file;
@@ -19,8 +20,6 @@ const RESTARTED_VARIABLE: &str = "PICKET_RESTARTED";
 pub(crate) enum IdentityError {
     #[error("{id:?} is no agent id (set another with --agent-id)")]
     AgentId { id: String, source: AgentIdError },
-    #[error("this host has no name (name the agent with --agent-id)")]
-    NoHostName(#[source] sysinfo::Error),
     #[error("cannot keep the boot counter in {} (set another directory with --state-dir)", path.display())]
     State { path: PathBuf, source: io::Error },
     #[error("the system gives no random numbers")]
@@ -31,9 +30,14 @@ pub(crate) enum IdentityError {
 pub(crate) fn agent_id(wanted: Option<&str>) -> Result<AgentId, IdentityError> {
     let id = match wanted {
         Some(id) => id.to_owned(),
-        None => from_host_name(&sysinfo::System::host_name().map_err(IdentityError::NoHostName)?),
+        None => from_host_name(&host_name()),
     };
     id.parse().map_err(|source| IdentityError::AgentId { id, source })
+}
+
+/// The name of this host.
+pub(crate) fn host_name() -> String {
+    gethostname().to_string_lossy().into_owned()
 }
 
 fn from_host_name(name: &str) -> String {

@@ -210,7 +210,7 @@ mod tests {
     fn open(directory: &Path) -> (Journal, Box<TestAgent>, usize) {
         let (journal, inputs) = Journal::open(Some(directory), id(), 1000);
         let mut agent =
-            Box::new(TestAgent::new(Instant::default(), BOOT, 1, Config::default(), None));
+            Box::new(TestAgent::with_memory(Instant::default(), BOOT, 1, Config::default(), None));
         let count = inputs.len();
         inputs.into_iter().for_each(|input| agent.handle(Instant::default(), input));
         (journal, agent, count)

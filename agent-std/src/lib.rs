@@ -5,60 +5,75 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg_attr(not(feature = "spool"), path = "boot_book_absent.rs")]
 mod boot_book;
+mod budget;
+mod check_config;
 mod cli;
 mod clock;
 mod collector;
 mod config;
 mod event;
 mod file;
+#[cfg_attr(not(feature = "serial"), path = "gateway_absent.rs")]
 mod gateway;
 mod identity;
 mod journal;
 mod main_loop;
 mod net;
+mod once;
+mod origin;
 mod owner;
+mod priority;
 mod reload;
 mod replay;
+mod ring_memory;
 mod sealed;
 mod service;
+mod settings;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulated;
+#[cfg_attr(not(feature = "spool"), path = "spool_absent.rs")]
 pub mod spool;
+#[cfg_attr(not(feature = "spool"), path = "spooling_absent.rs")]
 mod spooling;
+mod stack;
 mod state_file;
+#[cfg_attr(not(target_os = "linux"), path = "timer_slack_elsewhere.rs")]
+mod timer_slack;
 mod tool;
 mod trace;
+mod version;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::sync_channel;
 
-use agent_core::agent::Agent;
-use agent_core::limits::{COMMANDS_MAX, RING_BYTES};
+use agent_core::agent::Place;
+use agent_core::limits::RING_BYTES;
 use agent_core::plugin::own::OwnPlugins;
-use anyhow::{Context as _, ensure};
-use clap::{CommandFactory as _, Parser as _, ValueEnum as _};
-use proto::address::{ServerAddress, ServerAddresses};
-use proto::config::Document;
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use supervisor::Notifier;
 use tracing::level_filters::LevelFilter;
 
+use crate::budget::{Budget, Demand};
 use crate::cli::{Arguments, Cli};
 use crate::clock::Clock;
-use crate::collector::{CollectorKind, CollectorThread};
-use crate::config::{Configuration, Keeper, Layers};
+use crate::collector::CollectorThread;
+use crate::config::{Configuration, Keeper};
 use crate::event::{EVENTS_MAX, Event};
-use crate::file::File;
-use crate::gateway::{BAUD_DEFAULT, GatewaySettings, LINES_MAX, PortAddress};
+use crate::gateway::GatewaySettings;
 use crate::journal::Journal;
 use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
-use crate::net::{ConfigStore, Network, Servers, Signal};
-use crate::reload::HostKeys;
+use crate::net::{Network, Signal};
+use crate::origin::Sources;
+use crate::ring_memory::RingAgent;
 use crate::service::Service;
+use crate::settings::{Problems, Settings};
 use crate::spooling::Spooling;
 
 /// Something outside could not be used: a file, a directory, the system.
@@ -66,41 +81,39 @@ const FAILURE: u8 = 1;
 /// The command line, a variable or the file says something that cannot be.
 const USAGE: u8 = 2;
 
-/// Longer than a server takes to start anew, and short enough for a host to be back before somebody drives to it.
-const CONFIG_CONFIRM_DEFAULT: Duration = Duration::from_secs(120);
-
-/// Longer than most outages, and shorter than metrics are kept by default.
-const SPOOL_AGE: Duration = Duration::from_secs(7 * 86_400);
-
-/// A restart of the server takes less, and wears no disk.
-const SPOOL_AFTER: Duration = Duration::from_secs(30);
-
 /// The agent of a host, with the user's own plugins.
-type HostAgent<O> = Agent<RING_BYTES, COMMANDS_MAX, O>;
+type HostAgent<O> = RingAgent<RING_BYTES, O>;
 
 /// Runs the program with the plugins of `O` beside the built-in ones, by its command line and environment.
 ///
 /// The exit code is 0 when it was asked to end and did, 1 when something outside could not be used, and 2 when the
 /// command line, a variable or the configuration file says something that cannot be.
 pub fn main<O: OwnPlugins>() -> ExitCode {
-    let Cli { tool, agent: arguments } = Cli::parse();
+    let matches = Cli::command().get_matches();
+    // What clap has matched by the same description fits it.
+    let Cli { tool, agent: arguments } =
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Some(tool) = tool {
-        return match tool::run::<O>(tool) {
+        // The flags of a tool are its own.
+        let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+        return match tool::run::<O>(tool, matches) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) if error.is::<tool::NoSpool>() => report(&error, USAGE),
+            Err(error) if error.is::<tool::NoSpool>() || error.is::<Problems>() => {
+                report(&error, USAGE)
+            }
             Err(error) => report(&error, FAILURE),
         };
     }
+    let settings = match settings::resolve::<O>(arguments, Sources::new(&matches)).settings {
+        Ok(settings) => settings,
+        Err(problems) => return report(&problems.into(), USAGE),
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(LevelFilter::from(arguments.log_level))
+        .with_max_level(LevelFilter::from(settings.log_level))
         .with_target(false)
         .init();
-    let settings = match Settings::resolve::<O>(arguments) {
-        Ok(settings) => settings,
-        Err(error) => return report(&error, USAGE),
-    };
     match run::<O>(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, FAILURE),
@@ -113,146 +126,26 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-#[expect(clippy::print_stderr, reason = "the one message of a program that cannot start")]
+#[expect(clippy::print_stderr, reason = "what a program that cannot start says")]
 fn report(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("picket-agent: {error:#}");
+    for line in format!("{error:#}").lines() {
+        eprintln!("picket-agent: {line}");
+    }
     ExitCode::from(code)
 }
 
-/// Everything that was asked for, checked.
-struct Settings {
-    id: agent_core::id::AgentId,
-    server: ServerAddresses,
-    servers: Servers,
-    state_dir: Option<std::path::PathBuf>,
-    ports: Vec<PortAddress>,
-    baud: u32,
-    config_confirm: Duration,
-    collector: CollectorKind,
-    spool: spooling::Settings,
-    store: Option<ConfigStore>,
-    layers: Layers,
-    file_at_start: HostKeys,
-    config: agent_core::config::Config,
-}
-
-impl Settings {
-    fn resolve<O: OwnPlugins>(arguments: Arguments) -> anyhow::Result<Self> {
-        let file = match &arguments.config {
-            Some(path) => file::read(path)?,
-            None => File::default(),
-        };
-        let file_at_start = HostKeys::of(&file);
-        let spool = spool_settings(&arguments.spool, &file)?;
-        let flags = Document::from_value(arguments.document())
-            .context("flags or PICKET_ variables cannot be used")?;
-        let id = identity::agent_id(arguments.agent_id.as_deref().or(file.agent_id.as_deref()))?;
-        let in_file = file.server.as_deref().map(|server| {
-            let parsed = server.parse::<ServerAddresses>();
-            parsed.with_context(|| format!("server {server:?} of the file is no HOST:PORT"))
-        });
-        let server = match (arguments.server()?, in_file) {
-            (Some(server), _) => server,
-            (None, Some(server)) => server?,
-            (None, None) => ServerAddress::default().into(),
-        };
-        let store = match arguments.etcd().or(file.etcd) {
-            None => None,
-            Some(etcd) => {
-                let user = arguments.etcd_user.or(file.etcd_user);
-                let password_file = arguments.etcd_password_file.or(file.etcd_password_file);
-                let store = ConfigStore::new(&etcd, user, password_file.as_deref(), &id);
-                Some(store.context("etcd cannot be used")?)
-            }
-        };
-        let servers = Servers::new(&server).context("the server's address makes no URI")?;
-        let state_dir =
-            arguments.state_dir.or(file.state_dir).or(arguments.systemd_state_directory);
-        let in_file = file.config_confirm.as_deref().map(|text| {
-            let parsed = cli::confirm(text).map_err(anyhow::Error::msg);
-            parsed.with_context(|| format!("config_confirm {text:?} of the file"))
-        });
-        let config_confirm = match (arguments.config_confirm, in_file) {
-            (Some(duration), _) => duration,
-            (None, in_file) => in_file.transpose()?.unwrap_or(CONFIG_CONFIRM_DEFAULT),
-        };
-        let in_file = file.collector.as_deref().map(|text| {
-            let parsed = CollectorKind::from_str(text, false).ok();
-            parsed.with_context(|| format!("collector {text:?} of the file is not proc or sysinfo"))
-        });
-        let collector = match (arguments.collector, in_file) {
-            (Some(kind), _) => kind,
-            (None, in_file) => in_file.transpose()?.unwrap_or(CollectorKind::DEFAULT),
-        };
-        ensure!(
-            spool.bytes_max == 0 || state_dir.is_some(),
-            "a spool needs a state directory (--state-dir)"
-        );
-        let in_file = file.serial.iter().map(|port| {
-            let parsed = port.parse::<PortAddress>();
-            parsed.with_context(|| format!("serial {port:?} of the file is no port"))
-        });
-        let ports = match arguments.serial {
-            Some(ports) => ports,
-            None => in_file.collect::<Result<_, _>>()?,
-        };
-        let links = ports.len();
-        ensure!(links <= LINES_MAX, "{links} serial links, at most {LINES_MAX} are allowed");
-        let baud = arguments.baud.or(file.baud).unwrap_or(BAUD_DEFAULT);
-        ensure!(baud != 0, "baud must be at least 1");
-        let layers = Layers::new(O::NAMES, flags, arguments.config, file.config);
-        let config = layers.config().context("the file and the flags do not go together")?;
-        Ok(Self {
-            id,
-            server,
-            servers,
-            state_dir,
-            ports,
-            baud,
-            config_confirm,
-            collector,
-            spool,
-            store,
-            layers,
-            file_at_start,
-            config,
-        })
-    }
-}
-
-/// The settings of the spool, from flags and variables, else from the file.
-fn spool_settings(flags: &cli::SpoolArguments, file: &File) -> anyhow::Result<spooling::Settings> {
-    fn either<T>(
-        flag: Option<T>,
-        in_file: Option<&str>,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-        default: T,
-    ) -> anyhow::Result<T> {
-        let Some(text) = in_file.filter(|_| flag.is_none()) else {
-            return Ok(flag.unwrap_or(default));
-        };
-        let parsed = parse(text).map_err(anyhow::Error::msg);
-        parsed.with_context(|| format!("{key} {text:?} of the file"))
-    }
-    let duration = |text: &str| humantime::parse_duration(text).map_err(|error| error.to_string());
-    let max_bytes = file.spool_max_bytes.as_deref();
-    let max_age = file.spool_max_age.as_deref();
-    let (after, order) = (file.spool_after.as_deref(), file.spool_order.as_deref());
-    let parse_order = |text: &str| cli::SpoolOrder::from_str(text, false);
-    let oldest_first = cli::SpoolOrder::OldestFirst;
-    Ok(spooling::Settings {
-        bytes_max: either(
-            flags.spool_max_bytes,
-            max_bytes,
-            "spool_max_bytes",
-            cli::spool_bytes,
-            0,
-        )?,
-        age_max: either(flags.spool_max_age, max_age, "spool_max_age", duration, SPOOL_AGE)?,
-        after: either(flags.spool_after, after, "spool_after", duration, SPOOL_AFTER)?,
-        order: either(flags.spool_order, order, "spool_order", parse_order, oldest_first)?.into(),
-    })
+/// What a run with the settings of `arguments` takes of the host's memory at most.
+fn budget<O: OwnPlugins>(arguments: Arguments, sources: Sources) -> anyhow::Result<Budget> {
+    let settings = settings::resolve::<O>(arguments, sources).settings?;
+    let program = identity::program().context("cannot find the path of this program")?;
+    let program = std::fs::metadata(&program).with_context(|| program.display().to_string())?;
+    Ok(Budget::of::<O>(Demand {
+        lines: settings.ports.len(),
+        spool_bytes: settings.spool.bytes_max,
+        has_state_dir: settings.state_dir.is_some(),
+        has_store: settings.store.is_some(),
+        program_bytes: program.len(),
+    }))
 }
 
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
@@ -261,16 +154,21 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         server,
         servers,
         state_dir,
+        spool,
+        config_confirm,
+        store,
+        collector,
+        start_jitter,
         ports,
         baud,
-        config_confirm,
-        collector,
-        spool,
-        store,
+        nice,
+        log_level: _,
         layers,
         file_at_start,
         config,
     } = settings;
+    // Before there are other threads: they have it from this one.
+    nice.inspect(|nice| priority::set_nice(*nice));
     let program = identity::program().context("cannot find the path of this program")?;
     // Before anything is counted: two processes on one directory would spoil it.
     let disk = state_dir.as_deref().map(|directory| owner::take(directory, &id)).transpose()?;
@@ -280,8 +178,12 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(%id, %boot, version, %server, "picket-agent starts");
 
+    // Before the first thread, which inherits it.
+    if let Err(error) = timer_slack::widen() {
+        tracing::debug!(%error, "timers stay as exact as the system has them");
+    }
     let clock = Clock::start();
-    let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+    let (sender, events) = sync_channel(EVENTS_MAX);
     let collector = collector.open().context("cannot measure this system")?;
     let collector = CollectorThread::spawn(collector, clock, sender.clone())
         .context("cannot start the collector thread")?;
@@ -317,8 +219,10 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         [] => None,
         _ => Some(GatewaySettings { host: id.clone(), ports, baud, seed: identity::random()? }),
     };
-    // It stays where it is made: moving it would touch all the memory of its ring.
-    let mut agent = HostAgent::<O>::new(clock.now(), boot, seed, config, restarted);
+    let mut agent = HostAgent::<O>::with_memory(clock.now(), boot, seed, config, restarted);
+    if start_jitter {
+        agent.take_place(Place::of(&id));
+    }
     let unix_seconds = collector::unix_ms().div_euclid(1000);
     let (journal, inputs) = Journal::open(state_dir.as_deref(), id.clone(), unix_seconds);
     for input in inputs {

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use agent_core::agent::{
@@ -13,7 +14,6 @@ use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
 use agent_core::ledger::Ledger;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
@@ -45,7 +45,7 @@ pub(crate) struct MainLoop {
     pub(crate) clock: Clock,
     pub(crate) events: Receiver<Event>,
     /// For answers that come back as events.
-    pub(crate) sender: Sender<Event>,
+    pub(crate) sender: SyncSender<Event>,
     pub(crate) collector: CollectorThread,
     pub(crate) uplink: Uplink<Transmit>,
     pub(crate) network: Arc<Network>,
@@ -150,8 +150,8 @@ impl MainLoop {
 
     /// The next event; none when the time is over.
     fn wait(&self, until: Option<Instant>) -> Option<Event> {
-        let received = match until.and_then(|until| self.clock.deadline(until)) {
-            Some(deadline) => self.events.recv_deadline(deadline),
+        let received = match until {
+            Some(until) => self.events.recv_timeout(self.clock.time_until(until)),
             None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         // There is always a sender: the one in our own hands.
@@ -224,7 +224,7 @@ impl MainLoop {
             boot: Some(agent.boot().into()),
             session: status.sessions,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            host_name: sysinfo::System::host_name().unwrap_or_default(),
+            host_name: identity::host_name(),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             config_revision: status.config_revision.0,
             acknowledged: records.map_or(0, Sequence::number),
@@ -350,7 +350,7 @@ impl MainLoop {
                 agent.handle(now, Input::LinkPlain);
             }
             LinkEvent::Answered(Some(welcome)) => self.on_welcome(agent, now, &welcome),
-            LinkEvent::Received(command) => self.on_message(agent, now, *command),
+            LinkEvent::Received(command, _place) => self.on_message(agent, now, *command),
             LinkEvent::Transmitted(transmit) => agent.handle(now, Input::Transmitted(transmit)),
             LinkEvent::Refused { reason } => {
                 self.on_link_closed(agent, now);
@@ -567,8 +567,8 @@ impl MainLoop {
         let ledger = agent.ledger();
         if matches!(agent.link(), LinkState::Undecided { .. }) || is_answered(agent.link()) {
             self.request(Request::Close);
-            let deadline = std::time::Instant::now() + CLOSE_MAX;
-            while let Ok(event) = self.events.recv_deadline(deadline) {
+            let deadline = self.clock.now() + CLOSE_MAX;
+            while let Ok(event) = self.events.recv_timeout(self.clock.time_until(deadline)) {
                 if matches!(
                     event,
                     Event::Link { event: LinkEvent::Closed { .. } | LinkEvent::Refused { .. }, .. }

@@ -1,9 +1,10 @@
 //! Reading the host's file again, as SIGHUP asks for it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use agent_core::agent::Input;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
-use serde_json::Value;
 
 use crate::HostAgent;
 use crate::file::File;
@@ -11,23 +12,18 @@ use crate::main_loop::MainLoop;
 
 /// What a file says outside its table `config`: what is read at the start of a process and then holds for all of it.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct HostKeys(Value);
+pub(crate) struct HostKeys(BTreeMap<String, String>);
 
 impl HostKeys {
     pub(crate) fn of(file: &File) -> Self {
-        // A file is texts, numbers and lists, all of which have a form in JSON.
-        let mut keys = serde_json::to_value(file).unwrap_or_default();
-        if let Value::Object(keys) = &mut keys {
-            keys.remove("config");
-        }
-        Self(keys)
+        Self(file.host_keys.clone())
     }
 
-    /// The keys that are not in `newer` as they are here.
-    fn changed<'a>(&self, newer: &'a Self) -> Vec<&'a str> {
-        let keys = newer.0.as_object().into_iter().flatten();
-        let changed = keys.filter(|(key, value)| self.0.get(key) != Some(value));
-        changed.map(|(key, _)| key.as_str()).collect()
+    /// The keys that are not in `newer` as they are here, in the order of the alphabet.
+    fn changed<'a>(&'a self, newer: &'a Self) -> Vec<&'a str> {
+        let keys = self.0.keys().chain(newer.0.keys()).collect::<BTreeSet<_>>();
+        let changed = keys.into_iter().filter(|key| self.0.get(*key) != newer.0.get(*key));
+        changed.map(String::as_str).collect()
     }
 }
 
@@ -37,7 +33,7 @@ impl MainLoop {
         self.service.begin_reload();
         let complaint = match self.configuration.reload() {
             Ok(None) => {
-                tracing::info!("asked to reload, but there is no file (--config) to read again");
+                tracing::info!("asked to reload, but there is no file to read again");
                 None
             }
             Ok(Some((file, candidate))) => {
@@ -79,7 +75,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.toml");
         std::fs::write(&path, text).unwrap();
-        HostKeys::of(&crate::file::read(&path).unwrap())
+        HostKeys::of(&crate::file::read(&path, &[]).unwrap())
     }
 
     #[test]
@@ -88,7 +84,7 @@ mod tests {
             assert_eq!(keys(then).changed(&keys(now)), expected, "{then:?} to {now:?}");
         };
         check("server = \"a:1\"", "server = \"a:1\"", &[]);
-        check("server = \"a:1\"", "server = \"b:1\"\nbaud = 9600", &["server", "baud"]);
+        check("server = \"a:1\"", "server = \"b:1\"\nbaud = 9600", &["baud", "server"]);
         check("spool_max_bytes = \"1M\"", "", &["spool_max_bytes"]);
         check("", "serial = [\"/dev/ttyS0\"]", &["serial"]);
         check("[config]\ninterval = 1", "[config]\ninterval = 2", &[]);

@@ -8,12 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_core::agent::{
-    Action, Agent, Batch, Command, ConfigOutcome, Input, Intent, LinkState, Output, Reason,
+    Action, Batch, Command, ConfigOutcome, Input, Intent, LinkState, Output, Place, Reason,
     Restarted, Transmit,
 };
 use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
 use agent_core::ledger::Ledger;
-use agent_core::limits::COMMANDS_MAX;
 use agent_core::metric::MetricSet;
 use agent_core::plugin::own::NoPlugins;
 use agent_core::record::{Alert, Sample, Snapshot};
@@ -29,12 +28,13 @@ use crate::boot_book::BookFile;
 use crate::config::{Candidate, Configuration, Layers, Offer, Source, Step, Version};
 use crate::main_loop::{is_answered, split};
 use crate::net::message::{self, Packing};
+use crate::ring_memory::RingAgent;
 use crate::sealed::SealError;
 use crate::spool::sim::{Fault, SimDisk, Unsynced};
 use crate::spool::{Counts, Order};
 use crate::spooling::{Settings, Spooled, Spooling};
 
-type Core<const RING: usize> = Agent<RING, COMMANDS_MAX, NoPlugins>;
+type Core<const RING: usize> = RingAgent<RING, NoPlugins>;
 
 /// What the agents of one host keep on its disk, which outlives them. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
@@ -228,7 +228,8 @@ impl<const RING: usize> Shell<RING> {
         let Start { id, boot, seed, restarted, document, config_confirm, state } = start;
         let layers = Layers::new(&[], Document::default(), None, Document::parse(&document)?);
         let config = layers.config()?;
-        let mut core = Box::new(Core::new(now, boot, seed, config, restarted));
+        let mut core = Box::new(Core::with_memory(now, boot, seed, config, restarted));
+        core.take_place(Place::of(&id));
         let disk = state.as_ref().map(|state| state.disk.clone());
         for input in disk.iter().flat_map(StateDisk::recall) {
             core.handle(now, input);

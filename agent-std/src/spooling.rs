@@ -7,18 +7,22 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
-use agent_core::agent::{Agent, Input, Lane, LinkState};
-use agent_core::id::{AgentId, BootId};
+use agent_core::agent::{Input, Lane, LinkState};
+use agent_core::id::{AgentId, BootId, Sequence};
 use agent_core::ledger::LossReason;
-use agent_core::limits::COMMANDS_MAX;
+use agent_core::limits::{RECORD_BYTES_MAX, REPLAYS_IN_FLIGHT_MAX};
 use agent_core::plugin::own::OwnPlugins;
+use agent_core::record::Sample;
 use agent_core::time::Instant;
 use proto::agent_message::Body;
 use proto::{AlertBatch, RecordBatch, SpoolStatus, convert};
 
 use crate::boot_book::{BookFile, BookInDirectory, BootBook, Progress};
 use crate::net::message::{self, Packing};
-use crate::spool::{Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, Token};
+use crate::ring_memory::RingAgent;
+use crate::spool::{
+    BYTES_MAX_RANGE, Content, Disk, Item, Loss, Options, Order, Spool, SpoolError, StdDisk, Token,
+};
 
 /// At most so much time passes in an outage until what came since the group before goes to the disk.
 const GROUP_AGE_MAX: Duration = Duration::from_secs(300);
@@ -40,9 +44,6 @@ const RETRY: Duration = Duration::from_secs(30);
 /// How often what is too old is looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// The agent of a host, whose ring has `RING` bytes.
-type RingAgent<const RING: usize, O> = Agent<RING, COMMANDS_MAX, O>;
-
 /// A batch that was sent and is not acknowledged.
 #[derive(Clone, Copy, Debug)]
 struct Out {
@@ -63,6 +64,35 @@ pub(crate) struct Settings {
     pub(crate) after: Duration,
     /// What is sent first.
     pub(crate) order: Order,
+}
+
+/// Bytes of memory that a spool of `bytes_max` bytes takes at most: what of a group goes to the disk, as it is held and as it is
+/// written; what comes back from it; a segment that is looked through at the start; its lists.
+pub(crate) fn memory_bytes_max(bytes_max: u64) -> usize {
+    const ROWS: usize = agent_core::codec::BLOCK_ROWS_MAX;
+    const BLOCK_BYTES: usize = 64 * 1024;
+    const LISTS_BYTES: usize = 4 * 64 * 1024;
+    let segment = segment_bytes(if bytes_max == 0 { LOSSES_BYTES } else { bytes_max });
+    let segment = 2 * usize::try_from(segment).unwrap_or(usize::MAX);
+    if bytes_max == 0 {
+        return segment + LISTS_BYTES;
+    }
+    let group = GROUP_RECORDS_MAX * (2 * size_of::<(Sequence, Sample)>() + RECORD_BYTES_MAX);
+    let batches = usize::from(REPLAYS_IN_FLIGHT_MAX) + 1;
+    let replayed = batches * (ROWS * size_of::<Sample>() + 2 * BLOCK_BYTES);
+    group + replayed + segment + LISTS_BYTES
+}
+
+/// Whether a spool can have so many bytes: 0, or as many as one can have.
+///
+/// # Errors
+///
+/// For people, when it cannot.
+pub(crate) fn check_bytes(bytes: u64) -> Result<(), &'static str> {
+    if bytes != 0 && !BYTES_MAX_RANGE.contains(&bytes) {
+        return Err("it must be 0, or 64K to 512M");
+    }
+    Ok(())
 }
 
 /// Room for losses where there is to be none for records.
@@ -526,6 +556,12 @@ enum Share {
     Half,
 }
 
+/// As [`message::loss`], of an earlier time.
+fn loss(loss: &Loss) -> proto::Loss {
+    let Loss { first, last, reason, never_sent, unacknowledged, .. } = *loss;
+    message::loss(&agent_core::agent::Loss { first, last, reason, never_sent, unacknowledged })
+}
+
 /// `item` as the batch of an earlier time with the number `replay`.
 fn body(item: Item, replay: u64, packing: Packing) -> Body {
     let boot = Some(item.boot.into());
@@ -549,7 +585,7 @@ fn body(item: Item, replay: u64, packing: Packing) -> Body {
             Body::Alerts(AlertBatch { boot, replay, alerts, ..AlertBatch::default() })
         }
         Content::Losses { lane, ranges } => {
-            let losses = ranges.iter().map(message::spool_loss).collect();
+            let losses = ranges.iter().map(loss).collect();
             match lane {
                 Lane::Records => {
                     Body::Records(RecordBatch { boot, replay, losses, ..RecordBatch::default() })

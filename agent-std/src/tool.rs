@@ -1,34 +1,43 @@
-//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool.
+//! What the program does beside being an agent: recording a host, replaying what was recorded, looking into the spool,
+//! checking the settings, measuring once, saying what it will take of memory.
+
+#[cfg_attr(not(feature = "spool"), path = "tool/spool_absent.rs")]
+mod spool;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use agent_core::metric::MetricSet;
 use agent_core::plugin::own::OwnPlugins;
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
+use clap::ArgMatches;
 use proto::config::Document;
 
-use crate::cli::{OutputForm, Record, Replay, SpoolPlace, SpoolTool, Tool};
+use crate::cli::{BudgetArguments, OutputForm, Record, Replay, Tool};
 use crate::clock::Clock;
 use crate::collector::{CollectorKind, unix_ms};
+use crate::origin::Sources;
 use crate::replay::{stages, write_table};
-use crate::spool::inspect::{dump, inspect};
-use crate::spool::{DIRECTORY_NAME, StdDisk};
-use crate::trace;
+use crate::{check_config, once, trace};
+
+pub(crate) use self::spool::NoSpool;
 
 /// Runs `tool`. A reader that has seen enough is no error.
-pub(crate) fn run<O: OwnPlugins>(tool: Tool) -> anyhow::Result<()> {
+pub(crate) fn run<O: OwnPlugins>(tool: Tool, matches: &ArgMatches) -> anyhow::Result<()> {
     match tool {
+        Tool::CheckConfig(arguments) => {
+            pass_closed_pipe(check_config::run::<O>(*arguments, Sources::new(matches)))
+        }
+        Tool::Once(arguments) => pass_closed_pipe(once::run(&arguments)),
         Tool::Record(record) => run_record(&record),
         Tool::Replay(replay) => pass_closed_pipe(run_replay::<O>(replay)),
-        Tool::Spool(SpoolTool::Check { place, json }) => {
-            pass_closed_pipe(run_spool_check(place, json))
+        Tool::Budget(arguments) => {
+            pass_closed_pipe(run_budget::<O>(arguments, Sources::new(matches)))
         }
-        Tool::Spool(SpoolTool::Dump { place }) => pass_closed_pipe(run_spool_dump(place)),
+        Tool::Spool(tool) => pass_closed_pipe(spool::run(tool)),
     }
 }
 
@@ -94,44 +103,14 @@ fn run_replay<O: OwnPlugins>(arguments: Replay) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run_spool_check(place: SpoolPlace, json: bool) -> anyhow::Result<()> {
-    let mut disk = look_into(place)?;
-    let inspection = inspect(&mut disk).context("cannot read the spool")?;
-    check_unused(&disk)?;
+fn run_budget<O: OwnPlugins>(arguments: BudgetArguments, sources: Sources) -> anyhow::Result<()> {
+    let BudgetArguments { agent, json } = arguments;
+    let budget = crate::budget::<O>(*agent, sources)?;
     let mut out = io::stdout().lock();
     if json {
-        writeln!(out, "{}", serde_json::to_string(&inspection)?)?;
+        writeln!(out, "{}", serde_json::to_string(&budget)?)?;
     } else {
-        inspection.write(&mut out)?;
+        budget.write(&mut out)?;
     }
-    match inspection.troubles.as_slice() {
-        [] => Ok(()),
-        troubles => bail!("the spool is damaged: {}", troubles.join("; ")),
-    }
-}
-
-fn run_spool_dump(place: SpoolPlace) -> anyhow::Result<()> {
-    let mut disk = look_into(place)?;
-    dump(&mut disk, &mut io::stdout().lock())?;
-    check_unused(&disk)
-}
-
-/// No agent has had a spool there.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no spool in {} (the --state-dir of an agent?)", .0.display())]
-pub(crate) struct NoSpool(PathBuf);
-
-fn look_into(place: SpoolPlace) -> anyhow::Result<StdDisk> {
-    let state_dir = place.state_dir()?;
-    let directory = state_dir.join(DIRECTORY_NAME);
-    if !directory.exists() {
-        return Err(NoSpool(state_dir).into());
-    }
-    StdDisk::look(&directory).context("cannot look into the spool")
-}
-
-/// An agent that came meanwhile has changed what was being read.
-fn check_unused(disk: &StdDisk) -> anyhow::Result<()> {
-    ensure!(!disk.is_in_use(), "an agent has begun to use the spool: stop it, and try again");
     Ok(())
 }

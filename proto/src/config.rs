@@ -33,6 +33,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use agent_core::config::Config;
+use agent_core::metric::Metric;
 use agent_core::plugin::own;
 use serde_json::{Map, Value};
 
@@ -40,6 +41,9 @@ use fields::OwnNames;
 
 /// Bytes of a document.
 pub const DOCUMENT_BYTES_MAX: usize = 65_536;
+
+/// Values in one document, those in lists and objects included. In memory the smallest takes forty times its text.
+pub const DOCUMENT_VALUES_MAX: usize = 1000;
 
 /// Objects and arrays inside each other.
 const DEPTH_MAX: usize = 8;
@@ -82,6 +86,17 @@ pub const KEYS: [&str; 12] = [
     "own",
 ];
 
+/// The keys that the object at `path` may have: `""` is the document, others are such as `thresholds` or
+/// `thresholds.cpu_percent`. None where there is no object, and where any name may stand.
+pub fn keys_of(path: &str) -> Option<Vec<&'static str>> {
+    match path {
+        "" => Some(KEYS.to_vec()),
+        "thresholds" | "deduplication.tolerance" => Some(Metric::ALL.map(Metric::name).to_vec()),
+        "deduplication" => Some(fields::DEDUPLICATION_KEYS.to_vec()),
+        _ => path.strip_prefix("thresholds.").map(|_| fields::RULE_KEYS.to_vec()),
+    }
+}
+
 /// The document that says in full what an empty one means. Keys without a value of their own by default, such as
 /// `condition`, are not in it.
 pub const DEFAULTS: &str = r#"{
@@ -108,7 +123,7 @@ impl Document {
     ///
     /// # Errors
     ///
-    /// The text is too long, is not JSON or no object, nests too deep, repeats a key, or a known key has a wrong
+    /// The text is too long, has too many values, is not JSON or no object, nests too deep, repeats a key, or a known key has a wrong
     /// type or a value out of range.
     pub fn parse(text: &str) -> Result<Self, DocumentError> {
         if DOCUMENT_BYTES_MAX < text.len() {
@@ -118,6 +133,7 @@ impl Document {
             );
             return Err(DocumentError::new(".", reason));
         }
+        check_values([text])?;
         // Read twice: into the types for errors with a path and for repeated keys, then as a whole for merging.
         fields::parse(text)?;
         let value = serde_json::from_str(text).map_err(|error| DocumentError::new(".", error))?;
@@ -160,6 +176,7 @@ impl Document {
                 format!("params have {bytes} bytes, at most {DOCUMENT_BYTES_MAX} are allowed");
             return Err(DocumentError::new(".", reason));
         }
+        check_values(params.values().map(String::as_str))?;
         let mut object = Map::new();
         // In order, so that the same params always give the same document and the same error.
         for (path, text) in params.iter().collect::<BTreeMap<_, _>>() {
@@ -312,6 +329,19 @@ fn depth(value: &Value) -> usize {
     }
 }
 
+/// Looks at texts that were not read yet, so a comma in a string counts as well; no document comes near the limit.
+fn check_values<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<(), DocumentError> {
+    let bytes = texts.into_iter().flat_map(str::bytes);
+    let values = bytes.filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+    if DOCUMENT_VALUES_MAX < values {
+        let reason = format!(
+            "document has about {values} values, at most {DOCUMENT_VALUES_MAX} are allowed"
+        );
+        return Err(DocumentError::new(".", reason));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -373,6 +403,29 @@ mod tests {
     }
 
     #[test]
+    fn exactly_the_keys_of_an_object_are_taken() {
+        let value = |key: &str| match key {
+            "tolerance" => "{}".to_owned(),
+            "severity" => r#""info""#.to_owned(),
+            _ => "1".to_owned(),
+        };
+        for path in ["thresholds", "thresholds.cpu_percent", "deduplication"] {
+            let keys = keys_of(path).unwrap();
+            for key in keys.iter().chain([&"no_such_key"]) {
+                let limit = if matches!(*key, "above" | "below") { "" } else { r#""above": 1, "# };
+                let limit = if path == "thresholds.cpu_percent" { limit } else { "" };
+                let inner = format!("{{{limit}\"{key}\": {}}}", value(key));
+                let text =
+                    path.rsplit('.').fold(inner, |inner, part| format!("{{\"{part}\": {inner}}}"));
+                assert_eq!(Document::parse(&text).is_ok(), keys.contains(key), "{text}");
+            }
+        }
+        assert_eq!(keys_of("deduplication.tolerance"), keys_of("thresholds"));
+        assert_eq!(keys_of(""), Some(KEYS.to_vec()));
+        assert_eq!(keys_of("own"), None);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_path() {
         check_refused("", ".", "EOF");
         check_refused("{", ".", "EOF");
@@ -426,6 +479,7 @@ mod tests {
         check_refused(&format!(r#"{{"x": {}1{}}}"#, "[".repeat(9), "]".repeat(9)), ".", "deeper");
         check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), "x", "");
         check_refused(&format!(r#"{{"x": "{}"}}"#, "x".repeat(65_536)), ".", "65536");
+        check_refused(&format!(r#"{{"x": [{}0]}}"#, "0,".repeat(999)), ".", "about 1001 values");
     }
 
     fn settings(text: &str) -> Settings {

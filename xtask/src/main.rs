@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use xtask::bench::{Bench, Output};
+use xtask::bench::{AgentOptions, Bench, Output};
 use xtask::chaos::{self, Bus, Fault};
 use xtask::cross::Choice;
 use xtask::dist::Options;
@@ -119,7 +119,8 @@ enum Task {
     /// anything is not as it must be. What each fault is, and what the parts do then, is told in docs/reliability.md. Data and logs of
     /// the latest run stay in target/chaos/run.
     Chaos(Chaos),
-    /// Measure: what the core costs, what plugins and the packed form save on the recorded hosts, what peers cost a server
+    /// Measure: what the core costs, what plugins and the packed form save on the recorded hosts, what peers cost a server,
+    /// what an agent costs its host
     ///
     /// What was found is explained in docs/benchmarks.md.
     #[command(subcommand)]
@@ -253,7 +254,7 @@ impl Services {
     }
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Subject {
     /// Nanoseconds for a snapshot or a record, with criterion
     Core,
@@ -263,6 +264,42 @@ enum Subject {
     Codec(Form),
     /// Memory that each of some hundred peers costs a server, healthy and hostile ones; takes two minutes
     Memory(Form),
+    /// Processor, memory, wake-ups, descriptors and bytes on the wire of a real agent that streams six metrics once a second
+    ///
+    /// Builds the agent as it is given to others (profile dist) and a server (release). Needs Linux.
+    Agent(AgentBench),
+}
+
+#[derive(Args, Clone, Debug)]
+struct AgentBench {
+    /// How long it is measured, such as 60s or 3m
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = time)]
+    duration: Duration,
+    /// What the agent measures with: proc or sysinfo [default: its default]
+    #[arg(long, value_name = "KIND")]
+    collector: Option<String>,
+    /// With a spool on the disk
+    #[arg(long)]
+    spool: bool,
+    /// With the agent's own watch of the etcd there, for instance that of `services up etcd`
+    #[arg(long, value_name = "HOST:PORT")]
+    etcd: Option<String>,
+    /// Use the picket-agent and picket-server that are there, and build none
+    #[arg(long, value_name = "DIRECTORY")]
+    binaries: Option<PathBuf>,
+    /// More flags of the agent
+    #[arg(last = true, value_name = "ARGS")]
+    arguments: Vec<String>,
+    #[command(flatten)]
+    form: Form,
+}
+
+impl From<AgentBench> for AgentOptions {
+    fn from(bench: AgentBench) -> Self {
+        let AgentBench { duration, collector, spool, etcd, binaries, arguments, form } = bench;
+        let output = form.into();
+        Self { duration, collector, with_spool: spool, etcd, binaries, arguments, output }
+    }
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -285,6 +322,7 @@ impl From<Subject> for Bench {
             Subject::Reduction(form) => Self::Reduction(form.into()),
             Subject::Codec(form) => Self::Codec(form.into()),
             Subject::Memory(form) => Self::Memory(form.into()),
+            Subject::Agent(bench) => Self::Agent(bench.into()),
         }
     }
 }

@@ -18,6 +18,7 @@ pub use gaps::{Deferred, Loss};
 pub use link::{Link, LinkState};
 pub use outbox::Batch;
 pub use replay::Lane;
+pub use sampler::Place;
 
 use self::command::{Admission, CommandTable, Repetition};
 use self::outbox::Outbox;
@@ -34,7 +35,7 @@ use crate::metric::{Metric, MetricSet};
 use crate::plugin::own::{NoPlugins, OwnPlugins};
 use crate::plugin::{Chain, Outlet};
 use crate::record::{Alert, Sample, Snapshot};
-use crate::ring::Range;
+use crate::ring::{Inline, Memory, Range};
 use crate::time::Instant;
 
 /// Everything that can happen to an agent.
@@ -330,13 +331,13 @@ enum Resume {
 
 /// The two outboxes: alerts have room of their own, so that no amount of samples can displace one.
 #[derive(Debug)]
-struct Outgoing<const RING: usize> {
-    samples: Outbox<Sample, RING>,
+struct Outgoing<const RING: usize, M> {
+    samples: Outbox<Sample, RING, M>,
     alerts: Outbox<Alert, ALERT_RING_BYTES>,
 }
 
-impl<const RING: usize> Outgoing<RING> {
-    const fn new() -> Self {
+impl<const RING: usize, M: Memory> Outgoing<RING, M> {
+    fn new() -> Self {
         Self { samples: Outbox::new(), alerts: Outbox::new() }
     }
 
@@ -350,7 +351,7 @@ impl<const RING: usize> Outgoing<RING> {
         self.alerts.release_handed_over();
     }
 
-    const fn holds_any(&self) -> bool {
+    fn holds_any(&self) -> bool {
         self.samples.held() > 0 || self.alerts.held() > 0
     }
 
@@ -360,7 +361,7 @@ impl<const RING: usize> Outgoing<RING> {
     }
 }
 
-impl<const RING: usize> Outlet for Outgoing<RING> {
+impl<const RING: usize, M: Memory> Outlet for Outgoing<RING, M> {
     fn sample(&mut self, sample: Sample) {
         self.samples.push(&sample);
     }
@@ -370,17 +371,18 @@ impl<const RING: usize> Outlet for Outgoing<RING> {
     }
 }
 
-/// See the module's documentation. Its memory is all inside it: about 300 KiB, nearly all of it the ring, of which
-/// only as much is touched as records are held.
+/// See the module's documentation. Its memory is all inside it, unless the ring is told to be elsewhere: about 300 KiB, nearly
+/// all of it the ring.
 ///
 /// `RING` is how many bytes of records it holds until they are acknowledged, `COMMANDS` how many commands it
 /// remembers, and `O` the program's own plugins, if it has any. The defaults suit a host; a device with some KiB of
-/// memory names smaller ones, at about 50 bytes for a record and 300 for a command.
+/// memory names smaller ones, at about 50 bytes for a record and 300 for a command. `M` is where the ring keeps its bytes.
 #[derive(Debug)]
 pub struct Agent<
     const RING: usize = RING_BYTES,
     const COMMANDS: usize = COMMANDS_MAX,
     O: OwnPlugins = NoPlugins,
+    M = Inline<RING>,
 > {
     boot: BootId,
     started_at: Instant,
@@ -395,7 +397,7 @@ pub struct Agent<
     chain: Chain<O>,
     produced: u64,
     plugins: PluginBooks,
-    outgoing: Outgoing<RING>,
+    outgoing: Outgoing<RING, M>,
     handed_over: Option<HandedOver>,
     farewell_said: bool,
     replay: Replay,
@@ -409,10 +411,25 @@ pub struct Agent<
 }
 
 impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMANDS, O> {
-    /// An agent that collects and dials at once.
+    /// An agent that collects and dials at once, with its ring within it.
     ///
     /// `seed` feeds the jitter of the back-off. `restarted` names the command that this boot has to answer.
     pub fn new(
+        now: Instant,
+        boot: BootId,
+        seed: u64,
+        config: Config,
+        restarted: Option<Restarted>,
+    ) -> Self {
+        Self::with_memory(now, boot, seed, config, restarted)
+    }
+}
+
+impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
+    Agent<RING, COMMANDS, O, M>
+{
+    /// As [`Agent::new`], with the ring in memory of the kind `M`.
+    pub fn with_memory(
         now: Instant,
         boot: BootId,
         seed: u64,
@@ -454,6 +471,12 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             remember_due: false,
             link: Link::new(now, seed),
         }
+    }
+
+    /// Has the agent take its snapshots at its `place` in the interval, but for the first one after each start, which is
+    /// taken at once. Without this they are taken from there on, so that agents started together also sample together.
+    pub const fn take_place(&mut self, place: Place) {
+        self.sampler.take_place(place);
     }
 
     /// Takes in what happened at `now`.
@@ -562,7 +585,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     }
 
     /// The records of `batch` in sequence order.
-    pub fn records(&self, batch: &Batch) -> Range<'_, Sample, RING> {
+    pub fn records(&self, batch: &Batch) -> Range<'_, Sample, RING, M> {
         self.outgoing.samples.range(batch)
     }
 
@@ -572,7 +595,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     }
 
     /// All records that are held, in sequence order.
-    pub fn held_records(&self) -> Range<'_, Sample, RING> {
+    pub fn held_records(&self) -> Range<'_, Sample, RING, M> {
         self.outgoing.samples.all()
     }
 
@@ -826,9 +849,9 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
     /// Puts `config` in force between two snapshots.
     fn apply(&mut self, now: Instant, config: Config) {
         self.chain.reconfigure(&self.config, &config, &mut self.plugins, &mut self.outgoing);
-        let (old, new) = (self.config.settings().interval, config.settings().interval);
-        if old != new {
-            self.sampler.change_interval(now, old, new);
+        let interval = config.settings().interval;
+        if self.config.settings().interval != interval {
+            self.sampler.change_interval(now, interval);
         }
         self.config = config;
     }

@@ -4,7 +4,7 @@ use super::gaps::{Deferred, Gaps, Loss};
 use crate::id::Sequence;
 use crate::ledger::{LossReason, Lost};
 use crate::limits::{BATCH_RECORDS_MAX, IN_FLIGHT_RECORDS_MAX};
-use crate::ring::{Range, Ring, Stored};
+use crate::ring::{Inline, Memory, Range, Ring, Stored};
 
 /// Records to put on the stream in one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub struct Batch {
 
 /// `BYTES` is how many bytes of records it holds at most.
 #[derive(Clone, Debug)]
-pub(crate) struct Outbox<T, const BYTES: usize> {
-    ring: Ring<T, BYTES>,
+pub(crate) struct Outbox<T, const BYTES: usize, M = Inline<BYTES>> {
+    ring: Ring<T, BYTES, M>,
     // ring.first <= next_unsent <= ring.end: where the current stream goes on.
     next_unsent: Sequence,
     // next_unsent <= sent_end: the first record that no stream has carried.
@@ -34,10 +34,10 @@ pub(crate) struct Outbox<T, const BYTES: usize> {
     refused_acknowledgements: u64,
 }
 
-impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
-    pub(crate) const fn new() -> Self {
+impl<T: Stored, const BYTES: usize, M: Memory> Outbox<T, BYTES, M> {
+    pub(crate) fn new() -> Self {
         Self {
-            ring: Ring::new(),
+            ring: Ring::with_memory(),
             next_unsent: Sequence::FIRST,
             sent_end: Sequence::FIRST,
             gaps: Gaps::new(),
@@ -209,11 +209,11 @@ impl<T: Stored, const BYTES: usize> Outbox<T, BYTES> {
     }
 
     /// All records that are held, in sequence order.
-    pub(crate) fn all(&self) -> Range<'_, T, BYTES> {
+    pub(crate) fn all(&self) -> Range<'_, T, BYTES, M> {
         self.ring.range(self.ring.first(), self.ring.end())
     }
 
-    pub(crate) fn range(&self, batch: &Batch) -> Range<'_, T, BYTES> {
+    pub(crate) fn range(&self, batch: &Batch) -> Range<'_, T, BYTES, M> {
         self.ring.range(batch.first, batch.end)
     }
 
@@ -266,6 +266,9 @@ mod tests {
     const RING: u64 = 2048;
 
     type Outbox = super::Outbox<Record, { 2048 * RECORD_BYTES }>;
+
+    /// With room for few.
+    type Few = super::Outbox<Record, { 4 * RECORD_BYTES }>;
 
     /// Bytes of a record in the ring, its length included.
     const RECORD_BYTES: usize = 3;
@@ -378,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_ring_smaller_than_a_batch_keeps_the_same_books() {
-        let mut outbox = super::Outbox::<Record, { 4 * RECORD_BYTES }>::new();
+        let mut outbox = Few::new();
         for _ in 0..10 {
             outbox.push(&true);
         }

@@ -72,6 +72,16 @@ impl<S: Source> HostCollector<S> {
         }
     }
 
+    /// With the interfaces and sensors that `class_dir` describes, as `/sys/class` does.
+    #[cfg(test)]
+    pub(super) fn below(source: S, class_dir: &std::path::Path) -> Self {
+        Self {
+            interfaces: Interfaces::new(class_dir.join("net")),
+            sensors: Sensors::below(class_dir.to_owned()),
+            ..Self::new(source)
+        }
+    }
+
     fn memory(&mut self, values: &mut Values) {
         let Some(memory) = self.source.memory() else { return };
         let used = memory.total.saturating_sub(memory.available);

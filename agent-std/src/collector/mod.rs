@@ -11,22 +11,26 @@ mod kernel;
 mod procfs;
 mod rate;
 mod sensors;
+#[cfg_attr(
+    all(target_os = "linux", not(any(feature = "sysinfo", test))),
+    path = "sysinfo_absent.rs"
+)]
 mod sysinfo;
 
 use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_core::metric::{MetricSet, Values};
 use agent_core::record::Snapshot;
-use anyhow::Context as _;
 use clap::ValueEnum;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use self::host::HostCollector;
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::service::Part;
+use crate::stack;
 
 /// Measures a host.
 pub(crate) trait Collector: Send {
@@ -51,6 +55,14 @@ impl CollectorKind {
     pub(crate) const DEFAULT: Self =
         if cfg!(target_os = "linux") { Self::Proc } else { Self::Sysinfo };
 
+    /// As it is named in settings.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Proc => "proc",
+            Self::Sysinfo => "sysinfo",
+        }
+    }
+
     /// A collector of this kind for this host.
     ///
     /// # Errors
@@ -62,11 +74,7 @@ impl CollectorKind {
             Self::Proc => Ok(Box::new(HostCollector::new(procfs::Procfs::new()))),
             #[cfg(not(target_os = "linux"))]
             Self::Proc => anyhow::bail!("the collector \"proc\" is for Linux alone"),
-            Self::Sysinfo => {
-                let source =
-                    sysinfo::Sysinfo::new().context("sysinfo does not know this system")?;
-                Ok(Box::new(HostCollector::new(source)))
-            }
+            Self::Sysinfo => sysinfo::open(),
         }
     }
 }
@@ -78,10 +86,13 @@ enum Request {
     Answer,
 }
 
+/// Its stack. The kernel's files go through a buffer on the heap.
+pub(crate) const STACK_BYTES: usize = stack::bytes(128);
+
 /// The collector thread. Dropping it ends the thread after the measurement in hand.
 #[derive(Debug)]
 pub(crate) struct CollectorThread {
-    requests: Sender<Request>,
+    requests: SyncSender<Request>,
     _thread: JoinHandle<()>,
 }
 
@@ -90,12 +101,13 @@ impl CollectorThread {
     pub(crate) fn spawn(
         mut collector: Box<dyn Collector>,
         clock: Clock,
-        events: Sender<Event>,
+        events: SyncSender<Event>,
     ) -> io::Result<Self> {
         // The core asks for the next snapshot only after the last has come, and the watchdog for the next answer likewise, so
         // one place for each is enough.
-        let (requests, queue): (_, Receiver<Request>) = bounded(2);
-        let thread = thread::Builder::new().name("collector".to_owned()).spawn(move || {
+        let (requests, queue): (_, Receiver<Request>) = sync_channel(2);
+        let thread = thread::Builder::new().name("collector".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || {
             for request in queue {
                 let event = match request {
                     Request::Measure(wanted) => {
@@ -152,8 +164,8 @@ mod tests {
 
     #[test]
     fn whoever_asks_does_not_wait_for_a_collector_that_is_stuck() {
-        let (release, held) = bounded(1);
-        let (sender, events) = bounded(4);
+        let (release, held) = sync_channel(1);
+        let (sender, events) = sync_channel(4);
         let collector =
             CollectorThread::spawn(Box::new(Stuck(held)), Clock::start(), sender).unwrap();
         assert!(collector.request(MetricSet::FIXED));
@@ -163,7 +175,7 @@ mod tests {
             collector.request(MetricSet::FIXED);
         }
         assert!(!collector.request(MetricSet::FIXED), "others wait already");
-        assert!(events.is_empty(), "it is not called alive while it is stuck");
+        assert!(events.try_recv().is_err(), "it is not called alive while it is stuck");
         release.send(()).unwrap();
         let event = events.recv_timeout(Duration::from_secs(60));
         assert!(matches!(event, Ok(Event::Snapshot(_))));

@@ -36,7 +36,8 @@ impl Sensors {
         Self::below("/sys/class".into())
     }
 
-    fn below(class_dir: PathBuf) -> Self {
+    /// Those that `class_dir` describes, as `/sys/class` does.
+    pub(super) fn below(class_dir: PathBuf) -> Self {
         Self { class_dir, found: Vec::new(), searched_at: None }
     }
 

@@ -3,11 +3,23 @@
 use std::time::Instant;
 
 use agent_core::metric::Metric;
+use anyhow::Context as _;
 use sysinfo::{
     DiskRefreshKind, Disks, MINIMUM_CPU_UPDATE_INTERVAL, MemoryRefreshKind, Networks, System,
 };
 
-use crate::collector::host::{Each, Memory, Source};
+use crate::collector::Collector;
+use crate::collector::host::{Each, HostCollector, Memory, Source};
+
+/// A collector that has it as its source.
+///
+/// # Errors
+///
+/// When sysinfo does not know this system.
+pub(super) fn open() -> anyhow::Result<Box<dyn Collector>> {
+    let source = Sysinfo::new().context("sysinfo does not know this system")?;
+    Ok(Box::new(HostCollector::new(source)))
+}
 
 /// Keeps sysinfo's objects, and refreshes only those that are asked for.
 #[derive(Debug)]

@@ -1,12 +1,11 @@
 //! The layers of the agent's configuration: what the server pushed, with the host's own word above it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use agent_core::config::Config;
 use proto::config::{Document, DocumentError};
 
-use crate::file::{self, File, FileError};
+use crate::file::{File, FileError, Location};
 
 /// Precedence, highest first: flags and variables, the host's file, what the server pushed, defaults.
 #[derive(Debug)]
@@ -14,7 +13,8 @@ pub(crate) struct Layers {
     // The user's own plugins that this program has.
     own_plugins: &'static [&'static str],
     flags: Document,
-    file_path: Option<PathBuf>,
+    // None where there is none to read again.
+    location: Option<Location>,
     file: Document,
     remote: Document,
 }
@@ -41,10 +41,10 @@ impl Layers {
     pub(crate) fn new(
         own_plugins: &'static [&'static str],
         flags: Document,
-        file_path: Option<PathBuf>,
+        location: Option<Location>,
         file: Document,
     ) -> Self {
-        Self { own_plugins, flags, file_path, file, remote: Document::default() }
+        Self { own_plugins, flags, location, file, remote: Document::default() }
     }
 
     /// What the layers make together.
@@ -73,10 +73,14 @@ impl Layers {
         Ok(self.candidate(file, remote)?)
     }
 
-    /// What the host's file says now, and what it would make; none when there is no file.
+    /// What the host's file says now, and what it would make; none when there is no file and was none. One that need not be
+    /// there and is gone says nothing any more.
     pub(crate) fn reload(&self) -> Result<Option<(File, Candidate)>, LayersError> {
-        let Some(path) = &self.file_path else { return Ok(None) };
-        let file = file::read(path)?;
+        let Some(location) = &self.location else { return Ok(None) };
+        let file = match location.read(self.own_plugins)? {
+            None if self.file.is_empty() => return Ok(None),
+            file => file.unwrap_or_default(),
+        };
         let candidate = self.candidate(file.config.clone(), self.remote.clone())?;
         Ok(Some((file, candidate)))
     }
@@ -85,6 +89,11 @@ impl Layers {
     pub(crate) fn adopt(&mut self, candidate: Candidate) {
         self.file = candidate.file;
         self.remote = candidate.remote;
+    }
+
+    /// The layers, highest first: what flags and variables say, the file, and what the server pushed.
+    pub(crate) const fn all(&self) -> [&Document; 3] {
+        [&self.flags, &self.file, &self.remote]
     }
 
     /// The keys of the server's document that the host decides itself, sorted.
@@ -149,8 +158,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.toml");
         std::fs::write(&path, "[config]\ninterval = 3\n").unwrap();
-        let file = file::read(&path).unwrap().config;
-        let layers = Layers::new(&[], Document::default(), Some(path.clone()), file);
+        let location = Location::Named(path.clone());
+        let file = location.read(&[]).unwrap().unwrap().config;
+        let layers = Layers::new(&[], Document::default(), Some(location), file);
         std::fs::write(&path, "[config]\ninterval = 4\n").unwrap();
         assert_eq!(interval(&layers.update(&HashMap::new()).unwrap()), Duration::from_secs(4));
         std::fs::write(&path, "[config]\ninterval = -4\n").unwrap();

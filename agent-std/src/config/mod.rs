@@ -3,6 +3,7 @@
 
 mod kept;
 mod layers;
+mod look;
 mod trial;
 
 use std::collections::HashMap;
@@ -11,15 +12,35 @@ use std::time::Duration;
 use agent_core::agent::{Input, Reason};
 use agent_core::id::ConfigRevision;
 use agent_core::time::Instant;
+use proto::config::{DOCUMENT_BYTES_MAX, DOCUMENT_VALUES_MAX};
 
 pub(crate) use self::kept::Keeper;
 pub(crate) use self::layers::{Candidate, Layers, LayersError};
+pub(crate) use self::look::look;
 use self::trial::{RolledBack, Trial};
 pub(crate) use self::trial::{Source, Version};
 use crate::file::File;
 
 /// How long to wait before a write that failed is tried again.
 const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Bytes that documents take at most: that of the file, the remote one in force and the next one, the texts of the latter two
+/// and of the last good one; with a state directory the text that is kept there, in which each character may be escaped;
+/// with an etcd of its own the two layers there.
+pub(crate) const fn memory_bytes_max(has_state_dir: bool, has_store: bool) -> usize {
+    let mut bytes = 3 * DOCUMENT_MEMORY_BYTES + 3 * DOCUMENT_BYTES_MAX;
+    if has_state_dir {
+        bytes += 2 * 2 * 2 * DOCUMENT_BYTES_MAX;
+    }
+    if has_store {
+        bytes += 2 * (DOCUMENT_MEMORY_BYTES + DOCUMENT_BYTES_MAX);
+    }
+    bytes
+}
+
+/// A document that was read: its strings, and its values in lists that have grown to twice what is in them.
+const DOCUMENT_MEMORY_BYTES: usize =
+    DOCUMENT_BYTES_MAX + DOCUMENT_VALUES_MAX * (2 * size_of::<serde_json::Value>() + 64);
 
 /// The configuration of the agent, for the one loop that drives the core.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 //! that it concerns, and does what the relays ask for.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use agent_core::agent::LinkState;
@@ -9,7 +10,6 @@ use agent_core::id::{AgentId, BootId, Sequence};
 use agent_core::limits::DRAIN_MAX;
 use agent_core::random::SplitMix64;
 use agent_core::time::Instant;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use proto::Hello;
 
 use super::line::Heard;
@@ -17,11 +17,12 @@ use super::reader::Never;
 use super::relay::{Output, Relay, Tally, Ticket, Totals};
 use super::{GatewaySettings, LineNumber, REPORT_EVERY};
 use crate::clock::Clock;
+use crate::identity;
 use crate::net::{LinkEvent, Network, Request, Uplink};
 
 /// Devices of one gateway. Each costs a connection, and 300 KiB when the server is away for long. More are refused:
 /// their frames are counted and dropped.
-const DEVICES_MAX: usize = 32;
+pub(crate) const DEVICES_MAX: usize = 32;
 
 /// A device that was not heard for so long is given up, so that the server sees it disconnected. It is three times the
 /// longest silence of a device that deduplicates with the defaults.
@@ -97,10 +98,10 @@ pub(super) struct Forwarder {
     random: SplitMix64,
     clock: Clock,
     network: Arc<Network>,
-    sender: Sender<Event>,
+    sender: SyncSender<Event>,
     events: Receiver<Event>,
     // Dropped to end the readers.
-    running: Option<Sender<Never>>,
+    running: Option<Vec<SyncSender<Never>>>,
     readers: usize,
     // At most DEVICES_MAX.
     devices: Vec<Device>,
@@ -120,9 +121,9 @@ impl Forwarder {
         random: SplitMix64,
         clock: Clock,
         network: Arc<Network>,
-        sender: Sender<Event>,
+        sender: SyncSender<Event>,
         events: Receiver<Event>,
-        running: Sender<Never>,
+        running: Vec<SyncSender<Never>>,
     ) -> Self {
         Self {
             readers: settings.ports.len(),
@@ -173,8 +174,8 @@ impl Forwarder {
 
     /// The next event; none when the time is over.
     fn wait(&self, until: Option<Instant>) -> Option<Event> {
-        let received = match until.and_then(|until| self.clock.deadline(until)) {
-            Some(deadline) => self.events.recv_deadline(deadline),
+        let received = match until {
+            Some(until) => self.events.recv_timeout(self.clock.time_until(until)),
             None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         // It keeps a sender itself.
@@ -387,7 +388,7 @@ impl Device {
             boot: Some(boot.into()),
             session: self.relay.session(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            host_name: sysinfo::System::host_name().unwrap_or_default(),
+            host_name: identity::host_name(),
             target: format!("serial, behind {host}"),
             config_revision: 0,
             acknowledged: records.map_or(0, Sequence::number),
@@ -419,7 +420,7 @@ impl Device {
                 tracing::info!(%device, "device connected");
                 self.relay.handle_welcome(now, &welcome);
             }
-            LinkEvent::Received(command) => self.relay.handle_message(now, *command),
+            LinkEvent::Received(command, _place) => self.relay.handle_message(now, *command),
             LinkEvent::Transmitted(ticket) => self.relay.handle_transmitted(now, ticket),
             LinkEvent::Refused { reason } => {
                 tracing::warn!(%device, reason, "device refused: another live agent has its name");

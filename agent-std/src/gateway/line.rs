@@ -2,6 +2,7 @@
 
 use agent_core::codec::{BLOCK_ROWS_MAX, Deframer, Frame, FrameError, unpack, unpack_alerts};
 use agent_core::id::{AgentId, BootId, Sequence};
+use agent_core::limits::RECORD_BYTES_MAX;
 use agent_core::record::{Alert, Sample};
 use agent_core::time::Instant;
 
@@ -10,6 +11,14 @@ use super::record::{Record, empty};
 
 /// Bytes of a frame, encoded. A block of 64 records with windows and alerts that nothing compresses takes 20 KiB.
 const FRAME_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes that one link takes: the frame in hand, and what is in it.
+pub(super) const BYTES_MAX: usize =
+    size_of::<Deframer<FRAME_BYTES_MAX>>() + BLOCK_ROWS_MAX * size_of::<Sample>();
+
+/// Bytes that one frame says: each of its records is packed by itself.
+pub(super) const HEARD_BYTES_MAX: usize =
+    BLOCK_ROWS_MAX * (size_of::<(Sequence, Record)>() + RECORD_BYTES_MAX);
 
 /// Last millisecond of the year 9999, the last that a server takes.
 const WALL_MS_MAX: i64 = 253_402_300_799_999;

@@ -15,25 +15,47 @@ mod relay;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use agent_core::id::AgentId;
 use agent_core::random::SplitMix64;
-use crossbeam_channel::{Sender, bounded};
 
 use self::forwarder::{Event, Forwarder};
 pub(crate) use self::port::PortAddress;
 use self::reader::Reader;
 use crate::clock::Clock;
-use crate::event::EVENTS_MAX;
 use crate::net::Network;
+use crate::stack;
 
 /// Bits per second of a serial port that nobody said anything about.
 pub(crate) const BAUD_DEFAULT: u32 = 115_200;
 
-/// Links of one gateway. Each costs a thread and 60 KiB.
+/// Links of one gateway. What each costs is in [`LINE_BYTES_MAX`].
 pub(crate) const LINES_MAX: usize = 16;
+
+/// What waits for the forwarder. The readers wait when it is full, and the forwarder never waits for them.
+const EVENTS_MAX: usize = 16;
+
+/// The stack of the forwarder.
+pub(crate) const STACK_BYTES: usize = stack::bytes(256);
+
+/// The stack of one link's thread.
+pub(crate) const LINE_STACK_BYTES: usize = stack::bytes(128);
+
+/// Bytes that one link takes at most, beside its stack.
+pub(crate) const LINE_BYTES_MAX: usize = line::BYTES_MAX;
+
+/// Bytes that wait for the forwarder at most: what frames said, of which each may have records of all metrics.
+pub(crate) const QUEUE_BYTES_MAX: usize = EVENTS_MAX * (size_of::<Event>() + line::HEARD_BYTES_MAX);
+
+pub(crate) use self::forwarder::DEVICES_MAX;
+
+/// Bytes that are held for one device at most, with records of the usual size. Its uplink comes to that.
+pub(crate) const fn device_bytes_max() -> usize {
+    relay::BYTES_MAX
+}
 
 /// How often the log says what came over a link and what was forwarded, if that has changed.
 const REPORT_EVERY: Duration = Duration::from_secs(300);
@@ -56,7 +78,7 @@ pub(crate) struct GatewaySettings {
 /// A running gateway.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    events: Sender<Event>,
+    events: SyncSender<Event>,
     asked_to_end: bool,
     thread: JoinHandle<()>,
 }
@@ -68,12 +90,13 @@ impl Gateway {
         clock: Clock,
         network: &Arc<Network>,
     ) -> io::Result<Self> {
-        // The readers wait when it is full, and the forwarder never waits for them.
-        let (events, queue) = bounded(EVENTS_MAX);
-        // Nothing is ever sent: closing it ends the readers.
-        let (running, stop) = bounded(0);
+        let (events, queue) = sync_channel(EVENTS_MAX);
+        // Nothing is ever sent: closing them ends the readers.
+        let mut running = Vec::with_capacity(settings.ports.len());
         let mut random = SplitMix64::new(settings.seed);
         for (number, address) in settings.ports.iter().enumerate() {
+            let (is_running, stop) = sync_channel(0);
+            running.push(is_running);
             let reader = Reader {
                 number: LineNumber(number),
                 address: address.clone(),
@@ -81,7 +104,7 @@ impl Gateway {
                 seed: random.next_u64(),
                 clock,
                 events: events.clone(),
-                stop: stop.clone(),
+                stop,
             };
             reader.spawn()?;
         }
@@ -94,8 +117,8 @@ impl Gateway {
             queue,
             running,
         );
-        let thread =
-            thread::Builder::new().name("gateway".to_owned()).spawn(move || forwarder.run())?;
+        let thread = thread::Builder::new().name("gateway".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || forwarder.run())?;
         Ok(Self { events, asked_to_end: false, thread })
     }
 

@@ -1,17 +1,17 @@
 //! The thread of one link: opens it, reads it, opens it again when it is gone.
 
 use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use agent_core::agent::{Link, LinkState};
 use agent_core::time::Instant;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::forwarder::Event;
 use super::line::{Counts, Line};
 use super::port::{self, Port, PortAddress};
-use super::{LineNumber, REPORT_EVERY};
+use super::{LINE_STACK_BYTES, LineNumber, REPORT_EVERY};
 use crate::clock::Clock;
 use crate::collector::unix_ms;
 
@@ -30,7 +30,7 @@ pub(super) struct Reader {
     pub(super) baud: u32,
     pub(super) seed: u64,
     pub(super) clock: Clock,
-    pub(super) events: Sender<Event>,
+    pub(super) events: SyncSender<Event>,
     /// Closed when the thread has to end.
     pub(super) stop: Receiver<Never>,
 }
@@ -47,7 +47,8 @@ impl Reader {
     /// Starts the thread. It ends some 200 ms after `stop` was closed, or, when it is connecting just then, after the
     /// time that takes.
     pub(super) fn spawn(self) -> io::Result<JoinHandle<()>> {
-        thread::Builder::new().name(format!("serial-{}", self.number.0)).spawn(move || {
+        let thread = thread::Builder::new().name(format!("serial-{}", self.number.0));
+        thread.stack_size(LINE_STACK_BYTES).spawn(move || {
             let events = self.events.clone();
             self.run();
             // The forwarder may be gone already.

@@ -32,6 +32,20 @@ const RECORDS_MAX: u64 = 2048;
 /// 20 KiB.
 const ALERTS_MAX: u64 = 256;
 
+/// Bytes of a packed record of the standard metrics. One of all metrics in a window, each at an end of its range, has ten times
+/// as many.
+const RECORD_BYTES_USUAL: usize = 128;
+
+/// Bytes that are held for one device. Its lists have grown to at most twice what is in them.
+pub(super) const BYTES_MAX: usize = {
+    let record =
+        2 * size_of::<(Sequence, Record)>() + 2 * size_of::<Sequence>() + RECORD_BYTES_USUAL;
+    let alert = 2 * (size_of::<(Sequence, Alert)>() + size_of::<Sequence>());
+    #[expect(clippy::cast_possible_truncation, reason = "both are small")]
+    let (records, alerts) = (RECORDS_MAX as usize, ALERTS_MAX as usize);
+    size_of::<Relay>() + records * record + alerts * alert
+};
+
 /// Boots of one device that wait to be delivered, beside the one that is being delivered.
 const BOOTS_WAITING_MAX: usize = 7;
 

@@ -3,13 +3,15 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::agent::{
-    self, Agent, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss,
-    RunState,
+    self, Answer, Batch, Change, CommandSlot, ConfigReport, Credit, Deferred, Kind, Loss, RunState,
 };
 use agent_core::codec;
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{Ledger, LossReason, Lost, PluginCounters};
-use agent_core::limits::{COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, COMMANDS_MAX, RECORD_BYTES_MAX};
+use agent_core::limits::{
+    BATCH_RECORDS_MAX, COMMAND_TTL_DEFAULT, COMMAND_TTL_MAX, IN_FLIGHT_RECORDS_MAX,
+    RECORD_BYTES_MAX, TRANSMIT_SLOTS,
+};
 use agent_core::metric::MetricSwitch;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::plugin::{DropReason, OwnIndex, PluginKind};
@@ -20,6 +22,8 @@ use proto::{
     AgentMessage, AgentStatus, AlertBatch, AlertLedger, CommandOutcome, CommandResponse,
     ConfigOutcome, MetricsRequest, NamedCount, RecordBatch, Welcome, convert,
 };
+
+use crate::ring_memory::RingAgent;
 
 /// A message that only a server with a welcome understands.
 pub(crate) fn envelope(agent: &AgentId, body: Body) -> MetricsRequest {
@@ -50,16 +54,36 @@ impl From<&Welcome> for Packing {
 /// Bytes of a block at most; a batch that would take more travels as records.
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes that messages on their way take at most: as many records as may be unacknowledged, each as a message at most twice as
+/// large as it is decoded, the batch that is being made, its encoding and the copy of it that waits for the window, and the
+/// other messages.
+pub(crate) const fn sent_bytes_max() -> usize {
+    const OTHER_BYTES: usize = 8 * 1024;
+    // Neither is near the limits of the target.
+    #[expect(clippy::cast_possible_truncation, reason = "both are small")]
+    let (records, batch) = (IN_FLIGHT_RECORDS_MAX as usize, BATCH_RECORDS_MAX as usize);
+    let row = size_of::<(Sequence, Sample)>();
+    (2 * records + batch) * row + 2 * BLOCK_BYTES_MAX + TRANSMIT_SLOTS as usize * OTHER_BYTES
+}
+
 /// The records and the loss of `batch`.
 pub(crate) fn record_batch<const RING: usize>(
-    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
+    agent: &RingAgent<RING, impl OwnPlugins>,
     batch: &Batch,
     packing: Packing,
 ) -> RecordBatch {
     let losses = batch.loss.iter().map(loss).collect();
-    let rows = agent.records(batch).collect::<Vec<_>>();
     let deferred = batch.deferred.iter().map(deferred).collect();
-    RecordBatch { deferred, ..records(agent.boot(), &rows, losses, packing) }
+    let mut rows = agent.records(batch);
+    let batch = match (rows.next(), rows.next()) {
+        // As a rule: for it no memory need be had from the system and given back.
+        (Some(single), None) => records(agent.boot(), &[single], losses, packing),
+        (first, second) => {
+            let rows = first.into_iter().chain(second).chain(rows).collect::<Vec<_>>();
+            records(agent.boot(), &rows, losses, packing)
+        }
+    };
+    RecordBatch { deferred, ..batch }
 }
 
 /// A batch of `records`, which have rising sequences.
@@ -88,18 +112,23 @@ fn packed(records: &[(Sequence, Sample)]) -> Option<Vec<u8>> {
     let (first, last) = (records.first()?.0, records.last()?.0);
     let is_gapless = u64::try_from(records.len()) == Ok(first.count_until(last.next()));
     // A record takes no more packed than it takes in the ring, but for odd ones, whose batch then travels as records.
-    let mut block = vec![0; BLOCK_BYTES_MAX.min(records.len() * RECORD_BYTES_MAX)];
+    // A single one takes no memory from the system.
+    let (mut single, mut several) = ([0; RECORD_BYTES_MAX], Vec::new());
+    let buffer = if records.len() == 1 {
+        single.as_mut_slice()
+    } else {
+        several.resize(BLOCK_BYTES_MAX.min(records.len() * RECORD_BYTES_MAX), 0);
+        several.as_mut_slice()
+    };
     let rows = records.iter().map(|(_, sample)| sample);
-    let length = is_gapless.then(|| codec::pack(first, rows, &mut block))?.ok()?;
-    block.truncate(length);
+    let length = is_gapless.then(|| codec::pack(first, rows, buffer))?.ok()?;
     // The transport holds several messages, and a block takes a small part of its buffer.
-    block.shrink_to_fit();
-    Some(block)
+    buffer.get(..length).map(<[u8]>::to_vec)
 }
 
 /// The alerts and the loss of `batch`.
 pub(crate) fn alert_batch<const RING: usize>(
-    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
+    agent: &RingAgent<RING, impl OwnPlugins>,
     batch: &Batch,
 ) -> AlertBatch {
     let losses = batch.loss.iter().map(loss).collect();
@@ -161,12 +190,6 @@ pub(crate) fn credit(bytes: u64) -> Credit {
     }
 }
 
-/// As [`loss`], of an earlier time.
-pub(crate) fn spool_loss(loss: &crate::spool::Loss) -> proto::Loss {
-    let crate::spool::Loss { first, last, reason, never_sent, unacknowledged, .. } = *loss;
-    self::loss(&Loss { first, last, reason, never_sent, unacknowledged })
-}
-
 /// Records that will never come.
 pub(crate) fn loss(loss: &Loss) -> proto::Loss {
     let reason = match loss.reason {
@@ -189,7 +212,7 @@ pub(crate) fn loss(loss: &Loss) -> proto::Loss {
 
 /// What the agent says of itself.
 pub(crate) fn status<const RING: usize, O: OwnPlugins>(
-    agent: &Agent<RING, COMMANDS_MAX, O>,
+    agent: &RingAgent<RING, O>,
     now: Instant,
     overridden: &[String],
 ) -> AgentStatus {
@@ -287,7 +310,7 @@ pub(crate) fn config_report(report: &ConfigReport, overridden: &[String]) -> pro
 /// The answer in `slot`; none if it was forgotten in between.
 pub(crate) fn response<const RING: usize>(
     id: &AgentId,
-    agent: &Agent<RING, COMMANDS_MAX, impl OwnPlugins>,
+    agent: &RingAgent<RING, impl OwnPlugins>,
     slot: CommandSlot,
     now: Instant,
     overridden: &[String],
@@ -326,7 +349,7 @@ pub(crate) fn answer_to(
 
 fn describe<const RING: usize, O: OwnPlugins>(
     answer: &Answer,
-    agent: &Agent<RING, COMMANDS_MAX, O>,
+    agent: &RingAgent<RING, O>,
     overridden: &[String],
 ) -> (CommandOutcome, String) {
     let settings = agent.config().settings();

@@ -16,11 +16,12 @@ use std::thread::{self, JoinHandle};
 use agent_core::limits::TRANSMIT_SLOTS;
 use proto::{Command, Hello, MetricsRequest, Welcome};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub(crate) use self::servers::Servers;
 pub(crate) use self::store::ConfigStore;
 use crate::config::Version;
+use crate::stack;
 
 /// What an uplink is asked for. `T` is what its owner calls a message by.
 #[derive(Debug)]
@@ -40,8 +41,8 @@ pub(crate) enum LinkEvent<T> {
     Opened,
     /// The response headers came; none: the server knows only the fixed facts.
     Answered(Option<Welcome>),
-    /// A message came.
-    Received(Box<Command>),
+    /// A message came. It keeps its place until it has been dealt with.
+    Received(Box<Command>, Place),
     /// The transport took a message.
     Transmitted(T),
     /// The server refused the stream because another live agent has the id.
@@ -55,6 +56,11 @@ pub(crate) enum LinkEvent<T> {
         reason: String,
     },
 }
+
+/// Room for one message of the server. The next one is not taken from the connection before one of few such is free.
+#[derive(Debug)]
+#[expect(dead_code, reason = "dropping it is all that it is for")]
+pub(crate) struct Place(OwnedSemaphorePermit);
 
 /// What the agent's own watch of the configuration store has to say.
 #[derive(Debug, PartialEq)]
@@ -73,6 +79,26 @@ pub(crate) enum StoreEvent {
     ClusterChanged,
 }
 
+/// The stack of the thread.
+const STACK_BYTES: usize = stack::bytes(384);
+
+/// Threads that ask for the address of a name, which blocks; each ends after a few seconds without work.
+const RESOLVERS_MAX: usize = 2;
+
+/// The stack of one.
+const RESOLVER_STACK_BYTES: usize = stack::bytes(192);
+
+/// The stacks of all threads here.
+pub(crate) const STACKS_BYTES: usize = STACK_BYTES + RESOLVERS_MAX * RESOLVER_STACK_BYTES;
+
+/// Bytes that the messages of one uplink take at most.
+pub(crate) const fn uplink_bytes_max() -> usize {
+    // The one that is being read, as it came and as it is understood, and those that wait.
+    let received =
+        2 * servers::WINDOW_BYTES + (2 + session::RECEIVED_MAX) * session::MESSAGE_BYTES_MAX;
+    received + message::sent_bytes_max()
+}
+
 /// The network's thread.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -88,14 +114,19 @@ impl Network {
         servers: Servers,
         on_signal: impl Fn(Signal) -> bool + Send + 'static,
     ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(RESOLVERS_MAX)
+            .thread_stack_size(RESOLVER_STACK_BYTES)
+            .build()?;
         let handle = runtime.handle().clone();
         // Before anything else of the agent starts: until then a signal ends the process as a crash would.
         let signals = {
             let _entered = runtime.enter();
             Signals::listen()
         };
-        let thread = thread::Builder::new().name("network".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || {
             runtime.block_on(async {
                 if let Err(error) = forward_signals(signals, on_signal).await {
                     tracing::error!(%error, "cannot listen for signals; the agent only stops when killed");

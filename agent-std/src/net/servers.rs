@@ -76,6 +76,10 @@ impl Servers {
     }
 }
 
+/// Bytes that a server may send before they are read.
+pub(super) const WINDOW_BYTES: usize = WINDOW as usize;
+const WINDOW: u32 = 32 * 1024;
+
 fn endpoint(server: &ServerAddress) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("http://{server}"))?
         .connect_timeout(Duration::from_secs(5))
@@ -87,8 +91,8 @@ fn endpoint(server: &ServerAddress) -> Result<Endpoint, tonic::transport::Error>
         // What the system itself does about it, should this program be too busy to ask.
         .tcp_keepalive(Some(Duration::from_secs(20)))
         // What a server may make this host keep: it sends little, but for a configuration now and then.
-        .initial_stream_window_size(32 * 1024)
-        .initial_connection_window_size(32 * 1024)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .http2_max_header_list_size(8 * 1024))
 }
 

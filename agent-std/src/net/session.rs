@@ -9,16 +9,20 @@ use agent_core::limits::TRANSMIT_SLOTS;
 use prost::Message as _;
 use proto::monitoring_service_client::MonitoringServiceClient;
 use proto::{Hello, MetricsRequest, WELCOME_HEADER, Welcome};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::Stream;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::net::{LinkEvent, Request, Servers};
+use crate::net::{LinkEvent, Place, Request, Servers};
 
 /// How large a message from a server may be. A pushed configuration is the largest: 64 KiB of JSON.
-const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+pub(super) const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+
+/// Messages of the server that may wait for their receiver. Behind them the stream is not read, and the window closes.
+pub(super) const RECEIVED_MAX: usize = 2;
 
 /// How long the end of a stream may take on our side.
 const CLOSE_MAX: Duration = Duration::from_millis(500);
@@ -112,6 +116,7 @@ async fn carry<T: Send + 'static>(
     let call = client.stream_metrics(request);
     tokio::pin!(call);
     let mut inbound = None;
+    let places = Arc::new(Semaphore::new(RECEIVED_MAX));
     loop {
         tokio::select! {
             response = &mut call, if inbound.is_none() => match response {
@@ -125,8 +130,10 @@ async fn carry<T: Send + 'static>(
                 }
                 Err(status) => return End::from(&status),
             },
-            message = receive(&mut inbound) => match message {
-                Ok(Some(command)) => reporter.report(LinkEvent::Received(Box::new(command))),
+            (place, message) = receive(&mut inbound, &places) => match message {
+                Ok(Some(command)) => {
+                    reporter.report(LinkEvent::Received(Box::new(command), place));
+                }
                 Ok(None) => return End::Lost("the server ended the stream".to_owned()),
                 Err(status) => return End::from(&status),
             },
@@ -157,14 +164,16 @@ async fn carry<T: Send + 'static>(
     }
 }
 
-/// The next message of the server; waits for ever while there is no response yet.
+/// The next message of the server, once there is a place for it; waits for ever while there is no response yet.
 async fn receive(
     inbound: &mut Option<tonic::Streaming<proto::Command>>,
-) -> Result<Option<proto::Command>, Status> {
-    match inbound {
-        Some(stream) => stream.message().await,
-        None => std::future::pending().await,
-    }
+    places: &Arc<Semaphore>,
+) -> (Place, Result<Option<proto::Command>, Status>) {
+    let (Some(stream), Ok(place)) = (inbound, Arc::clone(places).acquire_owned().await) else {
+        // Places are never closed.
+        return std::future::pending().await;
+    };
+    (Place(place), stream.message().await)
 }
 
 fn welcome(metadata: &MetadataMap) -> Result<Option<Welcome>, String> {

@@ -8,8 +8,9 @@ use proto::convert::units_from_count;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::disk::{Disk, read_from};
+use super::disk::Disk;
 use super::frame::{HEADER_BYTES, Header};
+use super::reading::read_from;
 use super::replay::content;
 use super::runs::{Run, Runs};
 use super::survey::{Listing, SegmentFile, Survey, segment_name, to_u64};

@@ -27,6 +27,8 @@ mod disk;
 mod frame;
 pub(crate) mod inspect;
 mod loss;
+mod order;
+mod reading;
 mod replay;
 mod runs;
 mod segment;
@@ -48,21 +50,12 @@ pub use agent_core::ledger::LossReason;
 pub use directory::{StdDisk, StdDiskError};
 pub use disk::Disk;
 pub use loss::Loss;
+pub use order::Order;
 pub use runs::Run;
 pub use store::Spool;
 
 /// The directory of the spool within the agent's state directory.
 pub const DIRECTORY_NAME: &str = "spool";
-
-/// Which of the records that wait are sent first. Alerts before records in either.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Order {
-    /// As they were appended.
-    #[default]
-    OldestFirst,
-    /// The newest segment first, and in it the oldest record first.
-    NewestFirst,
-}
 
 /// The least and the most that [`Options::bytes_max`] can be; others are taken as the nearest of them.
 pub const BYTES_MAX_RANGE: std::ops::RangeInclusive<u64> = 64 * 1024..=512 * 1024 * 1024;

@@ -7,8 +7,9 @@ use agent_core::metric::Values;
 use agent_core::record::{Sample, Snapshot};
 use agent_core::time::Instant;
 
-use super::disk::{Disk, read_from, salvage};
+use super::disk::Disk;
 use super::frame::{self, HEADER_BYTES, Header, Part};
+use super::reading::{read_from, salvage};
 use super::runs::{Run, Runs};
 use super::segment::Segment;
 use super::state::is_damage;

@@ -15,9 +15,10 @@
 use std::io;
 
 use super::Lane;
-use super::disk::{Disk, is_device_error, read_from};
+use super::disk::Disk;
 use super::frame::{CRC, Fields, lane_code};
 use super::loss::{self, Loss};
+use super::reading::{is_device_error, read_from};
 use super::runs::{Run, Runs};
 
 /// The names of the two copies.

@@ -6,8 +6,9 @@ use std::ops::Range;
 use agent_core::id::Sequence;
 
 use super::Lane;
-use super::disk::{Disk, salvage};
+use super::disk::Disk;
 use super::frame::{Header, Hole, Part, scan};
+use super::reading::salvage;
 use super::runs::{Run, Runs};
 use super::state::{Copies, Known, STATE_NAMES, State};
 

@@ -32,7 +32,7 @@ fn a_collector_is_one_of_two() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.toml");
     fs::write(&path, "collector = \"collectd\"\n").unwrap();
-    let said = "collector \"collectd\" of the file is not proc or sysinfo";
+    let said = "agent.toml:1: collector = \"collectd\": it must be one of proc, sysinfo";
     check_refused(&["--config", path.to_str().unwrap()], said);
 }
 
@@ -42,7 +42,10 @@ fn a_file_that_cannot_be_used_is_named_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.toml");
     fs::write(&path, "[config]\nplugins = [\"filter\", \"spy\"]\n").unwrap();
-    check_refused(&["--config", path.to_str().unwrap()], "table config: plugins[1]");
+    check_refused(
+        &["--config", path.to_str().unwrap()],
+        "agent.toml:2: config.plugins[1] = \"spy\"",
+    );
 }
 
 #[test]
@@ -64,7 +67,10 @@ fn a_window_for_configurations_is_a_duration_of_at_most_a_day() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.toml");
     fs::write(&path, "config_confirm = \"2 days\"\n").unwrap();
-    check_refused(&["--config", path.to_str().unwrap()], "config_confirm \"2 days\" of the file");
+    check_refused(
+        &["--config", path.to_str().unwrap()],
+        "agent.toml:1: config_confirm = \"2 days\"",
+    );
 }
 
 #[cfg(not(feature = "etcd"))]
@@ -90,11 +96,11 @@ fn a_serial_link_that_cannot_be_is_refused_at_once() {
         check_refused(&["--serial", link], "--serial <PATH|tcp:HOST:PORT>");
     }
     check_refused(&["--baud", "fast"], "--baud <RATE>");
-    check_refused(&["--serial", "/dev/ttyS0", "--baud", "0"], "baud must be at least 1");
+    check_refused(&["--serial", "/dev/ttyS0", "--baud", "0"], "0 is not in 1..=4294967295");
     let many = vec!["--serial=tcp:h:1"; 17];
     check_refused(&many, "17 serial links, at most 16 are allowed");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.toml");
     fs::write(&path, "serial = [\"tcp:host\"]\n").unwrap();
-    check_refused(&["--config", path.to_str().unwrap()], "serial \"tcp:host\" of the file");
+    check_refused(&["--config", path.to_str().unwrap()], "agent.toml:1: serial[0] = \"tcp:host\"");
 }

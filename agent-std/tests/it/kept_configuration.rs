@@ -1,7 +1,8 @@
 //! Remote configurations that outlive the process, stand a trial, and are taken back.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_core::metric::Metric;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::full_server::{batch, body, send};
 use crate::process::{Agent, PATIENCE};
 use crate::scripted::{Headers, ScriptedServer, Stream, message_where, welcome};
+use crate::settings::settings;
 
 const UPTIME_ONLY: &str = r#"{"interval":0.2,"metrics":["uptime"],"plugins":[]}"#;
 const MEMORY_ONLY: &str = r#"{"interval":0.2,"metrics":["memory"],"plugins":[]}"#;
@@ -107,6 +109,43 @@ async fn a_host_that_starts_without_a_server_keeps_its_configuration() {
     // The server says otherwise, and is heard.
     send(&stream, push(5, MEMORY_ONLY)).await;
     assert_eq!(outcome(&report(&mut stream).await), (ConfigOutcome::Applied, 5, 5));
+}
+
+/// All files of a state directory with what is in them.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_of_the_settings_finds_what_was_kept_and_changes_nothing() {
+    let (_server, state, agent, _stream) = confirmed("1h").await;
+    agent.kill();
+    let before = contents(state.path());
+    let directory = state.path().to_str().unwrap();
+    let arguments = ["--agent-id", "kept-1", "--state-dir", directory];
+    let found = settings(&arguments, &[]);
+    let remote = |key: &str| (found[key]["from"].clone(), found[key]["revision"].clone());
+    assert_eq!(found["config.interval"]["value"], 0.2);
+    assert_eq!(remote("config.interval"), ("remote".into(), 4.into()));
+    assert_eq!(remote("config.window_size"), ("default".into(), Value::Null));
+    // The host's own word is above it, and tells what it shadows.
+    let found = settings(&[arguments.as_slice(), &["--interval", "3"]].concat(), &[]);
+    let shadowed = &found["config.interval"]["shadows"][0];
+    assert_eq!((&shadowed["from"], &shadowed["value"]), (&"remote".into(), &"0.2".into()));
+    // Of another agent it is not used.
+    let found = settings(&["--agent-id", "kept-2", "--state-dir", directory], &[]);
+    assert_eq!(found["config.interval"]["from"], "default");
+    assert_eq!(contents(state.path()), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,8 +11,12 @@ mod full_server;
 mod gateway;
 mod kept_configuration;
 #[cfg(target_os = "linux")]
+mod lean;
+#[cfg(target_os = "linux")]
 #[path = "../../../supervisor/tests/it/manager.rs"]
 mod manager;
+#[cfg(target_os = "linux")]
+mod odd_hosts;
 #[cfg(feature = "etcd")]
 mod own_etcd;
 mod plain_server;
@@ -25,4 +29,5 @@ mod replay;
 mod scripted;
 #[cfg(target_os = "linux")]
 mod service;
+mod settings;
 mod spool;

@@ -17,7 +17,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let child = command(arguments).stderr(Stdio::null()).spawn().unwrap();
+        Self::of(command(arguments).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// One that was started otherwise.
+    pub(crate) fn of(child: Child) -> Self {
         Self { child }
     }
 
@@ -95,6 +99,7 @@ pub(crate) fn output(arguments: &[&str]) -> Output {
     command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
 }
 
+/// The program as it is to be started.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_picket-agent"));
     // Whatever the machine that runs the tests has set must not decide.
@@ -107,6 +112,8 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // A file that this machine has in the standard place must not decide either.
+    command.env("PICKET_CONFIG", "/dev/null");
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }

@@ -264,7 +264,7 @@ async fn sighup_reads_the_file_again() {
 
     let log = service.end();
     let complaint = log.lines().find(|line| line.contains("cannot be used")).unwrap();
-    assert!(complaint.contains("agent.toml, table config: interval"), "{complaint}");
+    assert!(complaint.contains("agent.toml:2: config.interval"), "{complaint}");
     let told = log.lines().find(|line| line.contains("from the next start on")).unwrap();
     assert!(told.contains("keys=\"baud\""), "{told}");
 }

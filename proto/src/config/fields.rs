@@ -37,6 +37,9 @@ pub(super) struct Fields {
     own: Option<UniqueMap<Option<Vec<i64>>>>,
 }
 
+/// Those of [`DeduplicationFields`].
+pub(super) const DEDUPLICATION_KEYS: [&str; 2] = ["tolerance", "max_silence"];
+
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DeduplicationFields {
@@ -53,6 +56,9 @@ enum Threshold {
     /// All parts of a rule.
     Rule(RuleFields),
 }
+
+/// Those of [`RuleFields`].
+pub(super) const RULE_KEYS: [&str; 5] = ["above", "below", "hysteresis", "for", "severity"];
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]

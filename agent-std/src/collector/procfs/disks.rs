@@ -47,7 +47,7 @@ impl Disks {
     /// Those of the `/proc` and the `/dev` that are named.
     pub(super) fn new(proc_dir: &Path, dev_dir: PathBuf) -> Self {
         Self {
-            stats: ProcFile::new(proc_dir.join("diskstats")),
+            stats: ProcFile::with_short_lines(proc_dir.join("diskstats")),
             mounts: ProcFile::new(proc_dir.join("self/mountinfo")),
             dev_dir,
             mounted: Mounted::default(),

@@ -17,11 +17,18 @@ pub(super) type Buffer = [u8; BUFFER_BYTES];
 /// 64 MiB in the least: more than any of these files has, so a file that does not end is damaged.
 const READS_MAX: u32 = 1 << 14;
 
+/// Where each line is shorter, a read that leaves this much of a page free has come to the end: the kernel ends one earlier
+/// only when the next line does not fit in the page. To hear of the end otherwise it is asked once more, and then makes the
+/// whole file anew to find nothing behind it.
+const SHORT_LINE_BYTES: usize = 512;
+
 /// A file of `/proc` that is opened once and read from its beginning at each measurement, as it is then.
 #[derive(Debug)]
 pub(super) struct ProcFile {
     path: PathBuf,
     file: Option<File>,
+    /// Whether no line has [`SHORT_LINE_BYTES`].
+    has_short_lines: bool,
     /// It could not be read the last time, which was logged.
     is_missed: bool,
 }
@@ -29,7 +36,12 @@ pub(super) struct ProcFile {
 impl ProcFile {
     /// The file at `path`, which is opened when it is first read.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, file: None, is_missed: false }
+        Self { path, file: None, has_short_lines: false, is_missed: false }
+    }
+
+    /// The same of a file that has lines of less than [`SHORT_LINE_BYTES`] only, one for each of what it lists.
+    pub(super) fn with_short_lines(path: PathBuf) -> Self {
+        Self { has_short_lines: true, ..Self::new(path) }
     }
 
     /// Gives the lines of the file to `each`, without their ends, until it breaks. A line that is longer than `buffer` is
@@ -66,7 +78,8 @@ impl ProcFile {
             Some(file) => file,
             none => none.insert(File::open(&self.path)?),
         };
-        lines(|part, offset| file.read_at(part, offset), buffer, each)
+        let rest_at_end = if self.has_short_lines { SHORT_LINE_BYTES } else { usize::MAX };
+        lines(|part, offset| file.read_at(part, offset), rest_at_end, buffer, each)
     }
 
     /// Whether the kernel says that the file changed since this was last asked, as it does of a mount table
@@ -79,8 +92,10 @@ impl ProcFile {
     }
 }
 
+/// A read that leaves `rest_at_end` bytes of its part free was the last, as was one that reads nothing.
 fn lines(
     mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+    rest_at_end: usize,
     buffer: &mut [u8],
     mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<()> {
@@ -89,8 +104,11 @@ fn lines(
     let mut filled = 0;
     // The beginning of the line was too long and has been given.
     let mut is_rest = false;
+    let mut is_at_end = false;
     for _ in 0..READS_MAX {
-        let count = match read_at(&mut buffer[filled..], offset) {
+        let room = buffer.len() - filled;
+        let read = if is_at_end { Ok(0) } else { read_at(&mut buffer[filled..], offset) };
+        let count = match read {
             Ok(0) => {
                 if filled != 0 && !is_rest {
                     // Nothing is left to break off.
@@ -104,6 +122,7 @@ fn lines(
             Err(error) => return Err(error),
         };
         offset += count as u64;
+        is_at_end = rest_at_end <= room - count;
         let end = filled + count;
         let mut start = 0;
         let mut searched = filled;
@@ -152,7 +171,7 @@ mod tests {
             found.push(line.to_owned());
             ControlFlow::Continue(())
         };
-        lines(read_at, &mut vec![0; buffer_bytes], each).unwrap();
+        lines(read_at, usize::MAX, &mut vec![0; buffer_bytes], each).unwrap();
         found
     }
 
@@ -178,8 +197,29 @@ mod tests {
             part[..2].copy_from_slice(b"a\n");
             Ok(2)
         };
-        lines(read_at, &mut [0; 8], |_| ControlFlow::Break(())).unwrap();
+        lines(read_at, usize::MAX, &mut [0; 8], |_| ControlFlow::Break(())).unwrap();
         assert_eq!(reads, 1);
+    }
+
+    #[test]
+    fn a_read_that_leaves_enough_free_was_the_last() {
+        // Read from a buffer of 8 bytes, with lines of less than 3: the kernel has ended the first piece because the next
+        // line did not fit.
+        let pieces: [&[u8]; 3] = [b"a\nb\nc\n", b"d\ne\n", b"never read"];
+        let mut pieces = pieces.into_iter();
+        let read_at = |part: &mut [u8], _| {
+            let piece = pieces.next().unwrap();
+            part[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
+        };
+        let mut found = Vec::new();
+        let each = |line: &[u8]| {
+            found.extend_from_slice(line);
+            ControlFlow::Continue(())
+        };
+        lines(read_at, 3, &mut [0; 8], each).unwrap();
+        assert_eq!(found, b"abcde");
+        assert_eq!(pieces.next(), Some(&b"never read"[..]));
     }
 
     #[test]
@@ -193,7 +233,7 @@ mod tests {
             part.fill(b'x');
             Ok(part.len())
         };
-        lines(read_at, &mut [0; 8], each).unwrap_err();
+        lines(read_at, usize::MAX, &mut [0; 8], each).unwrap_err();
         assert_eq!(count, 1);
     }
 
@@ -201,7 +241,8 @@ mod tests {
     fn an_interrupted_read_is_tried_again_and_a_failed_one_is_an_error() {
         let mut kinds = [io::ErrorKind::Interrupted, io::ErrorKind::NotFound].into_iter();
         let read_at = |_: &mut [u8], _| Err(kinds.next().unwrap().into());
-        let error = lines(read_at, &mut [0; 8], |_| ControlFlow::Continue(())).unwrap_err();
+        let error =
+            lines(read_at, usize::MAX, &mut [0; 8], |_| ControlFlow::Continue(())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 

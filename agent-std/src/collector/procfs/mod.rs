@@ -50,7 +50,7 @@ impl Procfs {
             stat: file("stat"),
             memory: file("meminfo"),
             load: file("loadavg"),
-            network: file("net/dev"),
+            network: ProcFile::with_short_lines(proc_dir.join("net/dev")),
             disks: Disks::new(proc_dir, dev_dir),
             cpu: CpuShare::default(),
         }
@@ -105,5 +105,7 @@ impl Source for Procfs {
     }
 }
 
+#[cfg(test)]
+mod odd_hosts;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,16 @@
 //! `cargo xtask bench`: what the core costs, and what plugins and the packed form save on the recorded hosts,
-//! what peers cost a server.
+//! what peers cost a server, what an agent costs its host.
+
+mod agent;
+mod relay;
+mod usage;
 
 use crate::workspace;
 
+pub use agent::Options as AgentOptions;
+
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Bench {
     /// Time, with criterion.
     Core,
@@ -14,6 +20,8 @@ pub enum Bench {
     Codec(Output),
     /// Memory that peers of a server cost it.
     Memory(Output),
+    /// What a running agent costs its host.
+    Agent(AgentOptions),
 }
 
 /// How a table is printed.
@@ -29,9 +37,10 @@ pub enum Output {
 ///
 /// # Errors
 ///
-/// When a build fails, or a trace cannot be read.
+/// When a build fails, a trace cannot be read, or a program does not run as it must.
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
+        Bench::Agent(options) => agent::run(&options),
         Bench::Core => {
             let mut cargo = workspace::cargo();
             cargo.args(["bench", "--package", "agent-core", "--bench", "core"]);
