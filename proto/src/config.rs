@@ -477,7 +477,8 @@ mod tests {
             "unknown field",
         );
         check_refused(&format!(r#"{{"x": {}1{}}}"#, "[".repeat(9), "]".repeat(9)), ".", "deeper");
-        check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), "x", "");
+        check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(900)), "x", "");
+        check_refused(&format!(r#"{{"x": {}}}"#, "[".repeat(10_000)), ".", "about 10001 values");
         check_refused(&format!(r#"{{"x": "{}"}}"#, "x".repeat(65_536)), ".", "65536");
         check_refused(&format!(r#"{{"x": [{}0]}}"#, "0,".repeat(999)), ".", "about 1001 values");
     }
