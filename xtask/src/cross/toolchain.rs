@@ -82,6 +82,7 @@ impl Toolchain {
             Self::Unpacked(prefix) => {
                 let mut cargo = Command::new(prefix.join("usr/bin/cargo"));
                 cargo.env("RUSTC", prefix.join("usr/bin/rustc"));
+                cargo.env("RUSTDOC", prefix.join("usr/bin/rustdoc"));
                 // Cargo sets these for what it runs; they are of another toolchain.
                 cargo.env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN");
                 cargo.current_dir(workspace::root());
