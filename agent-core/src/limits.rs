@@ -94,6 +94,13 @@ pub const PLAIN_AFTER_WELCOME: Duration = Duration::from_secs(30);
 /// that the peer took what was sent.
 pub const PLAIN_CONFIRMED_AFTER: Duration = Duration::from_secs(20);
 
+/// How often whoever waits for [`PLAIN_CONFIRMED_AFTER`] looks whether the process still runs.
+pub const VIGIL_STEP: Duration = Duration::from_secs(3);
+
+/// The longest gap between two such looks that is none. Within it the process may have stood still unseen, by less than what
+/// [`PLAIN_CONFIRMED_AFTER`] is longer than the transport's keep-alive.
+pub const VIGIL_GAP_MAX: Duration = Duration::from_secs(4);
+
 /// Longest silence of an agent when the server did not ask for another.
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
 

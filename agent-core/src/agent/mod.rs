@@ -10,6 +10,7 @@ mod link;
 mod outbox;
 mod replay;
 mod sampler;
+mod vigil;
 
 use core::time::Duration;
 
@@ -18,6 +19,7 @@ pub use gaps::{Deferred, Loss};
 pub use link::{Link, LinkState};
 pub use outbox::Batch;
 pub use replay::Lane;
+pub use vigil::Vigil;
 
 use self::command::{Admission, CommandTable, Repetition};
 use self::outbox::Outbox;
@@ -304,11 +306,13 @@ struct HandedOver {
     confirmed_at: Instant,
     // Those of the next turn as well.
     through: Sequence,
+    vigil: Vigil,
 }
 
 impl HandedOver {
     fn new(now: Instant, through: Sequence) -> Self {
-        Self { confirms: through, confirmed_at: now + PLAIN_CONFIRMED_AFTER, through }
+        let confirmed_at = now + PLAIN_CONFIRMED_AFTER;
+        Self { confirms: through, confirmed_at, through, vigil: Vigil::new(now) }
     }
 }
 
@@ -768,12 +772,14 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
 
     /// What a plain peer has had for long enough counts as delivered.
     fn confirm_handed_over(&mut self, now: Instant) {
-        if let Some(handed_over) = self.handed_over
-            && handed_over.confirmed_at <= now
-        {
-            self.outgoing.samples.release_unconfirmed(handed_over.confirms);
-            self.handed_over = (handed_over.confirms < handed_over.through)
-                .then(|| HandedOver::new(now, handed_over.through));
+        let Some(handed_over) = &mut self.handed_over else { return };
+        if handed_over.vigil.look(now) {
+            // The peer may be gone without the transport having had the time to find out.
+            *handed_over = HandedOver::new(now, handed_over.through);
+        } else if handed_over.confirmed_at <= now {
+            let HandedOver { confirms, through, .. } = *handed_over;
+            self.outgoing.samples.release_unconfirmed(confirms);
+            self.handed_over = (confirms < through).then(|| HandedOver::new(now, through));
         }
     }
 
@@ -1105,7 +1111,9 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins> Agent<RING, COMMAN
             Mode::Draining { until, .. } => Some(until),
             Mode::Running | Mode::Stopped | Mode::Ended { .. } => None,
         };
-        let confirmed = self.handed_over.map(|handed_over| handed_over.confirmed_at);
+        let confirmed = self
+            .handed_over
+            .map(|handed_over| handed_over.confirmed_at.min(handed_over.vigil.deadline()));
         [sample, drained, confirmed, self.link.deadline()].into_iter().flatten().min()
     }
 }

@@ -56,6 +56,15 @@ impl<const RING: usize> Shell<RING> {
         panic!("the agent does not come to rest: {outputs:?}");
     }
 
+    /// Time goes by, and the process runs all the while.
+    fn run_for(&mut self, ms: u64) {
+        let step_ms = 3 * SECOND;
+        for _ in 0..ms / step_ms {
+            self.advance(step_ms);
+        }
+        self.advance(ms % step_ms);
+    }
+
     fn advance(&mut self, ms: u64) -> Vec<Output> {
         self.now_ms += ms;
         self.handle(Input::Tick)
@@ -184,13 +193,31 @@ fn a_plain_server_gets_single_records_that_count_when_the_link_outlives_them() {
     assert_eq!(shell.agent.ledger().delivered, 0);
     shell.take(outputs);
     assert_eq!(shell.agent.ledger().delivered, 0);
-    shell.advance(19_999);
+    shell.run_for(19_999);
     assert_eq!(shell.agent.ledger().delivered, 0);
     shell.advance(1);
     // The second was handed over while the first one's time ran; its own time begins now.
     assert_eq!(shell.agent.ledger().delivered, 1);
-    shell.advance(20_000);
+    shell.run_for(20_000);
     assert_eq!(shell.agent.ledger().delivered, 2);
+}
+
+#[test]
+fn time_in_which_the_process_stood_still_proves_nothing_of_a_plain_server() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.drain();
+    shell.snapshot(1);
+    shell.handle(Input::LinkOpened);
+    let outputs = shell.advance(SECOND);
+    shell.take(outputs);
+    shell.run_for(18 * SECOND);
+    // The transport did not run either, and hears only after this that the peer is gone.
+    shell.advance(300 * SECOND);
+    assert_eq!(shell.agent.ledger().delivered, 0);
+    shell.run_for(19_999);
+    assert_eq!(shell.agent.ledger().delivered, 0);
+    shell.advance(1);
+    assert_eq!(shell.agent.ledger().delivered, 1);
 }
 
 #[test]

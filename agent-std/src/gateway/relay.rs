@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use agent_core::agent::{Link, LinkState};
+use agent_core::agent::{Link, LinkState, Vigil};
 use agent_core::id::{AgentId, BootId, CommandId, Sequence};
 use agent_core::ledger::{AlertBooks, Ledger};
 use agent_core::limits::{BATCH_ALERTS_MAX, BATCH_RECORDS_MAX, DRAIN_MAX, PLAIN_CONFIRMED_AFTER};
@@ -176,6 +176,8 @@ pub(crate) struct Relay {
     config_report_due: bool,
     // When a record that a plain server was handed counts as delivered, in sequence order.
     handed_over: VecDeque<(Instant, Sequence)>,
+    // Looks at the clock while there are any.
+    vigil: Vigil,
     // The books of boots that are done with.
     past: Totals,
     // How records travel on the stream in hand.
@@ -240,6 +242,7 @@ impl Relay {
             config_report: None,
             config_report_due: false,
             handed_over: VecDeque::new(),
+            vigil: Vigil::new(now),
             past: Totals::default(),
             packing: Packing::default(),
         }
@@ -389,6 +392,9 @@ impl Relay {
         if let Ticket::Plain(sequence) = ticket
             && self.link.state() == LinkState::Plain
         {
+            if self.handed_over.is_empty() {
+                self.vigil = Vigil::new(now);
+            }
             // At most one for each record held.
             self.handed_over.push_back((now + PLAIN_CONFIRMED_AFTER, sequence));
         }
@@ -533,6 +539,10 @@ impl Relay {
 
     /// What a plain server has had for long enough counts as delivered.
     fn confirm_handed_over(&mut self, now: Instant) {
+        if !self.handed_over.is_empty() && self.vigil.look(now) {
+            // The server may be gone without the transport having had the time to find out.
+            self.handed_over.iter_mut().for_each(|(at, _)| *at = now + PLAIN_CONFIRMED_AFTER);
+        }
         while let Some((_, sequence)) = self.handed_over.pop_front_if(|(at, _)| *at <= now) {
             self.boot.records.release_handed_over(sequence);
         }
@@ -662,7 +672,7 @@ impl Relay {
             Phase::Draining { until, .. } => Some(until),
             Phase::Serving | Phase::Ended => None,
         };
-        let confirmed = self.handed_over.front().map(|(at, _)| *at);
+        let confirmed = self.handed_over.front().map(|(at, _)| self.vigil.deadline().min(*at));
         [drained, confirmed, self.link.deadline()].into_iter().flatten().min()
     }
 }
