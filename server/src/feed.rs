@@ -73,6 +73,20 @@ impl Feed {
         }
     }
 
+    /// When the newest record was stored of those that were there when the feed began; the outer none once the bus is closed.
+    pub(crate) async fn newest_ms(&mut self) -> Option<Option<i64>> {
+        let mut newest_ms = None;
+        while let News::Entries(entries) = self.next().await? {
+            newest_ms = entries
+                .iter()
+                .map(|entry| Some(entry.stored_ms))
+                .chain([newest_ms])
+                .max()
+                .flatten();
+        }
+        Some(newest_ms)
+    }
+
     async fn read(&mut self) -> Result<Delivery, BusError> {
         let subscription = match &mut self.subscription {
             Some(subscription) => subscription,

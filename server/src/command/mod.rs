@@ -30,7 +30,7 @@ pub(crate) use router::Router;
 #[cfg(feature = "simulation")]
 pub(crate) use {
     pending::{Limits, Output, Pending, Submission},
-    recovery::{id_of_place, left as time_left},
+    recovery::{id_of_place, left as time_left, read_from},
     router::doubtful,
 };
 

@@ -20,6 +20,9 @@ use crate::troubles::Troubles;
 
 /// Reads both topics, and tells the router.
 pub(super) struct Feeds {
+    bus: Arc<dyn Bus>,
+    troubles: Arc<Troubles>,
+    /// They begin at the newest record, until it is known from where on they are to be read.
     commands: Feed,
     answers: Feed,
     inbox: mpsc::Sender<Event>,
@@ -34,12 +37,11 @@ impl Feeds {
         troubles: &Arc<Troubles>,
         inbox: mpsc::Sender<Event>,
     ) -> Self {
-        // The longest time to live: what is older is over.
-        let day_ms = i64::try_from(COMMAND_TTL_MAX.as_millis()).unwrap_or(i64::MAX);
-        let start = Start::Time(clock.now().unix_ms.saturating_sub(day_ms));
         Self {
-            commands: Feed::new(bus, troubles, Topic::Commands, start.clone()),
-            answers: Feed::new(bus, troubles, Topic::CommandResponses, start),
+            bus: Arc::clone(bus),
+            troubles: Arc::clone(troubles),
+            commands: Feed::new(bus, troubles, Topic::Commands, Start::Last(1)),
+            answers: Feed::new(bus, troubles, Topic::CommandResponses, Start::Last(1)),
             inbox,
             intake: Intake {
                 clock: clock.clone(),
@@ -56,8 +58,20 @@ impl Feeds {
         }
     }
 
+    /// Has both topics read from a day before their newest record or, if that is earlier, before now: the longest time to
+    /// live, what is older is over. The clock alone will not do: with one that is a day ahead nothing would be found.
+    async fn rewind(&mut self) -> Option<()> {
+        let newest_ms = self.commands.newest_ms().await?.max(self.answers.newest_ms().await?);
+        let now_ms = self.intake.clock.now().unix_ms;
+        let start = Start::Time(read_from(now_ms, newest_ms));
+        self.commands = Feed::new(&self.bus, &self.troubles, Topic::Commands, start.clone());
+        self.answers = Feed::new(&self.bus, &self.troubles, Topic::CommandResponses, start);
+        Some(())
+    }
+
     /// Finds the commands of the last 24 hours that nobody has answered; at most [`COMMANDS_MAX`], the newest.
     async fn recover(&mut self) -> Option<()> {
+        self.rewind().await?;
         let mut open = Unanswered::default();
         let mut now_ms = i64::MIN;
         while let News::Entries(entries) = self.commands.next().await? {
@@ -113,6 +127,12 @@ fn answers(entries: Vec<Entry>) -> Vec<Event> {
         Payload::Metrics(_) | Payload::Command(_) | Payload::Status(_) => None,
     };
     entries.into_iter().filter_map(answer).collect()
+}
+
+/// Where to begin to read at `now_ms`, when the newest record was stored at `newest_ms`, if there is one.
+pub(crate) fn read_from(now_ms: i64, newest_ms: Option<i64>) -> i64 {
+    let day_ms = i64::try_from(COMMAND_TTL_MAX.as_millis()).unwrap_or(i64::MAX);
+    newest_ms.map_or(now_ms, |newest_ms| newest_ms.min(now_ms)).saturating_sub(day_ms)
 }
 
 /// What is left of the time to live of a command that the bus took at `stored_ms`. The wall clock is all that is

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use agent_core::id::{AgentId, BootId, CommandId};
-use agent_core::limits::COMMAND_TTL_MAX;
 use agent_core::time::Instant;
 use bus::{Entry, Payload, Record};
 use prost::Message as _;
@@ -22,7 +21,7 @@ use self::stream::{Directive, Stream};
 use crate::clock::Now;
 use crate::command::{
     self, Answered, Limits, Mark, Order, Output, Pending, Submission, doubtful, id_of_place,
-    time_left,
+    read_from, time_left,
 };
 use crate::ingest::{Claimant, Claims, Introduction};
 use crate::limits::{
@@ -194,13 +193,10 @@ impl Server {
     /// `command::recovery::Feeds::recover`.
     pub fn recover(&mut self, cx: Context<'_>, entries: &[&Entry]) {
         let now = Now::from(cx.now);
-        let day_ms = i64::try_from(COMMAND_TTL_MAX.as_millis()).unwrap_or(i64::MAX);
-        let since_ms = now.unix_ms.saturating_sub(day_ms);
-        let is_read = |entry: &&&Entry| {
-            matches!(entry.payload, Payload::Command(_) | Payload::Response(_))
-                && since_ms <= entry.stored_ms
-        };
+        let is_read =
+            |entry: &&&Entry| matches!(entry.payload, Payload::Command(_) | Payload::Response(_));
         let newest_ms = entries.iter().filter(is_read).map(|entry| entry.stored_ms).max();
+        let since_ms = read_from(now.unix_ms, newest_ms);
         let latest = Now { unix_ms: now.unix_ms.max(newest_ms.unwrap_or(i64::MIN)), ..now };
         let mut unanswered: BTreeMap<usize, (Order, Duration)> = BTreeMap::new();
         for (arrival, entry) in entries.iter().enumerate() {
