@@ -244,3 +244,17 @@ pub(crate) fn id_of_place(partition: Partition, offset: Offset) -> CommandId {
         .parse()
         .expect("a word and two numbers are a command id")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_ahead_hides_nothing_of_the_last_day() {
+        let day_ms = 86_400_000;
+        assert_eq!(read_from(10 * day_ms, None), 9 * day_ms);
+        assert_eq!(read_from(10 * day_ms, Some(2 * day_ms)), day_ms);
+        assert_eq!(read_from(2 * day_ms, Some(10 * day_ms)), day_ms);
+        assert_eq!(read_from(i64::MIN, Some(0)), i64::MIN);
+    }
+}
