@@ -1162,6 +1162,19 @@ mod tests {
     }
 
     #[test]
+    fn time_in_which_the_gateway_stood_still_proves_nothing_of_a_plain_server() {
+        let mut site = Site::new();
+        site.open();
+        site.hear(OLD, [1]);
+        site.pass(Duration::from_secs(2));
+        site.now = site.now + Duration::from_secs(300);
+        site.drain();
+        assert_eq!(site.relay.totals().records.delivered, 0);
+        site.pass(Duration::from_secs(21));
+        assert_eq!(site.relay.totals().records.delivered, 1);
+    }
+
+    #[test]
     fn a_shutdown_delivers_what_is_held_and_says_farewell() {
         let mut site = Site::connected();
         site.hear(OLD, 1..=2);
