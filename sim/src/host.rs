@@ -41,6 +41,8 @@ pub(crate) struct Journal {
     /// The disk took nothing while the boot ran, or when one after it began: what a crash would have to declare may be
     /// unknown.
     pub(crate) is_unsure: bool,
+    /// Records that were given up before restarts that then failed.
+    pub(crate) given_up: u64,
     pub(crate) end: End,
 }
 

@@ -285,6 +285,7 @@ impl<const RING: usize> World<RING> {
             acknowledged: (0, 0),
             deferred: <(Intervals, Intervals)>::default(),
             is_unsure,
+            given_up: 0,
             end: End::Running,
         });
         host.process = Some(Process {
@@ -743,6 +744,9 @@ impl<const RING: usize> World<RING> {
         self.hang_up(agent, false, false)?;
         if let Some(process) = &mut self.hosts[agent].process {
             process.shell.handle(at, ShellEvent::RestartFailed).ok();
+            let given_up = process.shell.ledger().lost.by(LossReason::Shutdown);
+            let journal = process.journal;
+            self.hosts[agent].journals[journal].given_up = given_up;
         }
         Ok(())
     }
@@ -817,7 +821,7 @@ impl<const RING: usize> World<RING> {
         Ok(())
     }
 
-    /// Nobody is left, and nobody had to give anything up.
+    /// Nobody is left, and nobody had to give anything up at the end.
     pub(crate) fn check_ended(&self) -> Outcome {
         // A drain has five seconds; over a slower path not everything is acknowledged in them.
         if 1500 < self.plan.latency_ms.1 {
@@ -825,13 +829,14 @@ impl<const RING: usize> World<RING> {
         }
         for host in &self.hosts {
             let last = host.journals.last();
-            match last.map(|journal| &journal.end) {
-                Some(End::Ended(ledger)) if ledger.lost.by(LossReason::Shutdown) == 0 => {}
-                other => {
-                    let text =
-                        format!("liveness: {} did not end in good order: {other:?}", host.id);
-                    return Err(Broken(text));
-                }
+            let is_in_order = last.is_some_and(|journal| match &journal.end {
+                End::Ended(ledger) => ledger.lost.by(LossReason::Shutdown) == journal.given_up,
+                End::Running | End::Killed => false,
+            });
+            if !is_in_order {
+                let end = last.map(|journal| &journal.end);
+                let text = format!("liveness: {} did not end in good order: {end:?}", host.id);
+                return Err(Broken(text));
             }
         }
         Ok(())
