@@ -12,6 +12,7 @@ pub mod fuzz;
 pub mod peers;
 pub mod services;
 pub mod tasks;
+pub mod units;
 
 mod interrupt;
 mod workspace;

@@ -81,6 +81,11 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Run the agent and the server as services of a real systemd, and see that they are ready, obey, reload, are watched and come back
+    ///
+    /// Boots a system of its own on top of this host's files, whose writes are in memory only, with the units of
+    /// packaging/systemd. Needs root, Debian's systemd and util-linux, and overlayfs; on a failure the journal is printed.
+    Units,
     /// Keep a real etcd and a real Kafka on free loopback ports, for tests and for trying things out
     ///
     /// They are downloaded once, without root and without containers, and stand in target/services.
@@ -343,6 +348,7 @@ fn main() -> anyhow::Result<()> {
             is_built: skip_build,
             is_checked: check,
         }),
+        Task::Units => xtask::units::run(),
         Task::Services(services) => services.run(),
         Task::Fuzz { seconds, seed, install, targets } => {
             let duration = Duration::from_secs(seconds.into());
