@@ -95,7 +95,8 @@ write_configuration() {
 
 if [ "$1" != inside ]; then
     enter_cgroups
-    exec unshare --mount --pid --cgroup --uts --ipc --net --fork --kill-child sh "$0" inside "$@"
+    # Ended with whoever started it, however that ends: unshare itself does not listen to SIGTERM.
+    exec setpriv --pdeathsig KILL unshare --mount --pid --cgroup --uts --ipc --net --fork --kill-child sh "$0" inside "$@"
 fi
 
 programs=$2 unit_files=$3 host=$4 scratch=$5

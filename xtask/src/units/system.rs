@@ -14,7 +14,8 @@ use crate::workspace;
 const BOOT: &str = "xtask/src/units/boot.sh";
 
 /// What the programs of the system are, each with Debian's package of it.
-const TOOLS: [(&str, &str); 4] = [
+const TOOLS: [(&str, &str); 5] = [
+    ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("mount", "mount"),
@@ -136,13 +137,13 @@ impl System {
 
 impl Drop for System {
     fn drop(&mut self) {
-        let id = self.process.id();
         self.process.kill().ok();
-        // The system's processes die with its systemd, some a little later; then its cgroups can go.
+        // The system's processes die with its systemd, some a little later; then its cgroups can go. So can those that
+        // a run left which was killed. One that is in use stays: it cannot be removed.
         poll(Duration::from_secs(10), || {
             let mut find = Command::new("find");
             find.args(["/sys/fs/cgroup", "-depth", "-type", "d"]);
-            find.args(["-path", &format!("*/picket-units.{id}*"), "-exec", "rmdir", "{}", "+"]);
+            find.args(["-path", "*/picket-units.*", "-exec", "rmdir", "{}", "+"]);
             let output = find.output().map_err(drop)?;
             Ok::<_, ()>(output.status.success().then_some(()))
         })
