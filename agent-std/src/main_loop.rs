@@ -30,7 +30,7 @@ use crate::journal::Journal;
 use crate::net::message::{self, Packing};
 use crate::net::{LinkEvent, Network, Request, Servers, StoreEvent, Uplink};
 use crate::reload::HostKeys;
-use crate::service::{Chore, Counts, Part, Service, Standing};
+use crate::service::{Chore, Counts, Part, Service, Standing, Stream};
 use crate::spooling::{Spooled, Spooling};
 
 /// How long the end of a stream may take before the process ends or is replaced.
@@ -129,10 +129,14 @@ impl MainLoop {
         let now = self.clock.now();
         let Ledger { held, spooled, lost, .. } = agent.ledger();
         let counts = Counts { held, spooled, lost: lost.total() };
-        let is_connected = is_answered(agent.link());
+        let stream = match (is_answered(agent.link()), self.was_open) {
+            (true, true) => Stream::Answered,
+            (true, false) => Stream::Unanswered,
+            (false, _) => Stream::None,
+        };
         let server = self.servers.current().clone();
         let state = agent.status(now).state;
-        self.service.handle_standing(now, Standing { state, is_connected, server, counts });
+        self.service.handle_standing(now, Standing { state, stream, server, counts });
         loop {
             match self.service.poll(now) {
                 Chore::Ask(Part::Collector) => self.collector.ask(),
@@ -192,6 +196,7 @@ impl MainLoop {
                         tracing::error!(%error, "cannot start the gateway again");
                     }
                 }
+                Output::Finish => self.request(Request::Finish),
                 Output::Exit => return Next::Exit,
                 Output::Wait(until) => {
                     match self.configuration.poll(now, is_answered(agent.link())) {
@@ -356,6 +361,12 @@ impl MainLoop {
                 self.on_link_closed(agent, now);
                 let server = self.servers.current();
                 tracing::error!(%server, reason, "refused; give one of the two another --agent-id");
+            }
+            LinkEvent::Finished => {
+                agent.handle(now, Input::LinkFinished);
+                if let Some(spooling) = &mut self.spooling {
+                    spooling.handle_closed();
+                }
             }
             LinkEvent::Closed { reason } => {
                 self.on_link_closed(agent, now);
@@ -571,7 +582,12 @@ impl MainLoop {
             while let Ok(event) = self.events.recv_timeout(self.clock.time_until(deadline)) {
                 if matches!(
                     event,
-                    Event::Link { event: LinkEvent::Closed { .. } | LinkEvent::Refused { .. }, .. }
+                    Event::Link {
+                        event: LinkEvent::Closed { .. }
+                            | LinkEvent::Finished
+                            | LinkEvent::Refused { .. },
+                        ..
+                    }
                 ) {
                     break;
                 }

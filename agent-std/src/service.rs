@@ -40,11 +40,21 @@ const END_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) state: RunState,
-    /// Whether a stream stands that the server has answered.
-    pub(crate) is_connected: bool,
+    pub(crate) stream: Stream,
     /// The one that has the stream, or is tried next.
     pub(crate) server: ServerAddress,
     pub(crate) counts: Counts,
+}
+
+/// How far the stream has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// There is none.
+    None,
+    /// Records go out, and the server has not said a word. One that knows only the fixed facts may never do.
+    Unanswered,
+    /// The server has answered.
+    Answered,
 }
 
 /// Records of this boot.
@@ -63,7 +73,11 @@ impl Standing {
             RunState::Stopped => "stopped by a command, ",
             RunState::Draining => "ending, ",
         };
-        let link = if self.is_connected { "connected to" } else { "no server, trying" };
+        let link = match self.stream {
+            Stream::None => "no server, trying",
+            Stream::Unanswered => "no answer yet from",
+            Stream::Answered => "connected to",
+        };
         let Counts { held, spooled, lost } = self.counts;
         let server = &self.server;
         let mut line =
@@ -191,10 +205,11 @@ impl Service {
 mod tests {
     use super::*;
 
-    fn standing(is_connected: bool, held: u64) -> Standing {
+    fn standing(is_answered: bool, held: u64) -> Standing {
         let counts = Counts { held, ..Counts::default() };
         let server = "edge:50051".parse().unwrap();
-        Standing { state: RunState::Running, is_connected, server, counts }
+        let stream = if is_answered { Stream::Answered } else { Stream::None };
+        Standing { state: RunState::Running, stream, server, counts }
     }
 
     #[test]
@@ -203,6 +218,8 @@ mod tests {
             standing(true, 3).line(None),
             "connected to edge:50051; records held 3, spooled 0, lost 0"
         );
+        let unanswered = Standing { stream: Stream::Unanswered, ..standing(true, 3) };
+        assert!(unanswered.line(None).starts_with("no answer yet from edge:50051; "));
         let stopped = Standing { state: RunState::Stopped, ..standing(false, 0) };
         assert_eq!(
             stopped.line(Some("agent.toml: interval")),

@@ -183,6 +183,8 @@ pub enum Request {
     Dial(u64, Vec<u8>),
     /// Put a message on the stream; say when the transport has taken it.
     Send(Vec<u8>, Transmit),
+    /// Say on the stream that no message follows. Simulated servers welcome every agent, so what they say then is of no account.
+    Finish,
     /// Look at what is recorded, if at all: it may leave the ring for the disk now.
     Look,
     /// Replace the process.
@@ -361,6 +363,7 @@ impl<const RING: usize> Shell<RING> {
                     let restarted = command.map(|command| Restarted { command, previous });
                     return Next::Request(Request::Restart(restarted));
                 }
+                Output::Finish => return Next::Request(Request::Finish),
                 Output::Exit => {
                     self.configuration.handle_end(now);
                     self.close();

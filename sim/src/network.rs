@@ -97,6 +97,8 @@ pub(crate) struct Connection {
     pub(crate) down: Pipe,
     /// Messages that the agent's transport has not taken yet.
     pub(crate) outbox: VecDeque<(Vec<u8>, Transmit)>,
+    /// The agent's half ends after them.
+    pub(crate) finishes: bool,
     pub(crate) is_agent_there: bool,
     pub(crate) is_server_there: bool,
 }

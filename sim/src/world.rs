@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::mem;
 
 use agent_core::agent::{Batch, LinkState, RunState, Transmit};
 use agent_core::id::{BootId, Sequence};
@@ -390,6 +391,7 @@ impl<const RING: usize> World<RING> {
                     self.dial(agent, number, session, hello, 0)?;
                 }
                 Next::Request(Request::Send(bytes, transmit)) => self.send(agent, bytes, transmit),
+                Next::Request(Request::Finish) => self.finish(agent),
                 Next::Request(Request::Look) => self.observe(agent)?,
                 Next::Request(Request::Restart(restarted)) => {
                     if self.fails_to_restart() {
@@ -511,6 +513,7 @@ impl<const RING: usize> World<RING> {
                 up,
                 down: Pipe::default(),
                 outbox: VecDeque::new(),
+                finishes: false,
                 is_agent_there: true,
                 is_server_there: true,
             },
@@ -553,6 +556,16 @@ impl<const RING: usize> World<RING> {
         self.flush_up(id);
     }
 
+    /// Ends the agent's half of its stream after what its transport has not taken yet.
+    fn finish(&mut self, agent: usize) {
+        let id = self.hosts[agent].process.as_ref().and_then(|process| process.connection);
+        let Some(id) = id else { return };
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.finishes = true;
+        }
+        self.flush_up(id);
+    }
+
     /// Lets the transport of an agent take what there is room for. Answers whether it took anything.
     pub(crate) fn flush_up(&mut self, id: u64) -> bool {
         let mut has_taken = false;
@@ -571,6 +584,10 @@ impl<const RING: usize> World<RING> {
                 process.transmitted.push_back((session, transmit));
             }
             has_taken = true;
+        }
+        let is_at_end = |c: &mut Connection| c.outbox.is_empty() && mem::take(&mut c.finishes);
+        if self.connections.get_mut(&id).is_some_and(is_at_end) {
+            self.push(id, Direction::Up, Parcel::End { is_refusal: false });
         }
         has_taken
     }

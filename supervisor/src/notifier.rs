@@ -22,9 +22,13 @@ pub enum News<'a> {
     Alive,
     /// What is at hand, a start or an end, takes so long from now.
     MoreTime(Duration),
-    /// How things stand, in one line for people. Line breaks become blanks.
+    /// How things stand, in one line for people. Line breaks become blanks, and what is beyond 512 characters is cut off.
     Status(&'a str),
 }
+
+/// Longest line on how things stand, in characters. systemd drops a datagram of more than 4,096 bytes unread
+/// (`NOTIFY_BUFFER_MAX`), and a character may have four.
+const STATUS_MAX: usize = 512;
 
 impl fmt::Display for News<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,9 +41,11 @@ impl fmt::Display for News<'_> {
             Self::MoreTime(time) => write!(f, "EXTEND_TIMEOUT_USEC={}", time.as_micros()),
             Self::Status(text) => {
                 f.write_str("STATUS=")?;
-                text.chars().try_for_each(|character| {
+                let mut characters = text.chars();
+                characters.by_ref().take(STATUS_MAX).try_for_each(|character| {
                     f.write_char(if character.is_control() { ' ' } else { character })
-                })
+                })?;
+                if characters.next().is_some() { f.write_str(" ...") } else { Ok(()) }
             }
         }
     }
@@ -120,7 +126,7 @@ mod tests {
     use super::*;
 
     fn received(socket: &UnixDatagram) -> String {
-        let mut bytes = [0; 1024];
+        let mut bytes = [0; 4096];
         let count = socket.recv(&mut bytes).unwrap();
         String::from_utf8(bytes[..count].to_vec()).unwrap()
     }
@@ -134,6 +140,9 @@ mod tests {
         assert!(notifier.is_heard());
         notifier.tell(&[News::Ready, News::Status("one\ntwo\u{1b}"), News::Alive]);
         assert_eq!(received(&socket), "READY=1\nSTATUS=one two \nWATCHDOG=1\n");
+        notifier.tell(&[News::Status(&"\u{fe0f}x".repeat(300))]);
+        let text = received(&socket);
+        assert!(text.ends_with("x ...\n") && text.chars().count() == 7 + 512 + 5, "{text}");
         notifier.tell(&[News::Stopping, News::MoreTime(Duration::from_millis(1500))]);
         assert_eq!(received(&socket), "STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000\n");
         notifier.tell(&[News::Reloading]);

@@ -68,6 +68,8 @@ pub enum Input {
     Credit(Credit),
     /// The stream ended, or could not be opened.
     LinkClosed,
+    /// The stream ended in good order after [`Output::Finish`]: the server has read all that was put on it.
+    LinkFinished,
     /// The transport took this message from the shell.
     Transmitted(Transmit),
     /// The server made everything of a boot up to a sequence durable.
@@ -174,6 +176,9 @@ pub enum Output {
     /// Put into the spool what [`Agent::held_records`] and [`Agent::held_alerts`] give, and hand in [`Input::Deferred`]: the
     /// agent is about to end. Given once; what is not deferred after it is lost.
     Spool,
+    /// Say on the stream that no message follows, and hand in [`Input::LinkFinished`] when the server then ends it in good order. A
+    /// server that acknowledges nothing proves so that it has read everything.
+    Finish,
     /// Restart the process for the command in [`Agent::restart_command`].
     Restart,
     /// End the process.
@@ -317,11 +322,20 @@ impl HandedOver {
     }
 }
 
+/// Whether a plain peer has shown that it has read everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finish {
+    // It was not asked to on this stream.
+    Unasked,
+    Asked,
+    Done,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Running,
     Stopped,
-    Draining { ending: Ending, until: Instant, resume: Resume, has_spooled: bool },
+    Draining { ending: Ending, until: Instant, resume: Resume, has_spooled: bool, finish: Finish },
     // The output that ends the process was given.
     Ended { resume: Resume },
 }
@@ -496,6 +510,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
                 self.on_welcome(now, acknowledged, heartbeat, credit);
             }
             Input::Credit(credit) => self.credit = credit,
+            Input::LinkFinished => self.on_link_finished(now),
             Input::LinkClosed => self.on_link_closed(now),
             Input::Transmitted(transmit) => self.on_transmitted(now, transmit),
             Input::Acknowledged { boot, through } => {
@@ -748,8 +763,21 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
         self.config_report_due = self.config_report.is_some();
     }
 
+    fn on_link_finished(&mut self, now: Instant) {
+        if let Mode::Draining { finish: finish @ Finish::Asked, .. } = &mut self.mode
+            && self.link.state() == LinkState::Plain
+        {
+            *finish = Finish::Done;
+            self.outgoing.samples.release_handed_over();
+        }
+        self.on_link_closed(now);
+    }
+
     fn on_link_closed(&mut self, now: Instant) {
         self.link.handle_closed(now);
+        if let Mode::Draining { finish: finish @ Finish::Asked, .. } = &mut self.mode {
+            *finish = Finish::Unasked;
+        }
         self.handed_over = None;
         self.outgoing.rewind();
         self.replay.handle_closed();
@@ -985,7 +1013,8 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
         let resume = if self.mode == Mode::Stopped { Resume::Stopped } else { Resume::Running };
         self.flush_chain();
         let until = now + DRAIN_MAX;
-        self.mode = Mode::Draining { ending, until, resume, has_spooled: false };
+        let finish = Finish::Unasked;
+        self.mode = Mode::Draining { ending, until, resume, has_spooled: false, finish };
         self.farewell_said = false;
         // The server learns that this agent is about to leave.
         self.link.hasten_heartbeat(now);
@@ -1007,22 +1036,30 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
     }
 
     fn poll_ending(&mut self, now: Instant) -> Option<Output> {
-        let Mode::Draining { ending, until, resume, has_spooled } = self.mode else {
+        let Mode::Draining { ending, until, resume, has_spooled, finish } = self.mode else {
             return matches!(self.mode, Mode::Ended { .. }).then_some(Output::Wait(None));
         };
         let is_drained = self.is_drained();
         // With a spool there is no need to wait for a server that is away.
         let spools_early = self.replay.is_writable() && self.link.is_down();
-        if !is_drained && now < until && !spools_early {
+        // A plain server has then read what it can be given.
+        let is_finished = finish == Finish::Done;
+        if !is_drained && now < until && !spools_early && !is_finished {
+            let is_plain = self.link.state() == LinkState::Plain;
+            if is_plain && finish == Finish::Unasked && self.outgoing.samples.is_handed_over() {
+                let finish = Finish::Asked;
+                self.mode = Mode::Draining { ending, until, resume, has_spooled, finish };
+                return Some(Output::Finish);
+            }
             return None;
         }
         if is_drained {
-            // A peer that acknowledges has said what it has.
-            if matches!(self.link.state(), LinkState::Plain | LinkState::OneWay) {
+            // Nobody answers there. A peer that acknowledges has said what it has.
+            if self.link.state() == LinkState::OneWay {
                 self.outgoing.release_handed_over();
             }
         } else if self.replay.is_writable() && !has_spooled && self.outgoing.holds_any() {
-            self.mode = Mode::Draining { ending, until, resume, has_spooled: true };
+            self.mode = Mode::Draining { ending, until, resume, has_spooled: true, finish };
             return Some(Output::Spool);
         }
         self.outgoing.abandon();
@@ -1046,8 +1083,9 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
     /// Whether everything that the peer can be given was given and confirmed as far as it confirms.
     fn is_drained(&self) -> bool {
         match self.link.state() {
-            // Nobody answers: what the transport took is all that can be known, and answers have no form.
-            LinkState::Plain => self.outgoing.samples.is_handed_over(),
+            // Answers and alerts have no form there.
+            LinkState::Plain => self.outgoing.samples.held() == 0,
+            // Nobody answers: what the transport took is all that can be known.
             LinkState::OneWay => {
                 self.outgoing.samples.is_handed_over() && self.outgoing.alerts.is_handed_over()
             }

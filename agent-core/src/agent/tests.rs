@@ -263,8 +263,8 @@ fn on_a_one_way_link_a_record_counts_when_it_is_handed_over() {
     assert_eq!(shell.agent.ledger().delivered, 1);
 }
 
-#[test]
-fn a_plain_server_is_not_waited_for_at_the_end() {
+/// An agent that a plain server has taken a record from, and that is asked to end: it asks the server to hear it out.
+fn ending_at_a_plain_server() -> Shell {
     let mut shell = Shell::new(config(|_| ()));
     shell.drain();
     shell.snapshot(1);
@@ -272,9 +272,43 @@ fn a_plain_server_is_not_waited_for_at_the_end() {
     let outputs = shell.handle(Input::LinkPlain);
     shell.take(outputs);
     shell.command("answered-to-nobody", Action::Status);
-    assert_eq!(shell.handle(Input::Shutdown), [Output::Exit]);
+    assert_eq!(shell.handle(Input::Shutdown), [Output::Finish]);
+    assert_eq!(shell.agent.ledger().delivered, 0);
+    shell
+}
+
+#[test]
+fn a_plain_server_that_hears_the_agent_out_has_all_of_it() {
+    let mut shell = ending_at_a_plain_server();
+    assert_eq!(shell.handle(Input::LinkFinished), [Output::Exit]);
     let ledger = shell.agent.ledger();
     assert_eq!((ledger.delivered, ledger.lost.total()), (1, 0));
+}
+
+#[test]
+fn a_plain_server_that_is_silent_at_the_end_has_proved_nothing() {
+    let mut shell = ending_at_a_plain_server();
+    assert!(shell.advance(4900).is_empty());
+    assert_eq!(shell.advance(100), [Output::Exit]);
+    let ledger = shell.agent.ledger();
+    assert_eq!((ledger.delivered, ledger.lost.by(LossReason::Shutdown)), (0, 1));
+}
+
+#[test]
+fn what_a_silent_plain_server_was_handed_goes_into_the_spool_at_the_end() {
+    let mut shell = ending_at_a_plain_server();
+    shell.handle(Input::SpoolChanged { is_writable: true, has_batch: false });
+    assert_eq!(shell.advance(5000)[0], Output::Spool);
+}
+
+#[test]
+fn a_stream_that_breaks_while_a_plain_server_hears_the_agent_out_proves_nothing() {
+    let mut shell = ending_at_a_plain_server();
+    shell.handle(Input::LinkClosed);
+    assert_eq!(shell.agent.ledger().delivered, 0);
+    // Nor does the end of another stream, on which nothing was asked.
+    shell.handle(Input::LinkFinished);
+    assert_eq!(shell.agent.ledger().delivered, 0);
 }
 
 #[test]

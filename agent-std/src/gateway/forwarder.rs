@@ -367,6 +367,7 @@ impl Device {
             match self.relay.poll(clock.now()) {
                 Output::Dial(boot) => self.dial(boot, host),
                 Output::Transmit(message, ticket) => self.request(Request::Send(message, ticket)),
+                Output::Finish => self.request(Request::Finish),
                 Output::Close => self.request(Request::Close),
                 Output::End => {
                     if !self.ended {
@@ -425,6 +426,10 @@ impl Device {
             LinkEvent::Refused { reason } => {
                 tracing::warn!(%device, reason, "device refused: another live agent has its name");
                 self.relay.handle_closed(now);
+            }
+            LinkEvent::Finished => {
+                self.was_open = false;
+                self.relay.handle_finished(now);
             }
             LinkEvent::Closed { reason } => {
                 if self.was_open {

@@ -72,6 +72,8 @@ pub(crate) enum Output {
     Dial(BootId),
     /// Put this on the stream.
     Transmit(Box<MetricsRequest>, Ticket),
+    /// Say on the stream that no message follows, and hear the server out.
+    Finish,
     /// End the stream in good order.
     Close,
     /// Nothing more, for ever.
@@ -80,10 +82,19 @@ pub(crate) enum Output {
     Wait(Option<Instant>),
 }
 
+/// Whether a plain server has shown that it has read everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finish {
+    // It was not asked to on this stream.
+    Unasked,
+    Asked,
+    Done,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    Draining { until: Instant, farewell_said: bool },
+    Draining { until: Instant, farewell_said: bool, finish: Finish },
     Ended,
 }
 
@@ -388,9 +399,24 @@ impl Relay {
         }
     }
 
+    /// The server ended the stream in good order after [`Output::Finish`]: it has read all that was put on it.
+    pub(crate) fn handle_finished(&mut self, now: Instant) {
+        if let Phase::Draining { finish: finish @ Finish::Asked, .. } = &mut self.phase
+            && self.link.state() == LinkState::Plain
+        {
+            self.boot.records.release_all_handed_over();
+            // Another boot has its own stream.
+            *finish = if self.waiting.is_empty() { Finish::Done } else { Finish::Unasked };
+        }
+        self.handle_closed(now);
+    }
+
     /// The stream ended, or could not be opened.
     pub(crate) fn handle_closed(&mut self, now: Instant) {
         self.link.handle_closed(now);
+        if let Phase::Draining { finish: finish @ Finish::Asked, .. } = &mut self.phase {
+            *finish = Finish::Unasked;
+        }
         self.handed_over.clear();
         self.boot.rewind();
         for answer in &mut self.answers {
@@ -476,7 +502,8 @@ impl Relay {
         match &mut self.phase {
             Phase::Serving => {
                 let until = now + DRAIN_MAX;
-                self.phase = Phase::Draining { until, farewell_said: false };
+                let finish = Finish::Unasked;
+                self.phase = Phase::Draining { until, farewell_said: false, finish };
                 self.link.hasten_heartbeat(now);
             }
             Phase::Draining { until, .. } => *until = now,
@@ -490,8 +517,8 @@ impl Relay {
         self.confirm_handed_over(now);
         match self.phase {
             Phase::Serving => {}
-            Phase::Draining { until, farewell_said } => {
-                if let Some(output) = self.poll_ending(now, until, farewell_said) {
+            Phase::Draining { .. } => {
+                if let Some(output) = self.poll_ending(now) {
                     return output;
                 }
             }
@@ -563,13 +590,16 @@ impl Relay {
     }
 
     /// The end, when it has come; before it the last word.
-    fn poll_ending(&mut self, now: Instant, until: Instant, farewell_said: bool) -> Option<Output> {
+    fn poll_ending(&mut self, now: Instant) -> Option<Output> {
+        let Phase::Draining { until, farewell_said, finish } = self.phase else { return None };
         let is_drained = self.is_drained();
-        if !is_drained && now < until {
+        if !is_drained && now < until && finish != Finish::Done {
+            let is_plain = self.link.state() == LinkState::Plain;
+            if is_plain && finish == Finish::Unasked && self.boot.records.is_handed_over() {
+                self.phase = Phase::Draining { until, farewell_said, finish: Finish::Asked };
+                return Some(Output::Finish);
+            }
             return None;
-        }
-        if is_drained {
-            self.boot.records.release_all_handed_over();
         }
         for boot in self.boots_mut() {
             boot.abandon();
@@ -578,7 +608,7 @@ impl Relay {
             && self.turn == Turn::Running
             && self.link.has_slot();
         if !farewell_said && can_speak {
-            self.phase = Phase::Draining { until, farewell_said: true };
+            self.phase = Phase::Draining { until, farewell_said: true, finish };
             self.link.take_slot();
             let message = message::envelope(&self.agent, Body::Status(self.status()));
             return Some(Output::Transmit(Box::new(message), Ticket::Other));
@@ -591,7 +621,7 @@ impl Relay {
     fn is_drained(&self) -> bool {
         self.waiting.is_empty()
             && match self.link.state() {
-                LinkState::Plain | LinkState::OneWay => self.boot.records.is_handed_over(),
+                LinkState::Plain | LinkState::OneWay => self.boot.records.held() == 0,
                 LinkState::Down { .. }
                 | LinkState::Dialling
                 | LinkState::Undecided { .. }
@@ -729,6 +759,7 @@ mod tests {
         sent: Vec<(MetricsRequest, Ticket)>,
         dialled: Vec<BootId>,
         closes: usize,
+        finishes: usize,
         ended: bool,
     }
 
@@ -741,6 +772,7 @@ mod tests {
                 sent: Vec::new(),
                 dialled: Vec::new(),
                 closes: 0,
+                finishes: 0,
                 ended: false,
             };
             site.drain();
@@ -763,6 +795,7 @@ mod tests {
                         self.sent.push((*message, ticket));
                         self.relay.handle_transmitted(self.now, ticket);
                     }
+                    Output::Finish => self.finishes += 1,
                     Output::Close => {
                         self.closes += 1;
                         self.relay.handle_closed(self.now);
@@ -1159,6 +1192,28 @@ mod tests {
         // The next boot follows.
         site.hear(NEW, [1]);
         assert_eq!(site.closes, 1);
+    }
+
+    #[test]
+    fn a_plain_server_has_at_the_end_what_it_heard_out() {
+        for is_heard in [true, false] {
+            let mut site = Site::new();
+            site.open();
+            site.hear(OLD, [1]);
+            site.pass(Duration::from_secs(2));
+            site.relay.handle_shutdown(site.now);
+            site.drain();
+            assert_eq!((site.finishes, site.ended), (1, false));
+            if is_heard {
+                site.relay.handle_finished(site.now);
+                site.drain();
+            } else {
+                site.pass(DRAIN_MAX);
+            }
+            assert!(site.ended);
+            let Tally { delivered, lost, .. } = site.relay.totals().records;
+            assert_eq!((delivered, lost), if is_heard { (1, 0) } else { (0, 1) });
+        }
     }
 
     #[test]

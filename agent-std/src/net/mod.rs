@@ -30,6 +30,8 @@ pub(crate) enum Request<T> {
     Dial(Box<Hello>),
     /// Put a message on the stream.
     Send(Box<MetricsRequest>, T),
+    /// Say on the stream that no message follows, and hear the server out.
+    Finish,
     /// End the stream in good order.
     Close,
 }
@@ -50,6 +52,8 @@ pub(crate) enum LinkEvent<T> {
         /// For the log.
         reason: String,
     },
+    /// The server ended the stream in good order after [`Request::Finish`].
+    Finished,
     /// The stream ended, or could not be opened.
     Closed {
         /// For the log.

@@ -55,6 +55,7 @@ pub(super) async fn run<T: Send + 'static>(
                 let (event, redial) = match end {
                     End::Lost(reason) => (LinkEvent::Closed { reason }, None),
                     End::Refused(reason) => (LinkEvent::Refused { reason }, None),
+                    End::Finished => (LinkEvent::Finished, None),
                     End::Closed => (closed("closed by the agent"), None),
                     End::Replaced(request) => (closed("replaced"), Some(request)),
                 };
@@ -65,7 +66,7 @@ pub(super) async fn run<T: Send + 'static>(
                 }
             }
             // Left over from a stream that has ended; the core sends it again on the next one.
-            Request::Send(..) | Request::Close => requests.recv().await,
+            Request::Send(..) | Request::Finish | Request::Close => requests.recv().await,
         };
     }
 }
@@ -92,6 +93,7 @@ fn closed<T>(reason: &str) -> LinkEvent<T> {
 enum End<T> {
     Lost(String),
     Refused(String),
+    Finished,
     Closed,
     Replaced(Request<T>),
 }
@@ -134,6 +136,8 @@ async fn carry<T: Send + 'static>(
                 Ok(Some(command)) => {
                     reporter.report(LinkEvent::Received(Box::new(command), place));
                 }
+                // Our half has ended before: the server has read it to its end.
+                Ok(None) if outbound.is_none() => return End::Finished,
                 Ok(None) => return End::Lost("the server ended the stream".to_owned()),
                 Err(status) => return End::from(&status),
             },
@@ -148,6 +152,7 @@ async fn carry<T: Send + 'static>(
                     }
                 }
                 Some(request @ Request::Dial(_)) => return End::Replaced(request),
+                Some(Request::Finish) => outbound = None,
                 Some(Request::Close) | None => {
                     // Ends our half; the server answers by ending its own.
                     outbound = None;

@@ -178,6 +178,7 @@ impl World {
                 Output::Restart => self.begin_next_boot(),
                 Output::Collect(_) => self.agent.handle(self.now(), Input::SnapshotFailed),
                 Output::Spool => panic!("there is no spool"),
+                Output::Finish => panic!("every server answers"),
                 Output::Exit => panic!("nobody asked the agent to exit"),
             }
         }

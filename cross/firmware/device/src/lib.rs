@@ -168,7 +168,11 @@ impl<W: Wire> Device<'_, W> {
             // Nothing outlives this device, and nobody commands it.
             Output::Remember => self.agent.handle(self.now, Input::Remembered(Ok(()))),
             Output::Wait(Some(at)) => self.now = self.now.max(at),
-            Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => {
+            Output::Wait(None)
+            | Output::Finish
+            | Output::Restart
+            | Output::Spool
+            | Output::Exit => {
                 return Ok(Step::Ended);
             }
         }
