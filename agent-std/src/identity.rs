@@ -10,6 +10,8 @@ use agent_core::id::{AgentId, AgentIdError, BootId};
 use gethostname::gethostname;
 use sha2::{Digest as _, Sha256};
 
+#[cfg(unix)]
+use crate::held_signals;
 use crate::state_file;
 
 /// The variable in which a process tells its successor why it was restarted: command id and boot, with a blank.
@@ -144,20 +146,40 @@ pub(crate) fn program() -> io::Result<PathBuf> {
 
 /// Replaces this process by a fresh one with the same arguments. Returns only if that fails.
 ///
-/// The program is looked up by its path again, so a restart after an upgrade runs the new one.
+/// The program is looked up by its path again, so a restart after an upgrade runs the new one. Signals are held back until it listens to
+/// them, with [`crate::held_signals`]: before that they would end it.
 #[cfg(unix)]
 pub(crate) fn restart(program: &Path, restarted: Option<Restarted>) -> io::Error {
-    use std::os::unix::process::CommandExt as _;
-
-    let mut command = std::process::Command::new(program);
-    command.args(env::args_os().skip(1));
-    match restarted {
-        Some(Restarted { command: id, previous }) => {
-            command.env(RESTARTED_VARIABLE, format!("{id} {previous}"))
+    let attempt = || -> io::Result<std::convert::Infallible> {
+        let arguments = c_strings(std::iter::once(program.into()).chain(env::args_os().skip(1)))?;
+        let inherited = env::vars_os().filter(|(name, _)| name != RESTARTED_VARIABLE);
+        let mut variables = inherited
+            .map(|(mut variable, value)| {
+                variable.push("=");
+                variable.push(value);
+                variable
+            })
+            .collect::<Vec<_>>();
+        if let Some(Restarted { command: id, previous }) = restarted {
+            variables.push(format!("{RESTARTED_VARIABLE}={id} {previous}").into());
         }
-        None => command.env_remove(RESTARTED_VARIABLE),
+        let variables = c_strings(variables)?;
+        held_signals::hold()?;
+        Ok(nix::unistd::execve(&arguments[0], &arguments, &variables)?)
     };
-    command.exec()
+    let Err(error) = attempt();
+    held_signals::release().err().unwrap_or(error)
+}
+
+#[cfg(unix)]
+fn c_strings(
+    texts: impl IntoIterator<Item = std::ffi::OsString>,
+) -> io::Result<Vec<std::ffi::CString>> {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    let texts = texts.into_iter().map(|text| std::ffi::CString::new(text.into_vec()));
+    // What a process was given cannot have a NUL in it.
+    texts.collect::<Result<_, _>>().map_err(io::Error::from)
 }
 
 #[cfg(not(unix))]

@@ -17,6 +17,8 @@ mod event;
 mod file;
 #[cfg_attr(not(feature = "serial"), path = "gateway_absent.rs")]
 mod gateway;
+#[cfg(unix)]
+mod held_signals;
 mod identity;
 mod journal;
 mod main_loop;

@@ -129,6 +129,9 @@ impl Network {
             let _entered = runtime.enter();
             Signals::listen()
         };
+        // A program that was here before may have had them wait.
+        #[cfg(unix)]
+        crate::held_signals::release()?;
         let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
             runtime.block_on(async {

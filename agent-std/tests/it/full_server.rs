@@ -1,5 +1,9 @@
 //! A server that speaks all of picket's wire.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
@@ -8,7 +12,9 @@ use proto::{
     MetricsRequest, RecordBatch, ResponseAck, RunState, ServerMessage,
 };
 
-use crate::process::Agent;
+use rustix::process::Signal;
+
+use crate::process::{Agent, send_signal};
 use crate::scripted::{Headers, ScriptedServer, Stream, message_where, welcome};
 
 pub(crate) fn body(message: &MetricsRequest) -> Option<&Body> {
@@ -188,6 +194,40 @@ async fn a_restart_is_answered_by_the_new_boot() {
     assert_eq!((answer.command_id.as_str(), answer.outcome()), ("r", CommandOutcome::Succeeded));
     assert_eq!(answer.boot, Some(new));
     assert_eq!(batch(&mut stream).await.records[0].sequence, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_that_come_while_it_restarts_do_not_end_it() {
+    let (mut server, agent, mut stream) = start(Some("0.2")).await;
+    let process = agent.id();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let storm = {
+        let is_over = Arc::clone(&is_over);
+        std::thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                send_signal(process, Signal::HUP);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        })
+    };
+    for number in 0..5 {
+        let old = stream.hello.clone().unwrap().boot.unwrap();
+        command(&stream, &format!("r{number}"), CommandType::Restart, &[]).await;
+        while let Some(message) = stream.message().await {
+            if let Some(Body::Records(batch)) = body(&message) {
+                let last = batch.records.last().map_or(0, |record| record.sequence);
+                acknowledge(&stream, old, last).await;
+            }
+        }
+        drop(stream);
+        stream = server.stream().await;
+        let answer = response(&mut stream).await;
+        assert_eq!(answer.outcome(), CommandOutcome::Succeeded, "{answer:?}");
+        let ack = ResponseAck { command_id: answer.command_id };
+        send(&stream, ServerBody::ResponseAck(ack)).await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    storm.join().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
