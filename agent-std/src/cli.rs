@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::builder::{BoolishValueParser, OsStr, Resettable};
+use clap::builder::{OsStr, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{
     Arg, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -352,7 +352,7 @@ pub(crate) struct Arguments {
 
     /// Whether snapshots after the first are taken at this agent's own place in the interval, which its name decides, so that a
     /// fleet that starts at one moment does not sample in step: true or false [default: true]
-    #[arg(long, env = "PICKET_START_JITTER", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "PICKET_START_JITTER", value_name = "BOOL", value_parser = truth)]
     pub(crate) start_jitter: Option<bool>,
 
     /// Nice value that all threads run with, 19 the most polite; below 0 needs privileges. Priority for disks follows it
@@ -449,8 +449,17 @@ impl From<LogLevel> for LevelFilter {
 }
 
 fn finite(text: &str) -> Result<f64, String> {
-    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    let seconds = text.parse::<f64>().map_err(|_| "it must be a number".to_owned())?;
     if seconds.is_finite() { Ok(seconds) } else { Err("it must be a finite number".to_owned()) }
+}
+
+/// A word for yes or no, of those that are usual in variables.
+fn truth(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
+        _ => Err("it must be true or false"),
+    }
 }
 
 /// A time with its unit.

@@ -20,6 +20,7 @@ fn wrong_arguments_are_named_with_what_is_allowed() {
     check_refused(&["--metrics", "cpu,gpu"], "known are cpu, memory");
     check_refused(&["--plugins", "filter,filter"], "listed twice");
     check_refused(&["--interval", "nan"], "finite");
+    check_refused(&["--start-jitter", "maybe"], "it must be true or false");
     for address in ["no where:1", ":50051", "http://localhost:50051", "h:0", "::1:5"] {
         check_refused(&["--server", address], "--server <HOST:PORT>");
     }
