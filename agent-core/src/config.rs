@@ -1,5 +1,6 @@
 //! What an agent can be told to do. A [`Config`] is always valid: only [`Config::new`] makes one.
 
+use core::fmt;
 use core::time::Duration;
 
 use heapless::Vec;
@@ -295,7 +296,7 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// See [`Settings::interval`].
-    #[error("interval is {ms} ms, it must be {} to {} ms", INTERVAL_MIN.as_millis(), INTERVAL_MAX.as_millis())]
+    #[error("interval is {} s, it must be {} to {} s", Seconds(*.ms), Seconds::of(INTERVAL_MIN), Seconds::of(INTERVAL_MAX))]
     Interval {
         /// What was asked for.
         ms: u64,
@@ -310,7 +311,7 @@ pub enum ConfigError {
     #[error("window_size is {0}, it must be 1 to {WINDOW_SNAPSHOTS_MAX}")]
     WindowSize(u16),
     /// See [`WindowEnd::Duration`].
-    #[error("window_seconds is {ms} ms, it must be 1 to {} ms", WINDOW_DURATION_MAX.as_millis())]
+    #[error("window_seconds is {} s, it must be 0.001 to {} s", Seconds(*.ms), Seconds::of(WINDOW_DURATION_MAX))]
     WindowDuration {
         /// What was asked for.
         ms: u64,
@@ -325,7 +326,7 @@ pub enum ConfigError {
     #[error("no value of {0} would ever end the alert")]
     EndlessAlert(Metric),
     /// See [`AlertRule::hold`].
-    #[error("alert of {metric} waits {ms} ms, it may wait {} ms", ALERT_FOR_MAX.as_millis())]
+    #[error("alert of {metric} waits {} s, it may wait {} s", Seconds(*.ms), Seconds::of(ALERT_FOR_MAX))]
     AlertFor {
         /// Whose rule.
         metric: Metric,
@@ -336,7 +337,7 @@ pub enum ConfigError {
     #[error("tolerance of {0} is negative")]
     Tolerance(Metric),
     /// See [`Deduplication::max_silence`].
-    #[error("max_silence is {ms} ms, it must be 1 to {} ms", MAX_SILENCE_MAX.as_millis())]
+    #[error("max_silence is {} s, it must be 0.001 to {} s", Seconds(*.ms), Seconds::of(MAX_SILENCE_MAX))]
     MaxSilence {
         /// What was asked for.
         ms: u64,
@@ -347,6 +348,27 @@ pub enum ConfigError {
     /// min_memory beyond 0 to 100 %.
     #[error("min_memory must be 0 to 100 percent")]
     MinMemory,
+}
+
+/// Milliseconds, shown in seconds, as the keys have them.
+struct Seconds(u64);
+
+impl Seconds {
+    fn of(duration: Duration) -> Self {
+        Self(millis(duration))
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, ms) = (self.0 / 1000, self.0 % 1000);
+        match ms {
+            0 => write!(f, "{whole}"),
+            _ if ms % 100 == 0 => write!(f, "{whole}.{}", ms / 100),
+            _ if ms % 10 == 0 => write!(f, "{whole}.{:02}", ms / 10),
+            _ => write!(f, "{whole}.{ms:03}"),
+        }
+    }
 }
 
 /// A valid configuration.
@@ -490,6 +512,18 @@ mod tests {
         );
         check(|s| s.filter.min_cpu = 10_001, Err(ConfigError::MinCpu));
         check(|s| s.filter.min_memory = -1, Err(ConfigError::MinMemory));
+    }
+
+    #[test]
+    fn times_are_said_in_the_unit_of_their_keys() {
+        let check = |ms, expected: &str| {
+            let said = std::string::ToString::to_string(&ConfigError::Interval { ms });
+            assert_eq!(said, std::format!("interval is {expected} s, it must be 0.1 to 86400 s"));
+        };
+        check(0, "0");
+        check(10, "0.01");
+        check(99, "0.099");
+        check(86_400_500, "86400.5");
     }
 
     #[test]

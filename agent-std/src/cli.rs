@@ -1,19 +1,25 @@
 //! The command line and the environment.
 
+use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{OsStr, Resettable};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{
+    Arg, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ValueEnum,
+};
 use proto::address::{ServerAddress, ServerAddresses};
 use serde_json::{Map, Value};
 use tracing::level_filters::LevelFilter;
 
 use crate::collector::CollectorKind;
 use crate::gateway::PortAddress;
+use crate::settings::Problems;
 use crate::{spool, spooling, version};
 
 /// Collects the metrics of this host and streams them to a picket server.
@@ -34,6 +40,67 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     pub(crate) agent: Arguments,
+}
+
+impl Cli {
+    /// What this process was called with, by its command line and its variables.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them, or the help that was asked for.
+    pub(crate) fn of_this_process() -> Result<(Self, ArgMatches), clap::Error> {
+        let matches = matches(&std::env::args_os().collect::<Vec<_>>())?;
+        Ok((Self::from_arg_matches(&matches)?, matches))
+    }
+}
+
+/// What `arguments` and the variables say. A variable that is set and empty is as good as not set.
+fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    // The help names variables, the empty ones too.
+    if let Err(error) = Cli::command().try_get_matches_from(arguments)
+        && matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+    {
+        return Err(error);
+    }
+    let is_empty = |arg: &Arg| is_set(arg, |value| value.is_empty());
+    let result = without_variables(Cli::command(), is_empty).try_get_matches_from(arguments);
+    result.or_else(|error| {
+        // Without any of them there is nothing wrong: then it was one of them, and not a flag.
+        without_variables(Cli::command(), |_| true).try_get_matches_from(arguments)?;
+        Err(blame_variable(error))
+    })
+}
+
+fn is_set(arg: &Arg, predicate: impl Fn(&std::ffi::OsStr) -> bool) -> bool {
+    arg.get_env().and_then(std::env::var_os).is_some_and(|value| predicate(&value))
+}
+
+/// `command` without the variables of those arguments, of its subcommands as well.
+fn without_variables(command: Command, is_without: impl Fn(&Arg) -> bool + Copy) -> Command {
+    command
+        .mut_args(|arg| if is_without(&arg) { arg.env(Resettable::<OsStr>::Reset) } else { arg })
+        .mut_subcommands(|sub| without_variables(sub, is_without))
+}
+
+/// `error` with the name of the variable in place of that of its flag.
+fn blame_variable(mut error: clap::Error) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg)
+        && let Some(variable) = variable_of(&command, flag)
+    {
+        error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
+    }
+    error
+}
+
+/// The variable of the argument that is shown as `flag`.
+fn variable_of(command: &Command, flag: &str) -> Option<String> {
+    let argument = command
+        .get_arguments()
+        .find(|arg| arg.to_string() == flag && is_set(arg, |value| !value.is_empty()));
+    let own = argument.and_then(Arg::get_env).map(|name| name.to_string_lossy().into_owned());
+    own.or_else(|| command.get_subcommands().find_map(|sub| variable_of(sub, flag)))
 }
 
 /// What the program does beside being an agent.
@@ -107,7 +174,7 @@ pub(crate) struct BudgetArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SpoolTool {
     /// Say what is in it, and whether all of it is sound: the exit code is 1 when something is damaged, 2 when
-    /// there is no spool.
+    /// it cannot be looked at: there is none, an agent uses it, or it may not be read.
     Check {
         #[command(flatten)]
         place: SpoolPlace,
@@ -133,11 +200,14 @@ pub(crate) struct SpoolPlace {
     systemd_state_directory: Option<PathBuf>,
 }
 
+const NO_STATE_DIR: &str = "name the agent's state directory with --state-dir";
+
 impl SpoolPlace {
     /// The state directory that was asked for.
     pub(crate) fn state_dir(self) -> anyhow::Result<PathBuf> {
         let state_dir = self.state_dir.or(self.systemd_state_directory);
-        state_dir.context("name the agent's state directory with --state-dir")
+        let missing = || anyhow::Error::from(Problems(vec![NO_STATE_DIR.to_owned()]));
+        state_dir.ok_or_else(missing)
     }
 }
 
@@ -231,8 +301,8 @@ pub(crate) struct Arguments {
     #[arg(long, env = "PICKET_ETCD_PASSWORD_FILE", value_name = "FILE")]
     pub(crate) etcd_password_file: Option<PathBuf>,
 
-    /// How long a new configuration of the server may take to reach it before it is rolled back; 0: for ever
-    /// [default: 120s]
+    /// How long this agent may take to reach its server with a new configuration in force before it goes back to the one
+    /// before; at most 1 day; 0: it never goes back [default: 120s]
     #[arg(long, env = "PICKET_CONFIG_CONFIRM", value_name = "DURATION", value_parser = confirm)]
     pub(crate) config_confirm: Option<Duration>,
 
@@ -281,8 +351,8 @@ pub(crate) struct Arguments {
     pub(crate) baud: Option<u32>,
 
     /// Whether snapshots after the first are taken at this agent's own place in the interval, which its name decides, so that a
-    /// fleet that starts at one moment does not sample in step [default: true]
-    #[arg(long, env = "PICKET_START_JITTER", value_name = "BOOL", value_parser = BoolishValueParser::new())]
+    /// fleet that starts at one moment does not sample in step: true or false [default: true]
+    #[arg(long, env = "PICKET_START_JITTER", value_name = "BOOL", value_parser = truth)]
     pub(crate) start_jitter: Option<bool>,
 
     /// Nice value that all threads run with, 19 the most polite; below 0 needs privileges. Priority for disks follows it
@@ -344,9 +414,13 @@ impl From<SpoolOrder> for spool::Order {
     }
 }
 
+const SPOOL_BYTES_FORM: &str =
+    "it must be 0, or 64K to 512M; the suffixes are K and M, which count in 1024";
+
 /// Bytes of a spool: 0, or as many as one can have.
 pub(crate) fn spool_bytes(text: &str) -> Result<u64, String> {
-    let bytes = proto::bytes::parse(text)?;
+    // The reader of numbers knows units that are of no use here.
+    let bytes = proto::bytes::parse(text).map_err(|_| SPOOL_BYTES_FORM)?;
     spooling::check_bytes(bytes)?;
     Ok(bytes)
 }
@@ -375,8 +449,17 @@ impl From<LogLevel> for LevelFilter {
 }
 
 fn finite(text: &str) -> Result<f64, String> {
-    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    let seconds = text.parse::<f64>().map_err(|_| "it must be a number".to_owned())?;
     if seconds.is_finite() { Ok(seconds) } else { Err("it must be a finite number".to_owned()) }
+}
+
+/// A word for yes or no, of those that are usual in variables.
+fn truth(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
+        _ => Err("it must be true or false"),
+    }
 }
 
 /// A time with its unit.
@@ -466,6 +549,13 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_a_value_says_what_a_mistake_in_it_says() {
+        assert_eq!(spool_bytes("16MB").unwrap_err(), SPOOL_BYTES_FORM);
+        assert!(spool_bytes("1T").unwrap_err().contains("64K to 512M"));
+        assert_eq!(spool_bytes("16M"), Ok(16 << 20));
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub(crate) struct File {
     pub(crate) places: Places,
     /// The values of the keys beside that table, as they are written.
     pub(crate) host_keys: BTreeMap<String, String>,
+    /// What cannot be used of it, in its order; the keys that it is about have no value here.
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// Why the file cannot be used.
@@ -85,7 +87,7 @@ pub(crate) struct File {
 pub(crate) enum FileError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    /// In the order of the file.
+    /// It is no TOML. In the order of the file.
     #[error("{}", in_file(path, problems).join("; "))]
     Wrong { path: PathBuf, problems: Vec<Problem> },
 }
@@ -108,7 +110,7 @@ fn in_file(path: &Path, problems: &[Problem]) -> Vec<String> {
 ///
 /// # Errors
 ///
-/// When it cannot be read, or with all that is wrong in it.
+/// When it cannot be read, as bytes or as TOML.
 pub(crate) fn read(path: &Path, own: &[&str]) -> Result<File, FileError> {
     let text =
         read_text(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
@@ -167,7 +169,8 @@ fn parse(text: &str, own: &[&str]) -> Result<File, Vec<Problem>> {
     let mut reading = Reading::new(text);
     let mut file = File::default();
     let (table, errors) = DeTable::parse_recoverable(text);
-    if errors.is_empty() {
+    let is_toml = errors.is_empty();
+    if is_toml {
         for (key, value) in table.get_ref() {
             file.take(&mut reading, key, value, own);
             if key.get_ref() != table::NAME {
@@ -182,11 +185,8 @@ fn parse(text: &str, own: &[&str]) -> Result<File, Vec<Problem>> {
         }
     }
     let Reading { mut problems, places, .. } = reading;
-    if !problems.is_empty() {
-        problems.sort_by_key(|problem| problem.line);
-        return Err(problems);
-    }
-    Ok(File { places, ..file })
+    problems.sort_by_key(|problem| problem.line);
+    if is_toml { Ok(File { places, problems, ..file }) } else { Err(problems) }
 }
 
 impl File {
@@ -319,7 +319,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.toml");
         fs::write(&path, text).unwrap();
-        let file = read(&path, &["own.every_nth"]);
+        let file =
+            read(&path, &["own.every_nth"]).and_then(|file| match file.problems.as_slice() {
+                [] => Ok(file),
+                problems => Err(FileError::Wrong { path, problems: problems.to_vec() }),
+            });
         (directory, file)
     }
 
@@ -355,6 +359,12 @@ mod tests {
         check("\nnick = 1", "agent.toml:2: nick: unknown key (did you mean `nice`?)");
         check("agent_name = \"x\"", "agent.toml:1: agent_name: unknown key; known are agent_id, ");
         check("agent_id = ", "agent.toml:1: ");
+        check("baud = 1\nbaud = 2", "agent.toml:2: baud: duplicate key");
+        check("[config]\ninterval = 1\ninterval = 2", "agent.toml:3: interval: duplicate key");
+        check(
+            "[config]\ninterval = \"5\"",
+            "agent.toml:2: config.interval = \"5\": it must be a number, without quotes",
+        );
         check(
             "interval = 5",
             "agent.toml:1: interval: unknown key; `interval` belongs below [config]",
@@ -388,7 +398,7 @@ mod tests {
         );
         check(
             "[config]\ninterval = 0",
-            "agent.toml:2: config.interval = 0: interval is 0 ms, it must be 100 to",
+            "agent.toml:2: config.interval = 0: interval is 0 s, it must be 0.1 to 86400 s",
         );
         check(
             "[config]\ninterval = nan",
@@ -422,6 +432,12 @@ mod tests {
             "[config.own]\n\"own.every_mth\" = [1]",
             "agent.toml:2: config.own.own.every_mth = [1]: unknown plugin",
         );
+    }
+
+    #[test]
+    fn a_name_that_is_right_is_not_suggested() {
+        let said = wrong("[config]\nplugins = [\"filter\", \"filter\"]");
+        assert!(said[0].ends_with("plugin filter is listed twice"), "{said:?}");
     }
 
     #[test]
@@ -476,6 +492,7 @@ mod tests {
     #[test]
     fn the_packaged_file_has_every_key_there_is() {
         let said = parse(&uncovered(&["# e.g. ", "#"]), &["own.every_nth"]).unwrap();
+        assert_eq!(said.problems, []);
         for key in KEYS {
             assert!(said.places.get(key).is_some(), "{key}");
         }
@@ -496,6 +513,7 @@ mod tests {
         assert!(said.config.is_empty());
         assert!(KEYS.iter().all(|key| *key == table::NAME || said.places.get(key).is_none()));
         let said = parse(&uncovered(&["#"]), &[]).unwrap();
+        assert_eq!(said.problems, []);
         let defaults = Document::parse(proto::config::DEFAULTS).unwrap();
         // Equal as layers, not only in what they make.
         assert_eq!(said.config, defaults);

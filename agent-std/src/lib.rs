@@ -57,7 +57,7 @@ use agent_core::agent::Place;
 use agent_core::limits::RING_BYTES;
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::Context as _;
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::CommandFactory as _;
 use supervisor::Notifier;
 use tracing::level_filters::LevelFilter;
 
@@ -72,10 +72,10 @@ use crate::journal::Journal;
 use crate::main_loop::{Authority, MainLoop};
 use crate::net::message::Packing;
 use crate::net::{Network, Signal};
-use crate::origin::Sources;
+use crate::origin::{Origin, Sources};
 use crate::ring_memory::RingAgent;
 use crate::service::Service;
-use crate::settings::{Problems, Settings};
+use crate::settings::{NextStart, Problems, Settings};
 use crate::spooling::Spooling;
 
 /// Something outside could not be used: a file, a directory, the system.
@@ -91,16 +91,14 @@ type HostAgent<O> = RingAgent<RING_BYTES, O>;
 /// The exit code is 0 when it was asked to end and did, 1 when something outside could not be used, and 2 when the
 /// command line, a variable or the configuration file says something that cannot be.
 pub fn main<O: OwnPlugins>() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    // What clap has matched by the same description fits it.
-    let Cli { tool, agent: arguments } =
-        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let (Cli { tool, agent: arguments }, matches) =
+        Cli::of_this_process().unwrap_or_else(|error| error.exit());
     if let Some(tool) = tool {
         // The flags of a tool are its own.
         let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
         return match tool::run::<O>(tool, matches) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) if error.is::<tool::NoSpool>() || error.is::<Problems>() => {
+            Err(error) if error.is::<tool::NoLook>() || error.is::<Problems>() => {
                 report(&error, USAGE)
             }
             Err(error) => report(&error, FAILURE),
@@ -150,12 +148,18 @@ fn budget<O: OwnPlugins>(arguments: Arguments, sources: Sources) -> anyhow::Resu
     }))
 }
 
+/// `error` about the state directory, with what named that.
+fn with_place(error: anyhow::Error, from: &Origin) -> anyhow::Error {
+    anyhow::anyhow!("{error:#} (the directory is from {from}: set another there)")
+}
+
 fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
     let Settings {
         id,
         server,
         servers,
         state_dir,
+        state_dir_from,
         spool,
         config_confirm,
         store,
@@ -166,16 +170,18 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         nice,
         log_level: _,
         layers,
-        file_at_start,
+        file,
         config,
     } = settings;
     // Before there are other threads: they have it from this one.
     nice.inspect(|nice| priority::set_nice(*nice));
     let program = identity::program().context("cannot find the path of this program")?;
     // Before anything is counted: two processes on one directory would spoil it.
-    let disk = state_dir.as_deref().map(|directory| owner::take(directory, &id)).transpose()?;
+    let disk = state_dir.as_deref().map(|directory| owner::take(directory, &id)).transpose();
+    let disk = disk.map_err(|error| with_place(error.into(), &state_dir_from))?;
     let known = state_dir.as_deref().map_or(0, boot_book::newest);
-    let boot = identity::next_boot(state_dir.as_deref(), known)?;
+    let boot = identity::next_boot(state_dir.as_deref(), known)
+        .map_err(|error| with_place(error.into(), &state_dir_from))?;
     let restarted = identity::restarted();
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(%id, %boot, version, %server, "picket-agent starts");
@@ -251,7 +257,8 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         gateway_settings,
         gateway: None,
         configuration,
-        file_at_start,
+        file,
+        next_start: NextStart::of::<O>(),
         service: Service::new(Notifier::from_environment(), clock.now()),
         journal,
         spooling,

@@ -29,8 +29,9 @@ use crate::identity;
 use crate::journal::Journal;
 use crate::net::message::{self, Packing};
 use crate::net::{LinkEvent, Network, Request, Servers, StoreEvent, Uplink};
-use crate::reload::HostKeys;
+use crate::reload::HostFile;
 use crate::service::{Chore, Counts, Part, Service, Standing, Stream};
+use crate::settings::{NextStart, Problems};
 use crate::spooling::{Spooled, Spooling};
 
 /// How long the end of a stream may take before the process ends or is replaced.
@@ -54,8 +55,10 @@ pub(crate) struct MainLoop {
     /// None also while it is stopped for a restart.
     pub(crate) gateway: Option<Gateway>,
     pub(crate) configuration: Configuration,
-    /// What the host's file said when the process started, but for the configuration in it.
-    pub(crate) file_at_start: HostKeys,
+    /// The host's file; its keys are those of the start of the process.
+    pub(crate) file: HostFile,
+    /// What a start would find now.
+    pub(crate) next_start: NextStart,
     /// What the manager of services hears.
     pub(crate) service: Service,
     /// What outlives the process of commands.
@@ -552,9 +555,17 @@ impl MainLoop {
             Ok(_) if self.journal.is_doubtful(command.timestamp) => Action::Unremembered,
             Ok(CommandType::Stop) => Action::Stop,
             Ok(CommandType::Start) => Action::Start,
-            Ok(CommandType::Restart) => Action::Restart,
+            // Whoever starts this program leaves it alone once it has ended because of its settings.
+            Ok(CommandType::Restart) => match self.next_start.look() {
+                Ok(_) => Action::Restart,
+                Err(problems) => Action::Refused(refusal(&problems)),
+            },
             Ok(CommandType::UpdateConfig) => {
-                let (layers, config) = split(self.configuration.update(&command.params));
+                let updated = match command.params.is_empty() {
+                    true => self.read_again(),
+                    false => self.configuration.update(&command.params),
+                };
+                let (layers, config) = split(updated);
                 self.update = layers;
                 Action::UpdateConfig(config)
             }
@@ -613,14 +624,28 @@ impl MainLoop {
         self.service.begin_restart();
         self.close(agent);
         self.configuration.handle_end(self.clock.now());
-        let error = identity::restart(&self.program, restarted);
+        // The settings were right when the command came, and delivering takes a while.
+        let reason = match self.next_start.look() {
+            Err(problems) => refusal(&problems),
+            Ok(_) => {
+                let error = identity::restart(&self.program, restarted);
+                let program = self.program.display();
+                Reason::from(format!("cannot run {program}: {error}").as_str())
+            }
+        };
         self.service.fail_restart();
         self.configuration.handle_end_failed(self.clock.now());
         // The stream was closed for it.
         self.on_link_closed(agent, self.clock.now());
-        let program = self.program.display();
-        Reason::from(format!("cannot run {program}: {error}").as_str())
+        reason
     }
+}
+
+/// Why there is to be no restart.
+fn refusal(problems: &Problems) -> Reason {
+    let problems = problems.in_one_line();
+    tracing::error!(problems, "not restarted: a start would refuse the settings");
+    Reason::from(problems.as_str())
 }
 
 /// Whether a stream stands that the server has answered. One that knows only the fixed facts may never do so in words; its

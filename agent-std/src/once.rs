@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent_core::metric::{Metric, MetricSet, MetricSwitch, Values};
+use agent_core::metric::{MetricSet, MetricSwitch, Values};
 use anyhow::{Context as _, ensure};
 use proto::convert::units_from_count;
 use serde::Serialize;
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Once) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The metrics of these switches, but for the buffer of an agent, as none runs here.
+/// The metrics of these switches. That of an agent's buffer is absent, as none runs here.
 fn wanted(names: &[String]) -> Result<MetricSet, String> {
     let mut wanted = MetricSet::EMPTY;
     for name in names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
@@ -70,7 +70,6 @@ fn wanted(names: &[String]) -> Result<MetricSet, String> {
         };
         wanted = wanted.union(switch.metrics());
     }
-    wanted.remove(Metric::AgentBuffer);
     if wanted.is_empty() { Err("there must be at least one metric".to_owned()) } else { Ok(wanted) }
 }
 
@@ -106,6 +105,8 @@ fn write_table(
 
 #[cfg(test)]
 mod tests {
+    use agent_core::metric::Metric;
+
     use super::*;
 
     fn of(names: &str) -> Result<MetricSet, String> {
@@ -116,7 +117,7 @@ mod tests {
     fn switches_are_those_of_the_agent() {
         assert_eq!(of("cpu, memory").unwrap().len(), 4);
         assert_eq!(of("disk read").unwrap().len(), 1);
-        assert!(!of("standard").unwrap().contains(Metric::AgentBuffer));
+        assert!(of("agent").unwrap().contains(Metric::AgentBuffer));
         assert!(of("gpu").unwrap_err().contains("known are cpu"));
         assert!(of("").unwrap_err().contains("at least one"));
     }

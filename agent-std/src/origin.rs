@@ -89,7 +89,7 @@ struct Given {
 }
 
 /// Everything that was said beside the remote configuration.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Sources {
     given: BTreeMap<String, Given>,
     file: Option<(PathBuf, Places)>,
@@ -110,6 +110,10 @@ impl Sources {
             });
             let variable = argument.get_env().and_then(|name| {
                 let value = std::env::var_os(name)?.to_string_lossy().into_owned();
+                // An empty one is as good as not set.
+                if value.is_empty() {
+                    return None;
+                }
                 let name = name.to_string_lossy().into_owned();
                 Some(Said { origin: Origin::Variable { name }, value })
             });
@@ -128,7 +132,7 @@ impl Sources {
     fn said(&self, key: &str) -> Vec<Said> {
         let given = self.given.get(key.strip_prefix("config.").unwrap_or(key));
         let flag = given.and_then(|given| given.flag.clone());
-        let mut variable = given.and_then(|given| given.variable.clone());
+        let variable = given.and_then(|given| given.variable.clone());
         let of = |names: &[&str], value: String| Said {
             origin: Origin::Variable { name: names.join(" and ") },
             value,
@@ -153,9 +157,17 @@ impl Sources {
             let given = self.given.get("systemd_state_directory")?;
             given.variable.clone()
         });
-        // An empty one is as good as not set where it is a directory.
-        variable = variable.filter(|said| key != "state_dir" || !said.value.is_empty());
         [flag, variable, theirs, in_file, below_the_file.flatten()].into_iter().flatten().collect()
+    }
+
+    /// Whether the file says something of `key`.
+    pub(crate) fn is_in_file(&self, key: &str) -> bool {
+        self.file.as_ref().is_some_and(|(_, places)| places.get(key).is_some())
+    }
+
+    /// What decides `key`; none when it has its default.
+    pub(crate) fn decisive(&self, key: &str) -> Option<Said> {
+        self.said(key).into_iter().next()
     }
 
     /// The setting of `key` that is in force with `value`.

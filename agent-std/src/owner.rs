@@ -20,9 +20,14 @@ const FILE_BYTES_MAX: u64 = 256;
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OwnerError {
-    #[error("the state directory {} is in use by another agent", path.display())]
+    #[error(
+        "the state directory {} is in use by another agent: end that one, or give each a directory of its own",
+        path.display()
+    )]
     InUse { path: PathBuf },
-    #[error("the state directory cannot be used (set another with --state-dir)")]
+    #[error("the state directory {} cannot be used", path.display())]
+    State { path: PathBuf, source: io::Error },
+    #[error("the spool in the state directory cannot be used")]
     Disk(#[source] StdDiskError),
     #[error("cannot put aside what the agent {owner} left in {}", path.display())]
     PutAside { owner: AgentId, path: PathBuf, source: io::Error },
@@ -93,6 +98,7 @@ fn write(state_dir: &Path, agent: &AgentId) -> io::Result<()> {
 fn open(state_dir: &Path) -> Result<StdDisk, OwnerError> {
     StdDisk::open(&state_dir.join(spool::DIRECTORY_NAME)).map_err(|error| match error {
         StdDiskError::InUse { .. } => OwnerError::InUse { path: state_dir.to_owned() },
+        StdDiskError::Io { source, .. } => OwnerError::State { path: state_dir.to_owned(), source },
         other => OwnerError::Disk(other),
     })
 }

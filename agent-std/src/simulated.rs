@@ -228,7 +228,7 @@ impl<const RING: usize> Shell<RING> {
     /// When the host's own document cannot be used.
     pub fn start(now: Instant, start: Start) -> Result<Self, DocumentError> {
         let Start { id, boot, seed, restarted, document, config_confirm, state } = start;
-        let layers = Layers::new(&[], Document::default(), None, Document::parse(&document)?);
+        let layers = Layers::new(&[], Document::default(), Document::parse(&document)?);
         let config = layers.config()?;
         let mut core = Box::new(Core::with_memory(now, boot, seed, config, restarted));
         core.take_place(Place::of(&id));

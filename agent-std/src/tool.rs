@@ -23,7 +23,7 @@ use crate::origin::Sources;
 use crate::replay::{stages, write_table};
 use crate::{check_config, once, trace};
 
-pub(crate) use self::spool::NoSpool;
+pub(crate) use self::spool::NoLook;
 
 /// Runs `tool`. A reader that has seen enough is no error.
 pub(crate) fn run<O: OwnPlugins>(tool: Tool, matches: &ArgMatches) -> anyhow::Result<()> {

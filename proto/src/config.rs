@@ -433,12 +433,12 @@ mod tests {
         check_refused("\u{feff}{}", ".", "expected value");
         check_refused("[]", ".", "");
         check_refused("{} {}", ".", "trailing");
-        check_refused(r#"{"interval": 0}"#, "interval", "0 ms");
+        check_refused(r#"{"interval": 0}"#, "interval", "is 0 s");
         check_refused(r#"{"interval": -1}"#, "interval", "-1");
-        check_refused(r#"{"interval": 1e-9}"#, "interval", "is 0 ms");
+        check_refused(r#"{"interval": 1e-9}"#, "interval", "is 0 s");
         check_refused(r#"{"interval": 1e300}"#, "interval", "seconds");
         check_refused(r#"{"interval": 1e400}"#, "interval", "out of range");
-        check_refused(r#"{"interval": "5"}"#, "interval", "invalid type");
+        check_refused(r#"{"interval": "5"}"#, "interval", "it must be a number, without quotes");
         check_refused(r#"{"interval": 1, "interval": 2}"#, ".", "duplicate");
         check_refused(r#"{"metrics": []}"#, "metrics", "empty");
         check_refused(r#"{"metrics": ["cpu", "gpu"]}"#, "metrics[1]", "gpu");
@@ -462,8 +462,12 @@ mod tests {
         );
         check_refused(r#"{"window_size": 0}"#, "window_size", "1 to 3600");
         check_refused(r#"{"window_size": 70000}"#, "window_size", "1 to 3600");
-        check_refused(r#"{"window_size": 1.5}"#, "window_size", "invalid type");
-        check_refused(r#"{"window_seconds": 0}"#, "window_seconds", "1 to 86400000 ms");
+        check_refused(
+            r#"{"window_size": 1.5}"#,
+            "window_size",
+            "it must be a whole number from 0 up",
+        );
+        check_refused(r#"{"window_seconds": 0}"#, "window_seconds", "0.001 to 86400 s");
         check_refused(r#"{"window_seconds": 1, "window_size": 0}"#, "window_size", "is 0");
         check_refused(r#"{"min_cpu": 101}"#, "min_cpu", "0 to 100");
         check_refused(
@@ -525,18 +529,44 @@ mod tests {
     }
 
     #[test]
+    fn a_value_of_a_wrong_type_is_told_what_it_must_be_and_no_place_in_a_text() {
+        let check = |text: &str, path: &str, expected: &str| {
+            let error = Document::parse(text).unwrap_err();
+            assert_eq!((error.path.as_str(), error.reason.as_str()), (path, expected), "{text}");
+            let again = Document::from_value(serde_json::from_str(text).unwrap()).unwrap_err();
+            assert_eq!(again, error, "{text}");
+        };
+        let number = "it must be a number, without quotes";
+        check(r#"{"interval": "5"}"#, "interval", number);
+        check(r#"{"min_cpu": true}"#, "min_cpu", number);
+        check(
+            r#"{"window_size": -5}"#,
+            "window_size",
+            "it must be a whole number from 0 up, without quotes",
+        );
+        check(r#"{"send_idle": "no"}"#, "send_idle", "it must be true or false, without quotes");
+        check(r#"{"metrics": "cpu, memory"}"#, "metrics", "it must be a list");
+        check(r#"{"plugins": [1]}"#, "plugins[0]", "it must be text in quotes");
+        check(r#"{"deduplication": 3}"#, "deduplication", "it must be an object");
+        check(r#"{"thresholds": [1]}"#, "thresholds", "it must be an object");
+        let tolerance = "it must be a number without quotes, or a text such as \"0.5%\"";
+        let path = "deduplication.tolerance.net_in_mb";
+        check(r#"{"deduplication": {"tolerance": {"net_in_mb": []}}}"#, path, tolerance);
+    }
+
+    #[test]
     fn what_is_wrong_in_a_threshold_is_named_with_its_path() {
         let check = |threshold: &str, path: &str, part: &str| {
             let text = format!(r#"{{"thresholds": {{"cpu_percent": {threshold}}}}}"#);
             check_refused(&text, &format!("thresholds.cpu_percent{path}"), part);
         };
-        check("true", "", "expected a number, false, or an object");
-        check(r#""80""#, "", "expected a number, false, or an object");
-        check("[80]", "", "expected a number, false, or an object");
+        check("true", "", "it must be a number without quotes, false, or an object");
+        check(r#""80""#, "", "it must be a number without quotes, false, or an object");
+        check("[80]", "", "it must be a number without quotes, false, or an object");
         check("{}", "", "above or below");
         check(r#"{"hysteresis": 1}"#, "", "above or below");
         check(r#"{"above": 1, "below": 2}"#, "", "both");
-        check(r#"{"above": "1"}"#, ".above", "invalid type");
+        check(r#"{"above": "1"}"#, ".above", "it must be a number");
         check(r#"{"above": -1}"#, ".above", "below all");
         check(r#"{"above": 1e300}"#, ".above", "range");
         check(r#"{"below": -1}"#, ".below", "below all");
@@ -544,7 +574,7 @@ mod tests {
         check(r#"{"above": 1, "hysteresis": 1.01}"#, ".hysteresis", "ever end");
         check(r#"{"below": 95, "hysteresis": 10}"#, ".hysteresis", "ever end");
         check(r#"{"above": 1, "for": -1}"#, ".for", "seconds");
-        check(r#"{"above": 1, "for": 1e6}"#, ".for", "86400000 ms");
+        check(r#"{"above": 1, "for": 1e6}"#, ".for", "86400 s");
         check(r#"{"above": 1, "severity": "bad"}"#, ".severity", "info, warning, critical");
         check(r#"{"above": 1, "over": 2}"#, ".over", "unknown field");
     }
@@ -584,7 +614,7 @@ mod tests {
         let filter = settings(r#"{"condition": "cpu_percent > 20 or load1 > 1"}"#).filter;
         assert_eq!(filter.condition.terms().len(), 2);
         check_refused(r#"{"condition": "cpu_percent"}"#, "condition", "column 12: expected one of");
-        check_refused(r#"{"condition": 20}"#, "condition", "invalid type");
+        check_refused(r#"{"condition": 20}"#, "condition", "it must be text in quotes");
     }
 
     const OWN: &str =
@@ -618,8 +648,12 @@ mod tests {
         let many = r#"{"plugins": ["own.a", "own.b", "own.c", "own.d", "own.e"]}"#;
         check_refused(many, "plugins[4]", "at most 4 own plugins");
         check_refused(r#"{"own": {"a": [1]}}"#, "own.a", "own.NAME");
-        check_refused(r#"{"own": {"own.a": 1}}"#, "own.own.a", "invalid type");
-        check_refused(r#"{"own": {"own.a": [1.5]}}"#, "own.own.a[0]", "invalid type");
+        check_refused(r#"{"own": {"own.a": 1}}"#, "own.own.a", "it must be a list");
+        check_refused(
+            r#"{"own": {"own.a": [1.5]}}"#,
+            "own.own.a[0]",
+            "it must be a whole number, without quotes",
+        );
         check_refused(r#"{"own": {"own.a": [1, 2, 3, 4, 5]}}"#, "own.own.a", "at most 4");
     }
 

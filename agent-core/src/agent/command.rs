@@ -60,6 +60,8 @@ pub enum Action {
     Misdirected,
     /// What earlier boots began is not known any more, and this command may be among it.
     Unremembered,
+    /// The shell has found this reason why it must not begin.
+    Refused(Reason),
 }
 
 /// A command that must not run twice, by what it asks for.
@@ -109,9 +111,11 @@ impl Action {
     /// Whether running it twice does the same as running it once.
     pub(crate) const fn repetition(&self) -> Repetition {
         match self {
-            Self::Status | Self::Unknown | Self::Misdirected | Self::Unremembered => {
-                Repetition::Harmless
-            }
+            Self::Status
+            | Self::Unknown
+            | Self::Misdirected
+            | Self::Unremembered
+            | Self::Refused(_) => Repetition::Harmless,
             Self::Stop => Repetition::Harmful(Kind::Stop),
             Self::Start => Repetition::Harmful(Kind::Start),
             Self::UpdateConfig(_) => Repetition::Harmful(Kind::UpdateConfig),
@@ -130,6 +134,7 @@ impl Action {
             Self::Unknown => "unknown",
             Self::Misdirected => "misdirected",
             Self::Unremembered => "unremembered",
+            Self::Refused(_) => "refused",
         }
     }
 }
@@ -173,6 +178,8 @@ pub enum Answer {
     Misdirected,
     /// Not started: an earlier boot may have begun it, and what those began is not known any more.
     Unremembered,
+    /// Not started: the shell found this reason.
+    Refused(Reason),
     /// Not started: not a command of this agent.
     Unknown,
 }
@@ -513,6 +520,7 @@ impl Entry {
                     | Answer::Unknown
                     | Answer::Misdirected
                     | Answer::Unremembered
+                    | Answer::Refused(_)
             ),
         }
     }

@@ -955,6 +955,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
             Action::Unknown => Answer::Unknown,
             Action::Misdirected => Answer::Misdirected,
             Action::Unremembered => Answer::Unremembered,
+            Action::Refused(reason) => Answer::Refused(reason),
             Action::Stop | Action::Start | Action::UpdateConfig(_) | Action::Restart
                 if let Some(obstacle) = self.obstacle(now, expires_at) =>
             {

@@ -984,6 +984,23 @@ fn a_command_begins_once_it_is_durable_that_it_does() {
 }
 
 #[test]
+fn a_command_that_the_shell_refuses_does_nothing_and_may_come_again() {
+    let mut shell = Shell::new(config(|_| ()));
+    shell.connect();
+    let reason = Reason::from("agent.toml:1: it must be a number");
+    let outputs = shell.command("r", Action::Refused(reason.clone()));
+    assert_eq!(shell.answers(&outputs), [Answer::Refused(reason.clone())]);
+    assert!(!outputs.contains(&Output::Remember) && !outputs.contains(&Output::Restart));
+    assert!(shell.agent.intents(shell.now()).next().is_none());
+    assert_eq!(shell.agent.status(shell.now()).state, RunState::Running);
+    // One that has begun is not refused afterwards: what comes again is told what became of it.
+    shell.command("s", Action::Restart);
+    assert_eq!(shell.agent.restart_command().unwrap().as_str(), "s");
+    let outputs = shell.command("s", Action::Refused(reason));
+    assert!(shell.answers(&outputs).is_empty(), "{outputs:?}");
+}
+
+#[test]
 fn the_server_hears_that_a_restart_has_begun_before_it_does() {
     let mut shell = Shell::new(config(|_| ()));
     shell.connect();

@@ -55,6 +55,9 @@ impl CollectorKind {
     pub(crate) const DEFAULT: Self =
         if cfg!(target_os = "linux") { Self::Proc } else { Self::Sysinfo };
 
+    /// Whether this program has the one of that name.
+    pub(crate) const HAS_SYSINFO: bool = cfg!(any(feature = "sysinfo", not(target_os = "linux")));
+
     /// As it is named in settings.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use agent_core::config::Config;
 use proto::config::{Document, DocumentError};
 
-use crate::file::{File, FileError, Location};
+use crate::settings::Problems;
 
 /// Precedence, highest first: flags and variables, the host's file, what the server pushed, defaults.
 #[derive(Debug)]
@@ -13,8 +13,6 @@ pub(crate) struct Layers {
     // The user's own plugins that this program has.
     own_plugins: &'static [&'static str],
     flags: Document,
-    // None where there is none to read again.
-    location: Option<Location>,
     file: Document,
     remote: Document,
 }
@@ -32,8 +30,15 @@ pub(crate) struct Candidate {
 pub(crate) enum LayersError {
     #[error(transparent)]
     Document(#[from] DocumentError),
-    #[error(transparent)]
-    File(#[from] FileError),
+    /// The host's own settings, read again, make no agent.
+    #[error("{}", .0.in_one_line())]
+    Host(Problems),
+}
+
+impl From<Problems> for LayersError {
+    fn from(problems: Problems) -> Self {
+        Self::Host(problems)
+    }
 }
 
 impl Layers {
@@ -41,10 +46,9 @@ impl Layers {
     pub(crate) fn new(
         own_plugins: &'static [&'static str],
         flags: Document,
-        location: Option<Location>,
         file: Document,
     ) -> Self {
-        Self { own_plugins, flags, location, file, remote: Document::default() }
+        Self { own_plugins, flags, file, remote: Document::default() }
     }
 
     /// What the layers make together.
@@ -58,31 +62,23 @@ impl Layers {
     }
 
     /// What the params of an UPDATE_CONFIG would make: they lie over what the server pushed, until it pushes again.
-    /// Without params the host's file is read again.
     pub(crate) fn update(
         &self,
         params: &HashMap<String, String>,
     ) -> Result<Candidate, LayersError> {
-        if params.is_empty()
-            && let Some((_, candidate)) = self.reload()?
-        {
-            return Ok(candidate);
-        }
         let file = self.file.clone();
         let remote = Document::merge(&self.remote, &Document::from_params(params)?);
         Ok(self.candidate(file, remote)?)
     }
 
-    /// What the host's file says now, and what it would make; none when there is no file and was none. One that need not be
-    /// there and is gone says nothing any more.
-    pub(crate) fn reload(&self) -> Result<Option<(File, Candidate)>, LayersError> {
-        let Some(location) = &self.location else { return Ok(None) };
-        let file = match location.read(self.own_plugins)? {
-            None if self.file.is_empty() => return Ok(None),
-            file => file.unwrap_or_default(),
-        };
-        let candidate = self.candidate(file.config.clone(), self.remote.clone())?;
-        Ok(Some((file, candidate)))
+    /// What `file` would make in place of what the host's file said when it was read last.
+    pub(crate) fn reload(&self, file: Document) -> Result<Candidate, LayersError> {
+        Ok(self.candidate(file, self.remote.clone())?)
+    }
+
+    /// What the host's file said when it was read last.
+    pub(crate) fn into_file(self) -> Document {
+        self.file
     }
 
     /// Makes `candidate` the layers in force.
@@ -130,8 +126,7 @@ mod tests {
 
     #[test]
     fn the_host_wins_over_the_server_and_says_where() {
-        let mut layers =
-            Layers::new(&[], document(r#"{"interval": 1}"#), None, Document::default());
+        let mut layers = Layers::new(&[], document(r#"{"interval": 1}"#), Document::default());
         let pushed = layers.push(r#"{"interval": 7, "window_size": 3}"#).unwrap();
         assert_eq!(interval(&pushed), Duration::from_secs(1));
         assert_eq!(pushed.config.settings().window, WindowEnd::Snapshots(3));
@@ -141,7 +136,7 @@ mod tests {
 
     #[test]
     fn params_lie_over_what_was_pushed_until_the_next_push() {
-        let mut layers = Layers::new(&[], Document::default(), None, Document::default());
+        let mut layers = Layers::new(&[], Document::default(), Document::default());
         let pushed = layers.push(r#"{"interval": 7, "window_size": 3}"#).unwrap();
         layers.adopt(pushed);
         let params = HashMap::from([("interval".to_owned(), "2".to_owned())]);
@@ -154,19 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn without_params_the_file_is_read_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("agent.toml");
-        std::fs::write(&path, "[config]\ninterval = 3\n").unwrap();
-        let location = Location::Named(path.clone());
-        let file = location.read(&[]).unwrap().unwrap().config;
-        let layers = Layers::new(&[], Document::default(), Some(location), file);
-        std::fs::write(&path, "[config]\ninterval = 4\n").unwrap();
+    fn a_file_that_is_read_again_takes_the_place_of_the_one_before() {
+        let mut layers = Layers::new(&[], Document::default(), document(r#"{"interval": 3}"#));
+        let reloaded = layers.reload(document(r#"{"interval": 4}"#)).unwrap();
+        assert_eq!(interval(&reloaded), Duration::from_secs(4));
+        layers.adopt(reloaded);
         assert_eq!(interval(&layers.update(&HashMap::new()).unwrap()), Duration::from_secs(4));
-        std::fs::write(&path, "[config]\ninterval = -4\n").unwrap();
-        for error in [layers.update(&HashMap::new()).err(), layers.reload().err()] {
-            let error = format!("{:#}", anyhow::Error::from(error.unwrap()));
-            assert!(error.contains("agent.toml") && error.contains("interval"), "{error}");
-        }
+        let gone = layers.reload(Document::default()).unwrap();
+        assert_eq!(interval(&gone), Duration::from_secs(5));
     }
 }

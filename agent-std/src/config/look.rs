@@ -62,7 +62,7 @@ mod tests {
     fn a_look_finds_what_a_start_would_and_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let window = Duration::from_secs(120);
-        let layers = || Layers::new(&[], Document::default(), None, Document::default());
+        let layers = || Layers::new(&[], Document::default(), Document::default());
         let keeper = || Keeper::new(directory.path(), "edge-01".parse().unwrap());
         let looked = look(&mut layers(), &keeper(), window);
         assert_eq!((looked.version, looked.troubles), (Version::default(), Vec::new()));

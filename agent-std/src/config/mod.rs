@@ -12,14 +12,13 @@ use std::time::Duration;
 use agent_core::agent::{Input, Reason};
 use agent_core::id::ConfigRevision;
 use agent_core::time::Instant;
-use proto::config::{DOCUMENT_BYTES_MAX, DOCUMENT_VALUES_MAX};
+use proto::config::{DOCUMENT_BYTES_MAX, DOCUMENT_VALUES_MAX, Document};
 
 pub(crate) use self::kept::Keeper;
 pub(crate) use self::layers::{Candidate, Layers, LayersError};
 pub(crate) use self::look::look;
 use self::trial::{RolledBack, Trial};
 pub(crate) use self::trial::{Source, Version};
-use crate::file::File;
 
 /// How long to wait before a write that failed is tried again.
 const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -146,8 +145,8 @@ impl Configuration {
     }
 
     /// As [`Layers::reload`]. As with params, what the host says itself is no part of a trial.
-    pub(crate) fn reload(&self) -> Result<Option<(File, Candidate)>, LayersError> {
-        self.layers.reload()
+    pub(crate) fn reload(&self, file: Document) -> Result<Candidate, LayersError> {
+        self.layers.reload(file)
     }
 
     /// The core applied what [`Configuration::update`] or [`Configuration::reload`] gave.
@@ -279,7 +278,7 @@ mod tests {
     }
 
     fn open_at(directory: &Path, now: Instant) -> (Configuration, Vec<Input>) {
-        let layers = Layers::new(&[], Document::default(), None, Document::default());
+        let layers = Layers::new(&[], Document::default(), Document::default());
         let keeper = Keeper::new(directory, "edge-01".parse().unwrap());
         Configuration::open(layers, Some(keeper), WINDOW, now)
     }
@@ -383,7 +382,7 @@ mod tests {
     #[test]
     fn a_kept_document_that_this_program_cannot_use_gives_way_to_the_one_below_it() {
         let directory = tempfile::tempdir().unwrap();
-        let layers = Layers::new(&["own.a"], Document::default(), None, Document::default());
+        let layers = Layers::new(&["own.a"], Document::default(), Document::default());
         let keeper = Keeper::new(directory.path(), "edge-01".parse().unwrap());
         let (mut configuration, _) = Configuration::open(layers, Some(keeper), WINDOW, at(0));
         apply(&mut configuration, at(0), version(4, r#"{"interval": 7}"#));

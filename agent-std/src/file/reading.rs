@@ -79,9 +79,12 @@ impl<'t> Reading<'t> {
 
     /// The text cannot be read at `span`.
     pub(super) fn refuse_syntax(&mut self, span: Option<Range<usize>>, reason: &str) {
-        let line = self.line(span.map_or(self.text.len(), |span| span.start));
+        let line = self.line(span.as_ref().map_or(self.text.len(), |span| span.start));
         let reason = reason.lines().collect::<Vec<_>>().join(" ");
-        self.problems.push(Problem { line, subject: String::new(), reason });
+        // The one reason whose span is a key.
+        let key = span.filter(|_| reason == "duplicate key");
+        let subject = key.map(|span| self.excerpt(span)).unwrap_or_default();
+        self.problems.push(Problem { line, subject, reason });
     }
 
     /// The key whose name stands at `span` must not be there.
@@ -135,14 +138,14 @@ impl<'t> Reading<'t> {
 /// Enough to recognise a value by.
 const EXCERPT_CHARACTERS_MAX: usize = 60;
 
-/// ` (did you mean `x`?)` where one of `known` is like `word`, else nothing.
+/// ` (did you mean `x`?)` where one of `known` is like `word` and not the same, else nothing.
 pub(super) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let limit = (word.chars().count() / 3).max(1);
     let nearest = known
         .into_iter()
         .map(|known| (strsim::damerau_levenshtein(word, known), known))
-        .filter(|(distance, _)| *distance <= limit)
-        .min();
+        .min()
+        .filter(|(distance, _)| (1..=limit).contains(distance));
     nearest.map(|(_, known)| format!(" (did you mean `{known}`?)")).unwrap_or_default()
 }
 
@@ -165,6 +168,7 @@ mod tests {
         check("intreval", "interval");
         check("mincpu", "min_cpu");
         check("metric", "metrics");
+        check("metrics", "");
         check("frequency", "");
         check("", "");
     }

@@ -381,7 +381,9 @@ fn describe<const RING: usize, O: OwnPlugins>(
             );
             return (CommandOutcome::Succeeded, message);
         }
-        Answer::ConfigRejected(reason) => (CommandOutcome::Rejected, reason.as_str()),
+        Answer::ConfigRejected(reason) | Answer::Refused(reason) => {
+            (CommandOutcome::Rejected, reason.as_str())
+        }
         Answer::Restarted { previous } => {
             let message = format!("restarted: boot {} took over from {previous}", agent.boot());
             return (CommandOutcome::Succeeded, message);

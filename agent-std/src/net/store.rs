@@ -37,8 +37,8 @@ impl ConfigStore {
                     .with_context(|| format!("cannot read the password in {}", path.display()))?;
                 Some(Credentials::new(user, text.lines().next().unwrap_or_default()))
             }
-            (Some(_), None) => bail!("its user needs --etcd-password-file"),
-            (None, Some(_)) => bail!("its password needs --etcd-user"),
+            (Some(_), None) => bail!("its user needs etcd_password_file, or --etcd-password-file"),
+            (None, Some(_)) => bail!("its password needs etcd_user, or --etcd-user"),
         };
         Ok(Self { options, agent: agent.clone() })
     }

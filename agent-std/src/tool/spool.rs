@@ -3,10 +3,10 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::bail;
 
 use crate::cli::{SpoolPlace, SpoolTool};
-use crate::spool::{DIRECTORY_NAME, StdDisk, inspect};
+use crate::spool::{DIRECTORY_NAME, StdDisk, StdDiskError, inspect};
 
 /// Runs `tool`.
 pub(super) fn run(tool: SpoolTool) -> anyhow::Result<()> {
@@ -17,8 +17,8 @@ pub(super) fn run(tool: SpoolTool) -> anyhow::Result<()> {
 }
 
 fn check(place: SpoolPlace, json: bool) -> anyhow::Result<()> {
-    let mut disk = look_into(place)?;
-    let inspection = inspect::inspect(&mut disk).context("cannot read the spool")?;
+    let (directory, mut disk) = look_into(place)?;
+    let inspection = inspect::inspect(&mut disk).map_err(|source| unreadable(directory, source))?;
     check_unused(&disk)?;
     let mut out = io::stdout().lock();
     if json {
@@ -33,27 +33,55 @@ fn check(place: SpoolPlace, json: bool) -> anyhow::Result<()> {
 }
 
 fn dump(place: SpoolPlace) -> anyhow::Result<()> {
-    let mut disk = look_into(place)?;
+    let (_, mut disk) = look_into(place)?;
     inspect::dump(&mut disk, &mut io::stdout().lock())?;
-    check_unused(&disk)
+    Ok(check_unused(&disk)?)
 }
 
-/// No agent has had a spool there.
+/// Why nothing can be said of a spool, not even whether it is damaged.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no spool in {} (the --state-dir of an agent?)", .0.display())]
-pub(crate) struct NoSpool(PathBuf);
+pub(crate) enum NoLook {
+    /// No agent has had a spool there.
+    #[error("there is no spool in {} (the --state-dir of an agent?)", .0.display())]
+    None(PathBuf),
+    #[error("the spool in {} is in use by another process: stop the agent, and try again", .0.display())]
+    InUse(PathBuf),
+    /// An agent that came meanwhile has changed what was being read.
+    #[error("an agent has begun to use the spool: stop it, and try again")]
+    Taken,
+    #[error("may not look into {}: permission denied (run this as root, or as the agent's user)", .0.display())]
+    Denied(PathBuf),
+    #[error("cannot look into {}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Strange(StdDiskError),
+}
 
-fn look_into(place: SpoolPlace) -> anyhow::Result<StdDisk> {
+fn look_into(place: SpoolPlace) -> Result<(PathBuf, StdDisk), anyhow::Error> {
     let state_dir = place.state_dir()?;
     let directory = state_dir.join(DIRECTORY_NAME);
-    if !directory.exists() {
-        return Err(NoSpool(state_dir).into());
+    match directory.symlink_metadata() {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(NoLook::None(state_dir).into());
+        }
+        Err(error) => return Err(unreadable(directory, error).into()),
     }
-    StdDisk::look(&directory).context("cannot look into the spool")
+    let disk = StdDisk::look(&directory).map_err(|error| match error {
+        StdDiskError::InUse { .. } => NoLook::InUse(state_dir),
+        StdDiskError::Io { path, source } => unreadable(path, source),
+        StdDiskError::NoDirectory { .. } => NoLook::Strange(error),
+    })?;
+    Ok((directory, disk))
 }
 
-/// An agent that came meanwhile has changed what was being read.
-fn check_unused(disk: &StdDisk) -> anyhow::Result<()> {
-    ensure!(!disk.is_in_use(), "an agent has begun to use the spool: stop it, and try again");
-    Ok(())
+fn unreadable(path: PathBuf, source: io::Error) -> NoLook {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => NoLook::Denied(path),
+        _ => NoLook::Unreadable { path, source },
+    }
+}
+
+fn check_unused(disk: &StdDisk) -> Result<(), NoLook> {
+    if disk.is_in_use() { Err(NoLook::Taken) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@ use crate::cli::SpoolTool;
 /// Answers that it cannot.
 pub(super) fn run(tool: SpoolTool) -> anyhow::Result<()> {
     let (SpoolTool::Check { place, .. } | SpoolTool::Dump { place }) = tool;
-    Err(NoSpool(place.state_dir()?).into())
+    Err(NoLook(place.state_dir()?).into())
 }
 
 /// There is none for this program.
@@ -15,4 +15,4 @@ pub(super) fn run(tool: SpoolTool) -> anyhow::Result<()> {
 #[error(
     "cannot look for a spool in {}: this program was built without it; build with --features spool", .0.display()
 )]
-pub(crate) struct NoSpool(PathBuf);
+pub(crate) struct NoLook(PathBuf);

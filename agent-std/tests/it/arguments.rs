@@ -14,12 +14,13 @@ fn check_refused(arguments: &[&str], part: &str) {
 fn wrong_arguments_are_named_with_what_is_allowed() {
     check_refused(&["--agent-id", "a/b"], "is no agent id");
     check_refused(&["--agent-id", ""], "agent id is empty");
-    check_refused(&["--interval", "0"], "it must be 100 to 86400000 ms");
+    check_refused(&["--interval", "0"], "it must be 0.1 to 86400 s");
     check_refused(&["--interval=-1"], "interval");
     check_refused(&["--interval", "soon"], "invalid");
     check_refused(&["--metrics", "cpu,gpu"], "known are cpu, memory");
     check_refused(&["--plugins", "filter,filter"], "listed twice");
     check_refused(&["--interval", "nan"], "finite");
+    check_refused(&["--start-jitter", "maybe"], "it must be true or false");
     for address in ["no where:1", ":50051", "http://localhost:50051", "h:0", "::1:5"] {
         check_refused(&["--server", address], "--server <HOST:PORT>");
     }
@@ -55,7 +56,14 @@ fn a_state_directory_that_cannot_be_used_is_an_error() {
     fs::write(&file, "").unwrap();
     let (code, said) = run(&["--state-dir", file.to_str().unwrap()]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("--state-dir"), "{said}");
+    let named = format!("the state directory {} cannot be used: ", file.display());
+    assert!(said.contains(&named), "{said}");
+    assert!(said.contains("is from flag --state-dir"), "{said}");
+    let configuration = directory.path().join("agent.toml");
+    fs::write(&configuration, format!("\nstate_dir = {file:?}\n")).unwrap();
+    let (_, said) = run(&["--config", configuration.to_str().unwrap()]);
+    let place = format!("is from file {}:2", configuration.display());
+    assert!(said.contains(&named) && said.contains(&place), "{said}");
 }
 
 #[test]
@@ -97,7 +105,8 @@ fn a_serial_link_that_cannot_be_is_refused_at_once() {
     }
     check_refused(&["--baud", "fast"], "--baud <RATE>");
     check_refused(&["--serial", "/dev/ttyS0", "--baud", "0"], "0 is not in 1..=4294967295");
-    let many = vec!["--serial=tcp:h:1"; 17];
+    let many = (1..=17).map(|port| format!("--serial=tcp:h:{port}")).collect::<Vec<_>>();
+    let many = many.iter().map(String::as_str).collect::<Vec<_>>();
     check_refused(&many, "17 serial links, at most 16 are allowed");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.toml");

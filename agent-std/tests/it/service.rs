@@ -227,6 +227,85 @@ fn write(path: &Path, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_would_not_come_back_is_refused_and_the_agent_goes_on() {
+    let (mut server, address) = welcoming().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    let good = "[config]\ninterval = 0.2\n";
+    write(&path, good);
+    let arguments = ["--server", &address, "--config", path.to_str().unwrap()];
+    let service = Service::start(&arguments, None);
+    service.manager.until_line("READY=1");
+    let mut stream = server.stream().await;
+    let boot = stream.hello.as_ref().unwrap().boot;
+    let place = path.display().to_string();
+    let wrong = [
+        (
+            Some("[config]\ninterval = \"5\"\n"),
+            format!("{place}:2: config.interval = \"5\": it must be"),
+        ),
+        (
+            Some("\nspool_max_bytes = \"16M\"\n"),
+            format!("{place}:2: spool_max_bytes = \"16M\": a spool needs"),
+        ),
+        (None, format!("cannot read {place}: ")),
+    ];
+    for (index, (text, expected)) in wrong.into_iter().enumerate() {
+        match text {
+            Some(text) => write(&path, text),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        command(&stream, &format!("r{index}"), CommandType::Restart, &[]).await;
+        let answer = response(&mut stream).await;
+        assert_eq!(answer.outcome(), CommandOutcome::Rejected, "{answer:?}");
+        assert!(answer.message.starts_with(&expected), "{answer:?}");
+    }
+    batch(&mut stream).await;
+
+    write(&path, good);
+    command(&stream, "r9", CommandType::Restart, &[]).await;
+    service.manager.until_line("RELOADING=1");
+    drop(stream);
+    let mut stream = server.stream().await;
+    assert_ne!(stream.hello.as_ref().unwrap().boot, boot, "it is another boot");
+    assert_eq!(response(&mut stream).await.outcome(), CommandOutcome::Succeeded);
+    drop(stream);
+    service.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_start_would_refuse_is_refused_when_it_is_read_again_in_the_same_words() {
+    let (mut server, address) = welcoming().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    write(&path, "[config]\ninterval = 0.2\nmetrics = [\"memory\"]\n");
+    let file = path.to_str().unwrap();
+    let service = Service::start(&["--server", &address, "--config", file], None);
+    service.manager.until_line("READY=1");
+    let mut stream = server.stream().await;
+    until_measured(&mut stream, Metric::MemoryUsed).await;
+
+    write(&path, "spool_max_bytes = \"16M\"\n[config]\ninterval = 0.2\nmetrics = [\"uptime\"]\n");
+    let arguments = ["check-config", "--server", &address, "--config", file];
+    let checked = process::output(&[&arguments, ["--agent-id", "full-1"].as_slice()].concat());
+    assert_eq!(checked.status.code(), Some(2));
+    let said = String::from_utf8(checked.stderr).unwrap();
+    let words = said.trim().strip_prefix("picket-agent: ").unwrap();
+
+    command(&stream, "u1", CommandType::UpdateConfig, &[]).await;
+    let answer = response(&mut stream).await;
+    assert_eq!((answer.outcome(), answer.message.as_str()), (CommandOutcome::Rejected, words));
+    service.signal(Signal::HUP);
+    service.manager.until_line("RELOADING=1");
+    service.until_status(&format!("not reloaded: {words}"));
+    for _ in 0..3 {
+        assert!(!measures(&batch(&mut stream).await, Metric::Uptime), "what was in force stays");
+    }
+    drop(stream);
+    service.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_reads_the_file_again() {
     let (mut server, address) = welcoming().await;
     let directory = tempfile::tempdir().unwrap();

@@ -168,7 +168,7 @@ fn all_that_is_wrong_is_said_at_once_by_a_check_and_by_a_start() {
         format!("{file}:1: baud = 0: "),
         format!("{file}:3: config.intervall: unknown key (did you mean `interval`?)"),
         format!("{file}:4: config.plugins[0] = \"spy\": "),
-        "flags or PICKET_ variables cannot be used: metrics[0]: unknown metric \"gpu\"".to_owned(),
+        "--metrics = gpu: unknown metric \"gpu\"".to_owned(),
     ];
     assert_eq!(said.lines().count(), expected.len(), "{said}");
     for (line, expected) in said.lines().zip(&expected) {
@@ -181,13 +181,15 @@ fn all_that_is_wrong_is_said_at_once_by_a_check_and_by_a_start() {
     let output = run_check(&["--config", &file, "--json"], &[]);
     assert_eq!(output.status.code(), Some(2));
     let findings = serde_json::from_slice::<Value>(&output.stdout).unwrap();
-    assert_eq!(findings["valid"], json!(false));
+    assert_eq!((&findings["valid"], &findings["file"]), (&json!(false), &json!(file)));
+    assert_eq!(findings["file_from"], json!({ "from": "flag", "name": "--config" }));
     assert_eq!(findings["problems"].as_array().unwrap().len(), 3);
 }
 
 #[test]
 fn settings_that_do_not_go_together_are_all_said() {
-    let many = vec!["--serial=tcp:h:1"; 17];
+    let many = (1..=17).map(|port| format!("--serial=tcp:h:{port}")).collect::<Vec<_>>();
+    let many = many.iter().map(String::as_str).collect::<Vec<_>>();
     let more = ["--spool-max-bytes", "1M", "--agent-id", "a/b"];
     let output = run_check(&[many.as_slice(), &more].concat(), &[]);
     assert_eq!(output.status.code(), Some(2));
@@ -199,6 +201,113 @@ fn settings_that_do_not_go_together_are_all_said() {
 }
 
 #[test]
+fn settings_of_the_file_that_do_not_go_together_are_said_with_the_others_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "spool_max_bytes = \"16M\"\nagent_id = \"_default\"\nbaud = 11520\n\
+                serial = [\"tcp:h:1\", \"tcp:h:1\"]\n[config]\ninterval = 0.01\n";
+    let file = write(directory.path(), text);
+    let output = run_check(&["--config", &file], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = [
+        "1: spool_max_bytes = \"16M\": a spool needs a state directory: set state_dir, or --state-dir",
+        "2: agent_id = \"_default\": ",
+        "3: baud = 11520: it must be a rate that serial ports have: 50, 75, ",
+        "4: serial = [\"tcp:h:1\", \"tcp:h:1\"]: tcp:h:1 is listed twice",
+        "6: config.interval = 0.01: interval is 0.01 s, it must be 0.1 to 86400 s",
+    ];
+    assert_eq!(said.lines().count(), expected.len(), "{said}");
+    for (line, expected) in said.lines().zip(expected) {
+        assert!(line.starts_with(&format!("picket-agent: {file}:{expected}")), "{line}");
+    }
+    // One mistake does not make others.
+    let file = write(directory.path(), "state_dir = 5\nspool_max_bytes = \"16M\"\n");
+    let said = String::from_utf8(run_check(&["--config", &file], &[]).stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+/// What a check says to these variables, which are wrong.
+fn complaint(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = run_check(arguments, variables);
+    assert_eq!(output.status.code(), Some(2));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_variable_is_blamed_by_its_own_name() {
+    let said = complaint(&[], &[("PICKET_INTERVAL", "x")]);
+    assert!(said.contains("invalid value 'x' for 'PICKET_INTERVAL'"), "{said}");
+    let said = complaint(&[], &[("PICKET_INTERVAL", "0.01"), ("PICKET_METRICS", "gpu")]);
+    let expected = [
+        "picket-agent: PICKET_INTERVAL = 0.01: interval is 0.01 s",
+        "picket-agent: PICKET_METRICS = gpu: unknown metric \"gpu\"",
+    ];
+    assert_eq!(said.lines().count(), expected.len(), "{said}");
+    assert!(said.lines().zip(expected).all(|(line, part)| line.starts_with(part)), "{said}");
+    let said = complaint(&["--baud", "y"], &[("PICKET_INTERVAL", "x")]);
+    assert!(said.contains("invalid value 'y' for '--baud <RATE>'"), "{said}");
+    let said = complaint(&[], &[("PICKET_SPOOL_MAX_BYTES", "1M")]);
+    assert!(said.contains("PICKET_SPOOL_MAX_BYTES = 1M: a spool needs"), "{said}");
+}
+
+#[test]
+fn an_empty_variable_is_as_good_as_not_set() {
+    let names = variables();
+    let empty = names.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>();
+    assert!(10 < empty.len());
+    // That of the file too; there is none in the standard place, or one that is valid.
+    let found = settings(&["--config", "/dev/null"], &empty);
+    assert!(found.values().all(|setting| setting["from"] == "default"), "{found:?}");
+}
+
+/// The variables that the help names.
+fn variables() -> Vec<String> {
+    let help = crate::process::output(&["--help"]);
+    let help = String::from_utf8(help.stdout).unwrap();
+    let named = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
+    named.map(str::to_owned).collect()
+}
+
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn a_setting_of_a_part_that_is_not_built_in_is_refused_wherever_it_is_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "etcd = \"h:1\"\netcd_user = \"u\"\n";
+    let file = write(directory.path(), text);
+    let said = complaint(&["--config", &file], &[("PICKET_ETCD_PASSWORD_FILE", "/p")]);
+    let reason = "this program was built without etcd; build with --features etcd";
+    let expected = [
+        format!("picket-agent: {file}:1: etcd = \"h:1\": {reason}"),
+        format!("picket-agent: {file}:2: etcd_user = \"u\": {reason}"),
+        format!("picket-agent: PICKET_ETCD_PASSWORD_FILE = /p: {reason}"),
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+    let said = complaint(&["--etcd-user", "u"], &[]);
+    assert_eq!(said, format!("picket-agent: --etcd-user = u: {reason}\n"));
+}
+
+#[test]
+fn a_limit_that_nothing_can_pass_is_a_warning_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "[config.thresholds]\ncpu_percent = 200\nmemory_percent = 99\n\
+                agent_cpu_percent = 200\ndisk_percent = { below = 0 }\n";
+    let file = write(directory.path(), text);
+    let output = run_check(&["--json"], &[("PICKET_CONFIG", &file)]);
+    assert_eq!(output.status.code(), Some(0));
+    let findings = serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    let warnings = findings["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 2, "{findings}");
+    let place = format!("{file}:2: config.thresholds.cpu_percent: no value of");
+    assert!(warnings[0].as_str().unwrap().starts_with(&place), "{findings}");
+    assert!(warnings[1].as_str().unwrap().contains("disk_percent"), "{findings}");
+    assert_eq!(findings["file_from"], json!({ "from": "variable", "name": "PICKET_CONFIG" }));
+    let output = run_check(&[], &[("PICKET_CONFIG", &file)]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let head = format!("# configuration file {file} (variable PICKET_CONFIG)\n");
+    assert!(text.starts_with(&head), "{text}");
+}
+
+#[test]
 fn a_check_makes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state");
@@ -207,6 +316,7 @@ fn a_check_makes_nothing() {
     assert!(!state.exists());
 }
 
+#[cfg(all(feature = "serial", feature = "spool"))]
 #[test]
 fn the_packaged_file_with_every_key_uncovered_means_the_defaults() {
     let packaged = fs::read_to_string("../packaging/agent.toml").unwrap();
@@ -236,7 +346,7 @@ fn a_host_is_measured_once() {
         let mut command = command(&[&["once"], arguments].concat());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
     };
-    let output = run(&["--json", "--metrics", "cpu,memory,net_in,uptime"]);
+    let output = run(&["--json", "--metrics", "cpu,memory,net_in,uptime,agent"]);
     assert_eq!(output.status.code(), Some(0));
     let found = serde_json::from_slice::<Value>(&output.stdout).unwrap();
     // Rates are there from the second look on.
@@ -244,6 +354,8 @@ fn a_host_is_measured_once() {
         assert!(found["metrics"][name].as_f64().is_some(), "{name}: {found}");
     }
     assert_eq!(found["metrics"].get("disk_read_mb"), None);
+    // No agent runs here.
+    assert_eq!(found["metrics"].get("agent_buffer_percent"), Some(&Value::Null));
     assert!(1.0 <= found["seconds"].as_f64().unwrap());
     let output = run(&["--collector", "sysinfo", "--metrics", "memory"]);
     let text = String::from_utf8(output.stdout).unwrap();

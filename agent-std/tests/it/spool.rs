@@ -103,10 +103,16 @@ fn a_spool_in_use_or_not_there_is_not_read() {
     assert_eq!(missing.status.code(), Some(2));
     assert!(said(&missing).contains("there is no spool in"), "{}", said(&missing));
     assert!(!directory.path().join(DIRECTORY_NAME).exists());
+    // What cannot be looked at is not called empty, as for a user without the permission.
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let refused = spool("check", &file);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("cannot look into"), "{}", said(&refused));
     let _agent = open(directory.path());
     for tool in ["check", "dump"] {
         let refused = spool(tool, directory.path());
-        assert_eq!(refused.status.code(), Some(1));
+        assert_eq!(refused.status.code(), Some(2), "1 is damage");
         assert!(said(&refused).contains("in use by another process"), "{}", said(&refused));
     }
 }

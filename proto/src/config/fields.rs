@@ -94,10 +94,40 @@ pub(super) fn parse(text: &str) -> Result<Fields, DocumentError> {
             path if path == "?" => ".".to_owned(),
             path => path,
         };
-        DocumentError::new(path, error.into_inner())
+        DocumentError::new(path, words(&error.into_inner()))
     })?;
     deserializer.end().map_err(|error| DocumentError::new(".", error))?;
     Ok(fields)
+}
+
+/// What is wrong, in words for people. A value has a path, which tells more than a place in a text that nobody may have
+/// written; where there is no value the place stays.
+fn words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if error.classify() != serde_json::error::Category::Data {
+        return text;
+    }
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let text = text.strip_suffix(&place).unwrap_or(&text);
+    let is_of_wrong_type =
+        text.starts_with("invalid type: ") || text.starts_with("invalid value: ");
+    let expected = text.rsplit_once(", expected ").filter(|_| is_of_wrong_type);
+    expected.map_or_else(|| text.to_owned(), |(_, expected)| must_be(expected))
+}
+
+/// What a value must be, by the library's own word for the type.
+fn must_be(expected: &str) -> String {
+    let words = match expected {
+        "f64" => "a number, without quotes",
+        "u64" | "u16" => "a whole number from 0 up, without quotes",
+        "i64" => "a whole number, without quotes",
+        "a boolean" => "true or false, without quotes",
+        "a string" => "text in quotes",
+        "a sequence" => "a list",
+        expected if expected.starts_with("struct ") => "an object",
+        expected => expected,
+    };
+    format!("it must be {words}")
 }
 
 impl Fields {
@@ -397,7 +427,7 @@ impl<'de> Deserialize<'de> for Threshold {
             type Value = Threshold;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number, false, or an object with above or below")
+                f.write_str("a number without quotes, false, or an object with above or below")
             }
 
             fn visit_bool<E: serde::de::Error>(self, on: bool) -> Result<Threshold, E> {
@@ -436,7 +466,7 @@ impl<'de> Deserialize<'de> for ToleranceField {
             type Value = ToleranceField;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number, or a text such as \"0.5%\"")
+                f.write_str("a number without quotes, or a text such as \"0.5%\"")
             }
 
             fn visit_f64<E>(self, units: f64) -> Result<ToleranceField, E> {
