@@ -709,7 +709,7 @@ impl<const RING: usize> World<RING> {
             && process.connection == Some(id)
         {
             process.connection = None;
-            let is_cut = 0 < std::mem::take(&mut process.replays)
+            let is_cut = 0 < mem::take(&mut process.replays)
                 && process.shell.spooled().is_some_and(|counts| 0 < counts.records);
             self.tally.met(Fault::ReplayCut, u64::from(is_cut));
         }
