@@ -18,7 +18,7 @@ const RESTARTED_VARIABLE: &str = "PICKET_RESTARTED";
 /// Why this process cannot say who it is.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdentityError {
-    #[error("{id:?} is no agent id (set another with --agent-id)")]
+    #[error("{id:?} is no agent id (set another with agent_id or --agent-id)")]
     AgentId { id: String, source: AgentIdError },
     #[error("cannot keep the boot counter in {} (set another directory with --state-dir)", path.display())]
     State { path: PathBuf, source: io::Error },
