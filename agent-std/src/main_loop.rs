@@ -363,7 +363,11 @@ impl MainLoop {
             LinkEvent::Refused { reason } => {
                 self.on_link_closed(agent, now);
                 let server = self.servers.current();
-                tracing::error!(%server, reason, "refused; give one of the two another --agent-id");
+                tracing::error!(
+                    %server,
+                    reason,
+                    "refused; give one of the two another agent_id in its file, or --agent-id"
+                );
             }
             LinkEvent::Finished => {
                 agent.handle(now, Input::LinkFinished);

@@ -333,11 +333,29 @@ pub(crate) struct Monitor {
     pub(crate) agents: Vec<AgentId>,
 }
 
+/// Agents, named as `get-metrics` wants it or without a flag.
 #[derive(Debug, Args)]
-pub(crate) struct Alerts {
+pub(crate) struct OnlyAgents {
     /// Only these agents
     #[arg(value_name = "AGENT")]
-    pub(crate) agents: Vec<AgentId>,
+    agents: Vec<AgentId>,
+
+    /// The same as AGENT alone; may be repeated
+    #[arg(long = "agent", value_name = "AGENT")]
+    flagged: Vec<AgentId>,
+}
+
+impl OnlyAgents {
+    /// All that were named, in any way.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &AgentId> {
+        self.agents.iter().chain(&self.flagged)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Alerts {
+    #[command(flatten)]
+    pub(crate) agents: OnlyAgents,
 
     /// Begin at this time: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z")
     #[arg(long, value_name = "TIME")]
@@ -377,9 +395,8 @@ impl Severity {
 
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Only these agents
-    #[arg(value_name = "AGENT")]
-    pub(crate) agents: Vec<AgentId>,
+    #[command(flatten)]
+    pub(crate) agents: OnlyAgents,
 
     /// Begin at this time: so long ago ("10m", "1h 30m", "2days") or a time ("2026-03-01T08:00:00Z")
     #[arg(long, value_name = "TIME")]
@@ -784,6 +801,9 @@ mod tests {
         check("picket alerts web-1 db.2 --since 1h --severity warning --follow", true);
         check("picket alerts --active --since 2026-03-01T08:00:00Z", true);
         check("picket alerts --active --follow", false);
+        check("picket alerts --agent web-1 --agent db.2 x", true);
+        check("picket alerts --agent ../x", false);
+        check("picket events --agent web-1", true);
         check("picket alerts --severity bad", false);
         check("picket alerts ../x", false);
         check("picket events --event connected,config_applied --event LOSS", true);

@@ -176,7 +176,7 @@ pub(crate) fn alerts(args: &cli::Alerts, now_ms: i64) -> SubscribeStatusRequest 
     }
     let since = if args.active { Point::At(0) } else { ALERTS_SINCE };
     SubscribeStatusRequest {
-        agents: names(&args.agents),
+        agents: names(args.agents.iter()),
         start: status_start(args.since, args.follow, since, now_ms),
         follow: args.follow,
         events: numbers(events),
@@ -194,7 +194,7 @@ pub(crate) fn events(args: &cli::Events, now_ms: i64) -> SubscribeStatusRequest 
     // One that stands for all of them makes it none, which is how the wire says all.
     let asked: Option<BTreeSet<StatusEvent>> = asked.into_iter().map(EventKind::event).collect();
     SubscribeStatusRequest {
-        agents: names(&args.agents),
+        agents: names(args.agents.iter()),
         start: status_start(args.since, args.follow, EVENTS_SINCE, now_ms),
         follow: args.follow,
         events: numbers(asked.unwrap_or_default()),
@@ -217,8 +217,8 @@ fn numbers(events: impl IntoIterator<Item = StatusEvent>) -> Vec<i32> {
 }
 
 /// The names of agents for the wire.
-pub(crate) fn names(agents: &[AgentId]) -> Vec<String> {
-    agents.iter().map(AgentId::to_string).collect()
+pub(crate) fn names<'a>(agents: impl IntoIterator<Item = &'a AgentId>) -> Vec<String> {
+    agents.into_iter().map(AgentId::to_string).collect()
 }
 
 /// The command to send. `--param` goes before a key of the same name in `--config`.

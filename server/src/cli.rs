@@ -1,10 +1,11 @@
-//! The command line of `picket-server`.
+//! The command line of `picket-server`, with the variables that stand for flags.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches as _, Parser, ValueEnum};
 
 /// The central server of picket: takes metrics from agents, keeps them, and passes commands on.
 ///
@@ -15,7 +16,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 #[command(
     name = "picket-server",
     version,
-    after_help = "Exit codes: 0 ended by a signal, 1 could not start or failed, 2 refused the command line.\n\n\
+    after_help = "Exit codes: 0 ended by a signal, 1 could not start or failed, 2 refused the command line or a variable.\n\n\
         Examples:\n  \
         picket-server\n  \
         picket-server --listen 127.0.0.1:0 --data /tmp/picket-try\n  \
@@ -54,17 +55,12 @@ pub struct Args {
     pub kafka: Option<String>,
 
     /// A file of Kafka client settings, KEY=VALUE on each line: security.protocol, sasl.username and the like.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "PICKET_KAFKA_CONFIG")]
     pub kafka_config: Option<PathBuf>,
 
-    /// Partitions of a topic that is created. All servers must say the same.
-    #[arg(
-        long,
-        value_name = "COUNT",
-        default_value_t = 12,
-        value_parser = clap::value_parser!(u32).range(1..=1000)
-    )]
-    pub kafka_partitions: u32,
+    /// Partitions of a topic that is created; all servers must say the same [default: 12].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub kafka_partitions: Option<u32>,
 
     /// Replicas of a topic that is created [default: as the brokers are set].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=100))]
@@ -92,7 +88,7 @@ pub struct Args {
     pub etcd_user: Option<String>,
 
     /// A file with the password of --etcd-user; a line end after it is not part of it.
-    #[arg(long, value_name = "FILE", requires = "etcd_user")]
+    #[arg(long, value_name = "FILE", env = "PICKET_ETCD_PASSWORD_FILE", requires = "etcd_user")]
     pub etcd_password_file: Option<PathBuf>,
 
     /// Bytes of metrics to keep; the oldest go first. Suffixes K, M, G and T count in 1024. Default 1G.
@@ -147,6 +143,28 @@ pub fn command() -> clap::Command {
 }
 
 impl Args {
+    /// What the command line of this process and its variables say; ends the process where that cannot be read, or was a question.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// A variable that is empty counts as one that is not set, as `/etc/picket/server.env` may have it.
+    fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let is_empty = |argument: &clap::Arg| {
+            argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty())
+        };
+        let command = Self::command().mut_args(|argument| {
+            if is_empty(&argument) { argument.env(None::<&str>) } else { argument }
+        });
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+
+    /// The brokers of Kafka, when it is asked for.
+    pub fn kafka(&self) -> Option<&str> {
+        self.kafka.as_deref().filter(|brokers| !brokers.is_empty())
+    }
+
     /// Where etcd is, when it is asked for.
     pub fn etcd(&self) -> Option<String> {
         let host = self.etcd_host.as_ref().filter(|host| !host.is_empty());

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod refusal;
 pub mod serve;
 pub mod service;
 pub mod signals;

@@ -5,9 +5,9 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
 use server::cli::{Args, LogFormat, LogLevel};
-use server::serve::{check_address, serve};
+use server::refusal::{self, Refusal};
+use server::serve::serve;
 use server::service::Service;
 use server::signals::Signals;
 use tracing::level_filters::LevelFilter;
@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// How the process ends. Clap uses 2 for a command line that it cannot read.
+/// How the process ends. Clap uses 2 for a command line that it cannot read, and so does every wrong setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
     Success,
@@ -38,8 +38,8 @@ impl From<Exit> for ExitCode {
 const RUNTIME_END_MAX: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    if let Err(error) = check_address(&args) {
+    let args = Args::of_process();
+    if let Err(error) = refusal::check(&args) {
         complain(&error.into());
         return Exit::Refused.into();
     }
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Ok(()) => Exit::Success.into(),
         Err(error) => {
             complain(&error);
-            Exit::Failure.into()
+            if error.is::<Refusal>() { Exit::Refused.into() } else { Exit::Failure.into() }
         }
     }
 }

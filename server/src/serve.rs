@@ -37,28 +37,6 @@ use crate::signals::{Signal, Signals};
 use crate::storage::Storage;
 use crate::troubles::{Trouble, Troubles};
 
-/// Why a server does not start, when the command line is to blame.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "refusing to listen on {address}: it is reachable from other hosts, and there is no encryption or \
-     authentication; listen on 127.0.0.1, or accept that with --insecure"
-)]
-pub struct BeyondLoopback {
-    address: SocketAddr,
-}
-
-/// Checks that the address may be listened on.
-///
-/// # Errors
-///
-/// When it is beyond loopback and `--insecure` was not given.
-pub fn check_address(args: &Args) -> Result<(), BeyondLoopback> {
-    if args.listen.ip().is_loopback() || args.insecure {
-        return Ok(());
-    }
-    Err(BeyondLoopback { address: args.listen })
-}
-
 /// Runs a server until `signals` ask for its end, then ends it in order.
 ///
 /// Writes `listening on ADDRESS` to standard output once connections are accepted, and tells `service` likewise.
@@ -266,28 +244,4 @@ fn announce(address: SocketAddr) -> anyhow::Result<()> {
     writeln!(out, "listening on {address}")
         .and_then(|()| out.flush())
         .context("cannot write to standard output")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    use clap::Parser as _;
-
-    fn check(args: &[&str], allowed: bool) {
-        let command_line = ["picket-server"].iter().chain(args);
-        let args = Args::parse_from(command_line);
-        assert_eq!(check_address(&args).is_ok(), allowed, "{args:?}");
-    }
-
-    #[test]
-    fn only_loopback_is_served_without_asking() {
-        check(&[], true);
-        check(&["--listen", "127.9.9.9:1"], true);
-        check(&["--listen", "[::1]:1"], true);
-        check(&["--listen", "0.0.0.0:1"], false);
-        check(&["--listen", "[::]:1"], false);
-        check(&["--listen", "192.0.2.1:1"], false);
-        check(&["--listen", "0.0.0.0:1", "--insecure"], true);
-    }
 }

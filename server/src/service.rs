@@ -32,10 +32,10 @@ const START_MAX: Duration = Duration::from_secs(3600);
 /// For what comes after the end of the streams and of the storage.
 const END_SLACK: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether there is trouble to tell.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is something to tell.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Counts change all the time, and the manager has other things to do.
+/// Counts of records change all the time, and the manager has other things to do.
 const COUNTS_EVERY: Duration = Duration::from_secs(30);
 
 /// What can hang without the other.
@@ -236,8 +236,8 @@ impl Watching {
         Standing {
             address: self.address,
             troubles: self.shared.troubles.texts(),
+            agents: self.shared.levels.now(Level::Streams),
             counts: [
-                self.shared.levels.now(Level::Streams),
                 self.shared.counters.get(Counter::RecordsStored),
                 self.shared.counters.get(Counter::RecordsLost),
             ],
@@ -250,14 +250,16 @@ impl Watching {
 struct Standing {
     address: SocketAddr,
     troubles: Vec<String>,
-    /// Agents that are connected, records stored, records lost.
-    counts: [u64; 3],
+    /// Those that are connected.
+    agents: u64,
+    /// Records stored, records lost.
+    counts: [u64; 2],
 }
 
 impl Standing {
     /// One line for people.
     fn line(&self) -> String {
-        let Self { address, troubles, counts: [agents, stored, lost] } = self;
+        let Self { address, troubles, agents, counts: [stored, lost] } = self;
         let mut line = format!(
             "listening on {address}; agents {agents}, records stored {stored}, lost {lost}"
         );
@@ -274,10 +276,11 @@ impl Standing {
 struct Told(Option<(Instant, Standing)>);
 
 impl Told {
-    /// Whether `standing` is to be told at `now`: trouble at once, counts now and then.
+    /// Whether `standing` is to be told at `now`: trouble and how many agents at once, counts of records now and then.
     fn is_due(&self, now: Instant, standing: &Standing) -> bool {
         let Some((told_at, told)) = &self.0 else { return true };
         told.troubles != standing.troubles
+            || told.agents != standing.agents
             || (*told_at + COUNTS_EVERY <= now && told.counts != standing.counts)
     }
 }
@@ -286,27 +289,29 @@ impl Told {
 mod tests {
     use super::*;
 
-    fn standing(troubles: &[&str], counts: [u64; 3]) -> Standing {
+    fn standing(troubles: &[&str], agents: u64, counts: [u64; 2]) -> Standing {
         let troubles = troubles.iter().map(|&text| text.to_owned()).collect();
-        Standing { address: "[::1]:50051".parse().unwrap(), troubles, counts }
+        Standing { address: "[::1]:50051".parse().unwrap(), troubles, agents, counts }
     }
 
     #[test]
     fn a_line_says_where_how_many_and_what_is_wrong() {
         assert_eq!(
-            standing(&["no disk", "no etcd"], [2, 30, 1]).line(),
+            standing(&["no disk", "no etcd"], 2, [30, 1]).line(),
             "listening on [::1]:50051; agents 2, records stored 30, lost 1; degraded: no disk; degraded: no etcd"
         );
     }
 
     #[test]
-    fn trouble_is_told_at_once_and_counts_now_and_then() {
+    fn trouble_and_agents_are_told_at_once_and_counts_now_and_then() {
         let at = |seconds: u64| Instant::from_ms(seconds * 1000);
-        let told = Told(Some((at(5), standing(&[], [1, 1, 1]))));
-        assert!(Told::default().is_due(at(5), &standing(&[], [1, 1, 1])));
-        assert!(!told.is_due(at(34), &standing(&[], [1, 2, 1])));
-        assert!(told.is_due(at(35), &standing(&[], [1, 2, 1])));
-        assert!(!told.is_due(at(99), &standing(&[], [1, 1, 1])));
-        assert!(told.is_due(at(6), &standing(&["no disk"], [1, 1, 1])));
+        let told = Told(Some((at(5), standing(&[], 1, [1, 1]))));
+        assert!(Told::default().is_due(at(5), &standing(&[], 1, [1, 1])));
+        assert!(!told.is_due(at(34), &standing(&[], 1, [2, 1])));
+        assert!(told.is_due(at(35), &standing(&[], 1, [2, 1])));
+        assert!(!told.is_due(at(99), &standing(&[], 1, [1, 1])));
+        assert!(told.is_due(at(6), &standing(&["no disk"], 1, [1, 1])));
+        assert!(told.is_due(at(6), &standing(&[], 2, [1, 1])));
+        assert!(told.is_due(at(6), &standing(&[], 0, [1, 1])));
     }
 }

@@ -101,7 +101,7 @@ timestamp,agent_id,boot,sequence,severity,metric,transition,value,direction,limi
 #[test]
 fn the_request_says_what_was_asked() {
     let server = history(vec![record("web-1", 1, &[raised(1, CPU)])]);
-    let line = "alerts web-1 db.2 --since 2023-11-14T22:13:20Z";
+    let line = "alerts web-1 --agent db.2 --since 2023-11-14T22:13:20Z";
     assert_eq!(run(&server.name(), line).code, 0);
     let request = server.script.lock().unwrap().status_subscribed[0].clone();
     assert_eq!(request.agents, ["web-1", "db.2"]);

@@ -72,7 +72,7 @@ fn csv_is_for_spreadsheets() {
 #[test]
 fn the_request_says_what_was_asked() {
     let server = history(some_events());
-    let line = "events web-1 --since 2023-11-14T22:13:20Z --event connected,loss";
+    let line = "events --agent web-1 --since 2023-11-14T22:13:20Z --event connected,loss";
     assert_eq!(run(&server.name(), line).code, 0);
     let request = server.script.lock().unwrap().status_subscribed[0].clone();
     assert_eq!(request.agents, ["web-1"]);

@@ -5,13 +5,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::kafka::{KafkaBus, Options, TopicState};
+use bus::kafka::{KafkaBus, OpenError, Options, TopicState};
 use bus::{Bus, BusError, Topic};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::cli::Args;
 use crate::limits::HISTORY_WAIT;
+use crate::refusal::Refusal;
 use crate::troubles::{Trouble, Troubles};
 
 /// How often the brokers are asked whether they are there. librdkafka's own word for it is not to be relied on.
@@ -19,6 +20,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How soon topics that could not be created are tried again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// Of a topic that is created, unless told otherwise.
+const PARTITIONS: u32 = 12;
 
 /// Opens the bus. Its topics are created as soon as brokers answer: now, or in the background.
 pub(super) async fn open(
@@ -29,7 +33,7 @@ pub(super) async fn open(
     let mut options = Options {
         bootstrap_servers: brokers.to_owned(),
         client_id: "picket-server".to_owned(),
-        partitions: args.kafka_partitions,
+        partitions: args.kafka_partitions.unwrap_or(PARTITIONS),
         ..Options::default()
     };
     if let Some(replicas) = args.kafka_replication {
@@ -42,10 +46,18 @@ pub(super) async fn open(
         options.monitoring_data.age = age;
     }
     if let Some(path) = &args.kafka_config {
-        options.properties =
-            bus::kafka::read_properties(path).context("cannot use the file of --kafka-config")?;
+        options.properties = bus::kafka::read_properties(path).with_context(|| {
+            Refusal::Unusable("cannot use the file of --kafka-config".to_owned())
+        })?;
     }
-    let bus = KafkaBus::open(options).context("cannot use Kafka with these settings")?;
+    let bus = KafkaBus::open(options).map_err(|error| {
+        let is_of_the_system = matches!(error, OpenError::Client(_));
+        let error = anyhow::Error::new(error);
+        if is_of_the_system {
+            return error;
+        }
+        error.context(Refusal::Unusable("cannot use Kafka with these settings".to_owned()))
+    })?;
     let (ready, is_ready) = oneshot::channel();
     let watching = watch(Arc::downgrade(&bus), brokers.to_owned(), Arc::clone(troubles), ready);
     tokio::spawn(watching);

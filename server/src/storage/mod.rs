@@ -36,7 +36,7 @@ impl Storage {
         // Kafka is asked whether it is there; a directory can only be tried.
         let embedded: Arc<dyn Bus> = Arc::new(Watched::new(database.bus(), Arc::clone(troubles)));
         let data = args.data.display();
-        let (bus, records) = match args.kafka.as_ref().filter(|brokers| !brokers.is_empty()) {
+        let (bus, records) = match args.kafka() {
             Some(brokers) => {
                 let bus = open_kafka(args, brokers, troubles).await?;
                 (bus, format!("Kafka at {brokers}"))
@@ -94,10 +94,8 @@ use kafka::open as open_kafka;
 #[cfg(not(feature = "kafka"))]
 #[expect(clippy::unused_async, reason = "the real one waits for brokers")]
 async fn open_kafka(_: &Args, _: &str, _: &Arc<Troubles>) -> anyhow::Result<Arc<dyn Bus>> {
-    anyhow::bail!(
-        "this server was built without Kafka; build it with --features kafka, or leave out --kafka and \
-         KAFKA_BOOTSTRAP_SERVERS"
-    )
+    // The settings are checked before, see `refusal`.
+    anyhow::bail!("this server was built without Kafka")
 }
 
 #[cfg(feature = "etcd")]
@@ -105,9 +103,7 @@ use etcd::open as open_etcd;
 
 #[cfg(not(feature = "etcd"))]
 fn open_etcd(_: &Args, _: &str) -> anyhow::Result<Arc<dyn DocumentStore>> {
-    anyhow::bail!(
-        "this server was built without etcd; build it with --features etcd, or leave out --etcd and ETCD_HOST"
-    )
+    anyhow::bail!("this server was built without etcd")
 }
 
 async fn open_database(args: &Args) -> anyhow::Result<Database> {

@@ -3,13 +3,25 @@
 #[cfg(not(feature = "etcd"))]
 #[test]
 fn a_server_built_without_etcd_says_so() {
-    let data = tempfile::TempDir::new().unwrap();
-    let mut command = crate::harness::server_command(data.path());
-    command.args(["--etcd", "127.0.0.1:1"]);
-    let output = crate::harness::run_to_end(command);
-    assert_eq!(output.status.code(), Some(1));
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("build it with --features etcd"), "{error}");
+    use crate::process::{check, check_variables};
+
+    let message = "build it with --features etcd";
+    check(&["--etcd", "127.0.0.1:1"], 2, message);
+    check(&["--etcd-user", "x", "--etcd-password-file", "/x"], 2, message);
+    check_variables(&[("ETCD_HOST", "127.0.0.1")], 2, message);
+    check_variables(&[("PICKET_ETCD_USER", "x")], 2, message);
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn settings_of_etcd_that_cannot_be_used_are_refused() {
+    use crate::process::check;
+
+    check(&["--etcd", "nowhere"], 2, "cannot use the addresses of --etcd");
+    let user = ["--etcd", "127.0.0.1:1", "--etcd-user", "x"];
+    check(&user, 2, "--etcd-user needs a password");
+    let file = ["--etcd-password-file", "/no/such/file"];
+    check(&[&user[..], &file].concat(), 2, "--etcd-password-file /no/such/file");
 }
 
 #[cfg(feature = "etcd")]

@@ -43,6 +43,7 @@ pub(crate) fn server_command(data: &Path) -> Process {
         .env_remove("STATE_DIRECTORY")
         .env_remove("PICKET_LOG")
         .env_remove("ETCD_HOST")
+        .env_remove("KAFKA_BOOTSTRAP_SERVERS")
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null());
@@ -74,6 +75,12 @@ impl Server {
     pub(crate) fn start_with(data: TempDir, arguments: &[&str]) -> Self {
         let mut process = server_command(data.path());
         process.args(arguments);
+        Self::start_process(process, data)
+    }
+
+    pub(crate) fn start_with_variables(data: TempDir, variables: &[(&str, &str)]) -> Self {
+        let mut process = server_command(data.path());
+        process.envs(variables.iter().copied());
         Self::start_process(process, data)
     }
 

@@ -6,10 +6,19 @@ use tempfile::TempDir;
 
 use crate::harness::{Server, run_to_end, server_command};
 
-fn check(arguments: &[&str], code: i32, message: &str) {
+/// Checks how a server ends that does not start.
+pub(crate) fn check(arguments: &[&str], code: i32, message: &str) {
+    check_end(arguments, &[], code, message);
+}
+
+pub(crate) fn check_variables(variables: &[(&str, &str)], code: i32, message: &str) {
+    check_end(&[], variables, code, message);
+}
+
+fn check_end(arguments: &[&str], variables: &[(&str, &str)], code: i32, message: &str) {
     let data = TempDir::new().unwrap();
     let mut process = server_command(data.path());
-    process.args(arguments);
+    process.args(arguments).envs(variables.iter().copied());
     let output = run_to_end(process);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{errors}");
@@ -37,6 +46,48 @@ fn wrong_arguments_are_refused() {
     check(&["--log-format", "xml"], 2, "xml");
     check(&["--retention-bytes", "5X"], 2, "5X");
     check(&["--retention-age", "1s"], 2, "at least 1m");
+    check_variables(&[("PICKET_CONNECTIONS_MAX", "none")], 2, "--connections-max");
+}
+
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_server_built_without_kafka_says_so() {
+    let message = "build it with --features kafka";
+    check(&["--kafka", "127.0.0.1:1"], 2, message);
+    check(&["--kafka-config", "/x"], 2, message);
+    check(&["--kafka-partitions", "3"], 2, message);
+    check_variables(&[("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")], 2, message);
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn settings_of_kafka_that_cannot_be_used_are_refused() {
+    let kafka = ["--kafka", "127.0.0.1:1", "--kafka-config"];
+    check(&[&kafka[..], &["/no/such/file"]].concat(), 2, "cannot use the file of --kafka-config");
+    let settings = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(settings.path(), "no.such.property = 1").unwrap();
+    let path = settings.path().to_str().unwrap();
+    check(&[&kafka[..], &[path]].concat(), 2, "cannot use Kafka with these settings");
+}
+
+/// The variables of the file that the unit reads, as they stand there behind a `#`.
+fn variables_of_the_unit() -> Vec<(&'static str, &'static str)> {
+    let lines = include_str!("../../../packaging/server.env").lines();
+    let variables = lines.filter_map(|line| line.strip_prefix('#')?.split_once('='));
+    // What goes into the unit's command line, and comments.
+    variables.filter(|(name, _)| !name.contains(' ') && *name != "PICKET_SERVER_ARGS").collect()
+}
+
+#[test]
+fn every_variable_of_the_unit_is_valid_as_it_stands_and_when_it_is_empty() {
+    let variables = variables_of_the_unit();
+    assert!(variables.contains(&("PICKET_IN_FLIGHT_BYTES", "64M")), "{variables:?}");
+    assert!(variables.contains(&("PICKET_CONNECTIONS_MAX", "")), "{variables:?}");
+    let empty: Vec<_> = variables.iter().map(|&(name, _)| (name, "")).collect();
+    for variables in [variables, empty] {
+        let server = Server::start_with_variables(TempDir::new().unwrap(), &variables);
+        assert_eq!(server.terminate().0.code(), Some(0));
+    }
 }
 
 #[test]

@@ -43,9 +43,29 @@ fn version() -> Option<u32> {
     Some(text.split_whitespace().nth(1).unwrap().parse().unwrap())
 }
 
-/// `tenths` is the exposure that is allowed, in tenths.
-fn check_exposure(unit: &str, tenths: u32) {
-    let path = units().join(unit);
+/// Copies the unit and the examples of these names, in force, into the directory; answers where the unit is.
+fn place(
+    unit: &str,
+    examples: &[&str],
+    directory: &Path,
+    change: impl Fn(String) -> String,
+) -> PathBuf {
+    let copy = directory.join(unit);
+    fs::write(&copy, change(fs::read_to_string(units().join(unit)).unwrap())).unwrap();
+    let drop_ins = format!("{unit}.d");
+    fs::create_dir(directory.join(&drop_ins)).unwrap();
+    for example in examples {
+        let path = units().join(&drop_ins).join(format!("{example}.conf.example"));
+        let text = change(fs::read_to_string(path).unwrap());
+        fs::write(directory.join(&drop_ins).join(format!("{example}.conf")), text).unwrap();
+    }
+    copy
+}
+
+/// `tenths` is the exposure that is allowed with the examples of these names in force, in tenths.
+fn check_exposure(unit: &str, examples: &[&str], tenths: u32) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = place(unit, examples, directory.path(), |text| text);
     let threshold = format!("--threshold={tenths}");
     let arguments =
         ["security", "--no-pager", "--offline=true", &threshold, path.to_str().unwrap()];
@@ -62,12 +82,14 @@ fn check_exposure(unit: &str, tenths: u32) {
 
 #[test]
 fn the_sandbox_of_the_agent_leaves_little_open() {
-    check_exposure(AGENT, 12);
+    check_exposure(AGENT, &[], 12);
+    check_exposure(AGENT, &["serial", "secrets", "backoff"], 16);
 }
 
 #[test]
 fn the_sandbox_of_the_server_leaves_little_open() {
-    check_exposure(SERVER, 11);
+    check_exposure(SERVER, &[], 11);
+    check_exposure(SERVER, &["secrets", "backoff"], 11);
 }
 
 /// Checks the unit with the examples of these names in force.
@@ -77,16 +99,7 @@ fn check_unit(unit: &str, examples: &[&str]) {
     let installed = |text: String| {
         text.replace("/usr/bin/picket-", "/bin/true picket-").replace("/bin/kill", "/bin/true")
     };
-    let copy = directory.path().join(unit);
-    fs::write(&copy, installed(fs::read_to_string(units().join(unit)).unwrap())).unwrap();
-    let drop_ins = format!("{unit}.d");
-    fs::create_dir(directory.path().join(&drop_ins)).unwrap();
-    for example in examples {
-        let path = units().join(&drop_ins).join(format!("{example}.conf.example"));
-        let text = installed(fs::read_to_string(path).unwrap());
-        let copy = directory.path().join(&drop_ins).join(format!("{example}.conf"));
-        fs::write(copy, text).unwrap();
-    }
+    let copy = place(unit, examples, directory.path(), installed);
     let arguments = ["verify", "--man=no", "--recursive-errors=no", copy.to_str().unwrap()];
     let Some(output) = analyze(&arguments) else { return };
     // A key that it does not know is a warning alone.

@@ -108,4 +108,6 @@ mkdir "$root/run/host"
 cd "$root"
 pivot_root . run/host
 umount -l run/host
+# systemd puts what LoadCredential= gives into mounts that it makes elsewhere, and takes it that they come here too.
+mount --make-rshared /
 exec env -i container=picket PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /lib/systemd/systemd --system --unit=picket.target --log-target=journal --show-status=no

@@ -2,6 +2,7 @@
 
 mod system;
 
+use std::fs;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const RESTARTS: u32 = 12;
 type Scene = fn(&System) -> anyhow::Result<()>;
 
 /// What is looked at, in this order.
-const SCENES: [(&str, Scene); 7] = [
+const SCENES: [(&str, Scene); 9] = [
     ("both are ready and say how they are", are_ready),
     ("both run in their sandboxes, as users of their own", are_in_sandboxes),
     ("all five commands; RESTART is no start to systemd", obeys),
@@ -31,6 +32,8 @@ const SCENES: [(&str, Scene); 7] = [
     ("an agent that hangs is ended by the watchdog, and comes back", is_watched),
     ("servers and agents that are killed come back, and nothing is lost", come_back),
     ("systemctl stop ends both in good order", stop),
+    ("the server finds its secrets, as the example has them", finds_secrets),
+    ("a wrong setting is not started again", is_not_started_again),
 ];
 
 /// Boots a system of its own on top of this host's files, with systemd and the units of `packaging/systemd`, and looks at how the
@@ -42,8 +45,7 @@ const SCENES: [(&str, Scene); 7] = [
 pub fn run() -> anyhow::Result<()> {
     let binaries = Binaries::build(Profile::Debug)?;
     let directory = Directory::claim(&workspace::target_directory()?.join("units"), "task")?;
-    std::fs::create_dir_all(directory.path())
-        .with_context(|| directory.path().display().to_string())?;
+    fs::create_dir_all(directory.path()).with_context(|| directory.path().display().to_string())?;
     let units = workspace::root().join("packaging/systemd");
     let system = System::boot(HOST, binaries.directory(), &units, directory.path())?;
     let mut out = io::stdout().lock();
@@ -148,5 +150,34 @@ fn stop(system: &System) -> anyhow::Result<()> {
     let journal = system.run(&["journalctl", "--no-pager", "--unit", AGENT])?;
     let last = journal.lines().rfind(|line| line.contains(" stopped "));
     ensure!(last.is_some_and(|line| line.contains("lost=0")), "the agent did not drain: {last:?}");
+    Ok(())
+}
+
+/// Below `packaging/systemd` and, without its ending, below `/etc/systemd/system`.
+const SECRETS: &str = "picket-server.service.d/secrets.conf.example";
+
+/// Neither etcd nor Kafka is there, which is no reason not to start.
+fn finds_secrets(system: &System) -> anyhow::Result<()> {
+    let example = workspace::root().join("packaging/systemd").join(SECRETS);
+    let text = fs::read_to_string(&example).with_context(|| example.display().to_string())?;
+    let drop_in = SECRETS.trim_end_matches(".example");
+    system.write(&format!("/etc/systemd/system/{drop_in}"), &text)?;
+    system.write("/etc/picket/etcd-password", "secret\n")?;
+    system.write("/etc/picket/kafka.properties", "security.protocol=plaintext\n")?;
+    let places = "ETCD_HOST=127.0.0.1\nKAFKA_BOOTSTRAP_SERVERS=127.0.0.1:1\n";
+    system.write("/etc/picket/server.env", places)?;
+    system.run(&["systemctl", "daemon-reload"])?;
+    system.run(&["systemctl", "start", SERVER])?;
+    for part in ["etcd", "Kafka"] {
+        system.wait_for(SERVER, "StatusText", |text| text.contains(part))?;
+    }
+    Ok(())
+}
+
+fn is_not_started_again(system: &System) -> anyhow::Result<()> {
+    system.write("/etc/picket/server.env", "PICKET_CONNECTIONS_MAX=\nPICKET_LOG=loud\n")?;
+    system.run(&["systemctl", "restart", "--no-block", SERVER])?;
+    system.wait_for(SERVER, "ActiveState", |state| state == "failed")?;
+    ensure!(system.property(SERVER, "ExecMainStatus")? == "2", "it ended with another code");
     Ok(())
 }
