@@ -23,12 +23,16 @@ pub(crate) use self::reading::{Places, Problem};
 use crate::cli::{self, LogLevel, SpoolOrder};
 use crate::collector::CollectorKind;
 use crate::gateway::PortAddress;
+use crate::state_file;
 
 /// The file that is read when none is named, if it is there.
 pub(crate) const DEFAULT_PATH: &str = "/etc/picket/agent.toml";
 
-/// More than any sensible file has.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Twice what the table `config` alone may have.
+const FILE_BYTES_MAX: u64 = 128 << 10;
+
+/// What is said of a file in one line.
+const PROBLEMS_IN_ONE_LINE: usize = 3;
 
 /// The keys beside the table `config`, in the order of the documentation.
 pub(crate) const KEYS: [&str; 18] = [
@@ -88,7 +92,7 @@ pub(crate) enum FileError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     /// It is no TOML. In the order of the file.
-    #[error("{}", in_file(path, problems).join("; "))]
+    #[error("{}", in_one_line(&in_file(path, problems)))]
     Wrong { path: PathBuf, problems: Vec<Problem> },
 }
 
@@ -104,6 +108,16 @@ impl FileError {
 
 fn in_file(path: &Path, problems: &[Problem]) -> Vec<String> {
     problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect()
+}
+
+/// The first few of `problems`: for the log, and for whoever sent a command.
+pub(crate) fn in_one_line(problems: &[String]) -> String {
+    let first = &problems[..problems.len().min(PROBLEMS_IN_ONE_LINE)];
+    let line = first.join("; ");
+    match problems.len() - first.len() {
+        0 => line,
+        more => format!("{line}; and {more} more, which check-config names"),
+    }
 }
 
 /// Reads the file at `path`, of an agent with these plugins of the user's own.
@@ -156,13 +170,18 @@ impl Location {
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if FILE_BYTES_MAX < text.len() as u64 {
+    let mut bytes = Vec::new();
+    state_file::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if FILE_BYTES_MAX < bytes.len() as u64 {
         let reason = format!("it has more than {FILE_BYTES_MAX} bytes");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+        let reason = format!("line {line} is not UTF-8, from byte {at} of the file on");
+        io::Error::new(io::ErrorKind::InvalidData, reason)
+    })
 }
 
 fn parse(text: &str, own: &[&str]) -> Result<File, Vec<Problem>> {
@@ -184,8 +203,7 @@ fn parse(text: &str, own: &[&str]) -> Result<File, Vec<Problem>> {
             reading.refuse_syntax(error.span(), error.message());
         }
     }
-    let Reading { mut problems, places, .. } = reading;
-    problems.sort_by_key(|problem| problem.line);
+    let (problems, places) = reading.end();
     if is_toml { Ok(File { places, problems, ..file }) } else { Err(problems) }
 }
 
@@ -456,6 +474,26 @@ mod tests {
     fn a_table_that_says_nothing_decides_nothing() {
         let text = "[config]\n[config.thresholds]\n[config.deduplication.tolerance]\n[config.own]";
         assert!(parse_at(text).1.unwrap().config.is_empty());
+    }
+
+    #[test]
+    fn of_a_file_that_is_wrong_throughout_the_beginning_is_told() {
+        let text: String = (0..5000).map(|number| format!("nonsense{number} = 1\n")).collect();
+        let said = wrong(&text);
+        assert_eq!(said.len(), 101);
+        assert_eq!(said[100], "agent.toml:101: and 4900 more from here on");
+        let line = parse_at(&text).1.unwrap_err().to_string();
+        assert!(line.ends_with("; and 98 more, which check-config names"), "{line}");
+        assert!(line.len() < 3000, "{line}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_text_is_told_with_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        fs::write(&path, b"baud = 9600\nagent_id = \"\xff\"\n").unwrap();
+        let said = read(&path, &[]).unwrap_err().all();
+        assert!(said[0].ends_with("line 2 is not UTF-8, from byte 24 of the file on"), "{said:?}");
     }
 
     #[test]

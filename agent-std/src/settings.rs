@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::cli::{Arguments, Cli, LogLevel, SpoolOrder};
 use crate::collector::CollectorKind;
 use crate::config::Layers;
-use crate::file::{File, Location};
+use crate::file::{self, File, Location};
 use crate::gateway::{BAUD_DEFAULT, LINES_MAX, PortAddress};
 use crate::net::{ConfigStore, Servers};
 use crate::origin::{Effective, Origin, Said, Sources};
@@ -68,7 +68,7 @@ pub(crate) struct Problems(pub(crate) Vec<String>);
 
 impl Problems {
     pub(crate) fn in_one_line(&self) -> String {
-        self.0.join("; ")
+        file::in_one_line(&self.0)
     }
 }
 

@@ -52,18 +52,34 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Reading<'t> {
     text: &'t str,
-    pub(super) problems: Vec<Problem>,
-    pub(super) places: Places,
+    // Offsets at which lines end, in their order.
+    ends: Vec<usize>,
+    problems: Vec<Problem>,
+    places: Places,
 }
 
 impl<'t> Reading<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, problems: Vec::new(), places: Places::default() }
+        let ends = text.match_indices('\n').map(|(at, _)| at).collect();
+        Self { text, ends, problems: Vec::new(), places: Places::default() }
+    }
+
+    /// What is wrong, in the order of the file, and where the keys stand. Of a file that is no configuration at all the first
+    /// hundred problems are enough.
+    pub(super) fn end(self) -> (Vec<Problem>, Places) {
+        let Self { mut problems, places, .. } = self;
+        problems.sort_by_key(|problem| problem.line);
+        if let Some(first) = problems.get(PROBLEMS_MAX) {
+            let reason = format!("and {} more from here on", problems.len() - PROBLEMS_MAX);
+            let rest = Problem { line: first.line, subject: String::new(), reason };
+            problems.truncate(PROBLEMS_MAX);
+            problems.push(rest);
+        }
+        (problems, places)
     }
 
     fn line(&self, offset: usize) -> usize {
-        let before = self.text.as_bytes().get(..offset).unwrap_or_default();
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
+        1 + self.ends.partition_point(|end| *end < offset)
     }
 
     /// The text that stands at `span`, shortened to a part of a line.
@@ -135,12 +151,22 @@ impl<'t> Reading<'t> {
     }
 }
 
+/// More than anybody mends before looking again.
+const PROBLEMS_MAX: usize = 100;
+
+/// No key is as long by far.
+const SUGGESTION_CHARACTERS_MAX: usize = 64;
+
 /// Enough to recognise a value by.
 const EXCERPT_CHARACTERS_MAX: usize = 60;
 
 /// ` (did you mean `x`?)` where one of `known` is like `word` and not the same, else nothing.
 pub(super) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let limit = (word.chars().count() / 3).max(1);
+    let count = word.chars().count();
+    if SUGGESTION_CHARACTERS_MAX < count {
+        return String::new();
+    }
+    let limit = (count / 3).max(1);
     let nearest = known
         .into_iter()
         .map(|known| (strsim::damerau_levenshtein(word, known), known))
