@@ -4,7 +4,6 @@ mod reading;
 mod table;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -331,6 +330,8 @@ fn ports(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn parse_at(text: &str) -> (tempfile::TempDir, Result<File, FileError>) {

@@ -55,6 +55,7 @@ fn run(bencher: &mut Bencher<'_, ProcessorTime>, rows: &[Sample], agent: &mut Ag
                 Output::Transmit(transmit) => transmit_and_acknowledge(agent, now, transmit),
                 Output::Collect(_)
                 | Output::Dial
+                | Output::Finish
                 | Output::Remember
                 | Output::Restart
                 | Output::Spool

@@ -112,7 +112,11 @@ fn round_trip(snapshots: u32, cpu: i64) -> Result<usize, Failure> {
             // Nothing outlives this agent, and nobody commands it.
             Output::Remember => agent.handle(now, Input::Remembered(Ok(()))),
             Output::Wait(Some(at)) => now = now.max(at),
-            Output::Wait(None) | Output::Restart | Output::Spool | Output::Exit => {
+            Output::Wait(None)
+            | Output::Finish
+            | Output::Restart
+            | Output::Spool
+            | Output::Exit => {
                 return Ok(records);
             }
         }

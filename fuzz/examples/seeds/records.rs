@@ -72,6 +72,7 @@ pub(crate) fn through(trace: &[Sample], plugins: &[PluginKind]) -> Vec<Sample> {
                 }
                 Output::Collect(_)
                 | Output::Dial
+                | Output::Finish
                 | Output::Remember
                 | Output::Restart
                 | Output::Spool

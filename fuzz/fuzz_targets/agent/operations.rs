@@ -186,6 +186,8 @@ struct Shell {
     agent: Agent,
     now_ms: u64,
     with_transport: VecDeque<Transmit>,
+    /// The agent wants the next end of the stream to be one in good order.
+    finishes: bool,
     exited: bool,
 }
 
@@ -202,6 +204,7 @@ impl Shell {
                 Output::Exit => self.exited = true,
                 Output::Transmit(transmit) => self.transmit(transmit),
                 Output::Remember => self.agent.handle(self.now(), Input::Remembered(Ok(()))),
+                Output::Finish => self.finishes = true,
                 Output::Collect(_) | Output::Dial | Output::Spool | Output::Restart => {}
             }
             if self.exited {
@@ -275,7 +278,8 @@ impl Shell {
             Operation::StreamEnds => {
                 // What a stream had not taken goes with it.
                 self.with_transport.clear();
-                self.handle(Input::LinkClosed);
+                let is_heard_out = std::mem::take(&mut self.finishes);
+                self.handle(if is_heard_out { Input::LinkFinished } else { Input::LinkClosed });
             }
             Operation::TransportTakes { messages } => {
                 for _ in 0..*messages {
@@ -317,7 +321,8 @@ impl Shell {
 /// Lets all of it happen to a new agent, one after the other, until it exits.
 pub(crate) fn run(operations: &[Operation]) {
     let agent = Agent::new(Instant::default(), BOOT, 1, Config::default(), None);
-    let mut shell = Shell { agent, now_ms: 0, with_transport: VecDeque::new(), exited: false };
+    let mut shell =
+        Shell { agent, now_ms: 0, with_transport: VecDeque::new(), finishes: false, exited: false };
     for operation in operations {
         shell.perform(operation);
         if shell.exited {

@@ -209,7 +209,7 @@ impl World {
                 Output::Transmit(transmit) => self.transmit(transmit),
                 Output::Restart => self.restart_due = true,
                 Output::Remember => self.watch(Input::Remembered(Ok(()))),
-                Output::Collect(_) | Output::Spool => {}
+                Output::Collect(_) | Output::Finish | Output::Spool => {}
                 Output::Exit => panic!("nobody asked the agent to exit"),
             }
         }
