@@ -159,7 +159,7 @@ mod tests {
             assert_eq!(layers.overridden(), [overridden], "{remote}");
         }
         // What comes by UPDATE_CONFIG is no more.
-        let params = [("window_seconds", "60"), ("thresholds.cpu_percent.for", "600")];
+        let params = [("window_seconds", "60"), ("thresholds.cpu_percent.below", "5")];
         let params = params.map(|(key, value)| (key.to_owned(), value.to_owned()));
         layers.adopt(layers.push(r#"{"thresholds": {"cpu_percent": {"above": 5}}}"#).unwrap());
         let updated = layers.update(&HashMap::from(params)).unwrap();
