@@ -205,7 +205,8 @@ const NO_STATE_DIR: &str = "name the agent's state directory with --state-dir";
 impl SpoolPlace {
     /// The state directory that was asked for.
     pub(crate) fn state_dir(self) -> anyhow::Result<PathBuf> {
-        let state_dir = self.state_dir.or(self.systemd_state_directory);
+        let state_dir =
+            self.state_dir.or_else(|| first_directory(self.systemd_state_directory.as_ref()));
         let missing = || anyhow::Error::from(Problems(vec![NO_STATE_DIR.to_owned()]));
         state_dir.ok_or_else(missing)
     }
@@ -315,7 +316,7 @@ pub(crate) struct Arguments {
     pub(crate) spool: SpoolArguments,
 
     #[arg(long, env = "STATE_DIRECTORY", hide = true)]
-    pub(crate) systemd_state_directory: Option<PathBuf>,
+    systemd_state_directory: Option<PathBuf>,
 
     /// Seconds between two snapshots, fractions allowed [default: 5]
     #[arg(
@@ -503,6 +504,11 @@ impl Arguments {
         Value::Object(object)
     }
 
+    /// The state directory that systemd names.
+    pub(crate) fn systemd_state_directory(&self) -> Option<PathBuf> {
+        first_directory(self.systemd_state_directory.as_ref())
+    }
+
     /// Where flags or variables say that etcd is; none when they say nothing.
     pub(crate) fn etcd(&self) -> Option<String> {
         self.etcd.clone().or_else(etcd_variables)
@@ -522,6 +528,11 @@ impl Arguments {
             .map(|address| Some(address.into()))
             .context("GRPC_SERVER_HOST and GRPC_SERVER_PORT name no server")
     }
+}
+
+/// The first of what systemd names: a list with colons between, when the unit has several in `StateDirectory=` (systemd.exec(5)).
+fn first_directory(list: Option<&PathBuf>) -> Option<PathBuf> {
+    std::env::split_paths(list?).find(|directory| !directory.as_os_str().is_empty())
 }
 
 /// Where etcd listens unless told otherwise.
@@ -556,6 +567,17 @@ mod tests {
         assert_eq!(spool_bytes("16MB").unwrap_err(), SPOOL_BYTES_FORM);
         assert!(spool_bytes("1T").unwrap_err().contains("64K to 512M"));
         assert_eq!(spool_bytes("16M"), Ok(16 << 20));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn of_several_state_directories_the_first_is_taken() {
+        let first = |list: &str| first_directory(Some(&list.into()));
+        assert_eq!(first("/a"), Some("/a".into()));
+        assert_eq!(first("/a:/b"), Some("/a".into()));
+        assert_eq!(first(":/b"), Some("/b".into()));
+        assert_eq!(first(":"), None);
+        assert_eq!(first_directory(None), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod journal;
 mod main_loop;
 mod net;
 mod once;
+mod open_files;
 mod origin;
 mod owner;
 mod priority;
@@ -91,6 +92,11 @@ type HostAgent<O> = RingAgent<RING_BYTES, O>;
 /// The exit code is 0 when it was asked to end and did, 1 when something outside could not be used, and 2 when the
 /// command line, a variable or the configuration file says something that cannot be.
 pub fn main<O: OwnPlugins>() -> ExitCode {
+    // Before there are other threads: they have it from this one.
+    #[cfg(unix)]
+    if let Err(error) = held_signals::hold_file_size() {
+        return report(&error.into(), FAILURE);
+    }
     let (Cli { tool, agent: arguments }, matches) =
         Cli::of_this_process().unwrap_or_else(|error| error.exit());
     if let Some(tool) = tool {
@@ -173,6 +179,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         file,
         config,
     } = settings;
+    open_files::check(ports.len())?;
     // Before there are other threads: they have it from this one.
     nice.inspect(|nice| priority::set_nice(*nice));
     let program = identity::program().context("cannot find the path of this program")?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _};
-use proto::config::{DEFAULTS, Document};
+use proto::config::{DEFAULTS, Document, WINDOW_KEYS};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -170,6 +170,11 @@ impl Sources {
         self.said(key).into_iter().next()
     }
 
+    /// What decides on the window beside the remote configuration.
+    fn decisive_of_window(&self) -> Option<Said> {
+        WINDOW_KEYS.iter().rev().find_map(|key| self.decisive(&format!("config.{key}")))
+    }
+
     /// The setting of `key` that is in force with `value`.
     pub(crate) fn effective(&self, key: &str, value: Value) -> Effective {
         Effective::new(key, value, self.said(key))
@@ -187,7 +192,7 @@ impl Sources {
         let merged = layers
             .into_iter()
             .rev()
-            .fold(Document::default(), |below, above| Document::merge(&below, above));
+            .fold(Document::default(), |below, above| Document::decide(&below, above));
         let mut in_force = Vec::new();
         collect_leaves("", &with_defaults(&tree(&merged), &defaults), &mut in_force);
         for key in ["window_seconds", "condition"] {
@@ -198,7 +203,17 @@ impl Sources {
         let of = |(path, value): (String, Value)| {
             let key = format!("config.{path}");
             let mut said = self.said(&key);
-            let remote = trees.last().and_then(|tree| leaf(tree, &path));
+            let mut value = value;
+            let remote = trees.last().and_then(|tree| of_layer(tree, &path, !said.is_empty()));
+            // The host decides with the other key, and this one says nothing.
+            if said.is_empty()
+                && remote.is_some()
+                && WINDOW_KEYS.contains(&path.as_str())
+                && let Some(decisive) = self.decisive_of_window()
+            {
+                said.push(decisive);
+                value = Value::Null;
+            }
             said.extend(remote.map(|value| Said {
                 origin: Origin::Remote { revision: version.revision },
                 value: value.to_string(),
@@ -241,6 +256,14 @@ fn collect_leaves(path: &str, value: &Value, leaves: &mut Vec<(String, Value)>) 
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         collect_leaves(&path, value, leaves);
     }
+}
+
+/// What the layer `tree` says of the value at `path`: of a threshold that the host has decided on, which it does as a whole, the whole.
+fn of_layer<'a>(tree: &'a Value, path: &str, is_decided: bool) -> Option<&'a Value> {
+    let rule = path.strip_prefix("thresholds.").filter(|_| is_decided);
+    let Some(rule) = rule else { return leaf(tree, path) };
+    let metric = rule.split('.').next().unwrap_or(rule);
+    tree.get("thresholds")?.get(metric).filter(|threshold| !threshold.is_null())
 }
 
 /// The value at `path` that is no object; null is none.

@@ -280,7 +280,7 @@ impl Desk {
             .check(servers.map_err(|error| format!("the server's address makes no URI: {error}")));
 
         let path = |path: &PathBuf| path.display().to_string().into();
-        let in_file = file.state_dir.or_else(|| arguments.systemd_state_directory.clone());
+        let in_file = file.state_dir.or_else(|| arguments.systemd_state_directory());
         let etcd = arguments.etcd();
         let has_state_dir = arguments.state_dir.is_some()
             || self.is_wrong_in_file("state_dir", in_file.as_ref())

@@ -86,6 +86,9 @@ pub const KEYS: [&str; 12] = [
     "own",
 ];
 
+/// Those that say what ends a window, of which the last decides when it is set.
+pub const WINDOW_KEYS: [&str; 2] = ["window_size", "window_seconds"];
+
 /// The keys that the object at `path` may have: `""` is the document, others are such as `thresholds` or
 /// `thresholds.cpu_percent`. None where there is no object, and where any name may stand.
 pub fn keys_of(path: &str) -> Option<Vec<&'static str>> {
@@ -206,6 +209,35 @@ impl Document {
         let mut object = below.object.clone();
         merge_patch(&mut object, &above.object);
         Self { object }
+    }
+
+    /// `host`, what a host decides itself, laid over `below`, what others would have it do: as [`Document::merge`] does, but what
+    /// makes sense only together is decided together. Nothing of what `below` says of it is left: of a metric's threshold, and of
+    /// the window, which has two keys ([`WINDOW_KEYS`]).
+    #[must_use]
+    pub fn decide(below: &Self, host: &Self) -> Self {
+        let mut object = below.object.clone();
+        if host.decides_window() {
+            for key in WINDOW_KEYS {
+                object.remove(key);
+            }
+        }
+        if let Some(Value::Object(thresholds)) = object.get_mut("thresholds") {
+            thresholds.retain(|metric, _| !host.decides_threshold(metric));
+        }
+        merge_patch(&mut object, &host.object);
+        Self { object }
+    }
+
+    /// Whether it says what ends a window, with either key.
+    pub fn decides_window(&self) -> bool {
+        WINDOW_KEYS.iter().any(|key| self.object.get(*key).is_some_and(|value| !value.is_null()))
+    }
+
+    /// Whether it says something of the threshold of `metric`.
+    pub fn decides_threshold(&self, metric: &str) -> bool {
+        let threshold = self.object.get("thresholds").and_then(|thresholds| thresholds.get(metric));
+        threshold.is_some_and(|threshold| !threshold.is_null())
     }
 
     /// The configuration that this layer makes of the defaults, for who does not know the agent: any own plugin is taken
@@ -665,6 +697,43 @@ mod tests {
         assert_eq!(
             Document::merge(&parse(below), &parse(above)).to_json(),
             r#"{"thresholds":{"cpu_percent":50,"net_in_mb":2},"window_size":3}"#
+        );
+    }
+
+    #[test]
+    fn what_a_host_decides_leaves_nothing_of_it_below() {
+        let check = |below: &str, host: &str, expected: &str| {
+            let parse = |text| Document::parse(text).unwrap();
+            let decided = Document::decide(&parse(below), &parse(host));
+            assert_eq!(decided.to_json(), expected, "{host} over {below}");
+            decided.config().unwrap();
+        };
+        let (size, seconds) = (r#"{"window_size":10}"#, r#"{"window_seconds":60}"#);
+        check(seconds, size, size);
+        check(size, seconds, seconds);
+        check(r#"{"window_size":3,"window_seconds":60}"#, size, size);
+        check(seconds, r#"{"interval":1}"#, r#"{"window_seconds":60,"interval":1}"#);
+        let thresholds = |rules: &str| format!(r#"{{"thresholds":{{{rules}}}}}"#);
+        let of_host = thresholds(r#""cpu_percent":{"above":90}"#);
+        for rule in
+            [r#"{"above":50,"for":86400,"severity":"info"}"#, r#"{"below":5}"#, "50", "false"]
+        {
+            let below = thresholds(&format!(r#""cpu_percent":{rule}"#));
+            check(&below, &of_host, &of_host);
+            let scalar = thresholds(r#""cpu_percent":90"#);
+            check(&below, &scalar, &scalar);
+            let off = thresholds(r#""cpu_percent":false"#);
+            check(&below, &off, &off);
+        }
+        check(
+            &thresholds(r#""cpu_percent":{"below":5},"load1":{"above":4,"for":9}"#),
+            &of_host,
+            &thresholds(r#""load1":{"above":4,"for":9},"cpu_percent":{"above":90}"#),
+        );
+        check(
+            &thresholds(r#""load1":4"#),
+            r#"{"interval":1}"#,
+            r#"{"thresholds":{"load1":4},"interval":1}"#,
         );
     }
 

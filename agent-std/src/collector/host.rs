@@ -38,15 +38,15 @@ pub(super) trait Source: Send {
 /// Takes the name of a device and its counters.
 pub(super) type Each<'a> = &'a mut dyn FnMut(&[u8], Counts);
 
-/// The memory of a host in bytes.
+/// The memory of a host in bytes. What it does not tell is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Memory {
-    pub(super) total: u64,
+    pub(super) total: Option<u64>,
     /// What programs may have without swapping.
-    pub(super) available: u64,
+    pub(super) available: Option<u64>,
     /// 0 where there is no swap space; that is known and not absent.
-    pub(super) swap_total: u64,
-    pub(super) swap_free: u64,
+    pub(super) swap_total: Option<u64>,
+    pub(super) swap_free: Option<u64>,
 }
 
 /// The collector of a host. It asks only for what is wanted.
@@ -84,14 +84,18 @@ impl<S: Source> HostCollector<S> {
 
     fn memory(&mut self, values: &mut Values) {
         let Some(memory) = self.source.memory() else { return };
-        let used = memory.total.saturating_sub(memory.available);
-        let metrics = [Metric::MemoryPercent, Metric::MemoryUsed, Metric::MemoryTotal];
-        if let (Ok(used), Ok(total)) = (i64::try_from(used), i64::try_from(memory.total)) {
+        let used = |total: Option<u64>, free: Option<u64>| {
+            i64::try_from(total?.saturating_sub(free?)).ok()
+        };
+        let count = |bytes: Option<u64>| i64::try_from(bytes?).ok();
+        let total = count(memory.total);
+        set(values, Metric::MemoryTotal, total);
+        if let (Some(used), Some(total)) = (used(memory.total, memory.available), total) {
+            let metrics = [Metric::MemoryPercent, Metric::MemoryUsed, Metric::MemoryTotal];
             set_share(values, metrics, used, total);
         }
-        let swap_used = memory.swap_total.saturating_sub(memory.swap_free);
-        set(values, Metric::SwapUsed, i64::try_from(swap_used).ok());
-        set(values, Metric::SwapTotal, i64::try_from(memory.swap_total).ok());
+        set(values, Metric::SwapTotal, count(memory.swap_total));
+        set(values, Metric::SwapUsed, used(memory.swap_total, memory.swap_free));
     }
 
     /// Bytes read and written in a second.

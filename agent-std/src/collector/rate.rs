@@ -5,10 +5,16 @@ use std::time::{Duration, Instant};
 /// Bytes that a device has taken in and given out since it was made: read and written, or received and sent.
 pub(super) type Counts = [u64; 2];
 
+/// Bytes per second, 1 TB/s, beyond which no rate is believed: the memory of the fastest hosts, through which all passes, does
+/// not get that far, and the fastest network interfaces do a tenth of it. What seems more is a counter gone mad, such as one
+/// that a driver sets to -1 while its device is reset.
+const RATE_MAX: u128 = 1_000_000_000_000;
+
 /// Turns the running byte counters of devices into bytes per second.
 ///
 /// Only devices seen at both ends of an interval count, so one that is plugged in does not add all it ever
-/// counted. A counter that falls was reset; it counts as no change. While the devices stay the same, nothing is allocated.
+/// counted. A counter that falls was reset; it counts as no change. One that jumps by more than can be leaves no rate that time.
+/// While the devices stay the same, nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct RateMeter {
     /// When the devices were read; none when they never were, or not to the end.
@@ -97,17 +103,17 @@ impl<'a> Changes<'a> {
     }
 
     /// Bytes per second of those devices together of which `counting` says so, in their order. No rate comes of the first
-    /// reading, nor of two at one instant.
+    /// reading, nor of two at one instant, nor of what no host can do.
     pub(super) fn rates(&self, counting: impl IntoIterator<Item = bool>) -> Option<[i64; 2]> {
         let nanos = self.passed.map(|passed| passed.as_nanos()).filter(|nanos| *nanos != 0)?;
         let counted = self.devices.iter().zip(counting).filter(|(_, counts)| *counts);
         let sum = counted.fold([0_u64; 2], |sum, (device, _)| {
             [0, 1].map(|way| sum[way].saturating_add(device.change[way]))
         });
-        Some(sum.map(|change| {
-            let per_second = u128::from(change) * 1_000_000_000 / nanos;
-            i64::try_from(per_second).unwrap_or(i64::MAX)
-        }))
+        let [taken_in, given_out] = sum
+            .map(|change| u128::from(change) * 1_000_000_000 / nanos)
+            .map(|per_second| i64::try_from(per_second).ok().filter(|_| per_second <= RATE_MAX));
+        Some([taken_in?, given_out?])
     }
 }
 
@@ -224,7 +230,23 @@ mod tests {
     #[test]
     fn a_counter_that_falls_was_reset() {
         check(1000, &[("a", 1000), ("b", 0)], &[("a", 10), ("b", 5)], Some(5));
-        check(1, &[("a", 0)], &[("a", u64::MAX)], Some(i64::MAX));
+    }
+
+    #[test]
+    fn a_counter_that_jumps_beyond_all_leaves_no_rate_that_time() {
+        check(1000, &[("a", 7)], &[("a", u64::MAX)], None);
+        check(1000, &[("a", 0)], &[("a", 1_000_000_000_000)], Some(1_000_000_000_000));
+        check(1000, &[("a", 0)], &[("a", 1_000_000_000_001)], None);
+        // It is the rate that counts: so much in a longer time may be.
+        check(2000, &[("a", 0)], &[("a", 1_000_000_000_001)], Some(500_000_000_000));
+        check(1000, &[("a", 0), ("b", 0)], &[("a", 1 << 63), ("b", 1 << 63)], None);
+        let mut meter = RateMeter::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(rate(&mut meter, at(0), &[("a", 7)]), None);
+        assert_eq!(rate(&mut meter, at(1), &[("a", u64::MAX)]), None);
+        assert_eq!(rate(&mut meter, at(2), &[("a", 9)]), Some(0), "it came back");
+        assert_eq!(rate(&mut meter, at(3), &[("a", 12)]), Some(3));
     }
 
     /// The share of a core that `worked_us` in `passed_us` make.

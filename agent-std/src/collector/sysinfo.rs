@@ -71,14 +71,14 @@ impl Source for Sysinfo {
     fn memory(&mut self) -> Option<Memory> {
         let kind = MemoryRefreshKind::nothing().with_ram().with_swap();
         self.system.refresh_memory_specifics(kind);
-        let memory = Memory {
-            total: self.system.total_memory(),
-            available: self.system.available_memory(),
-            swap_total: self.system.total_swap(),
-            swap_free: self.system.free_swap(),
-        };
+        let total = self.system.total_memory();
         // sysinfo does not say when it could not read; but no host is without memory.
-        (memory.total != 0).then_some(memory)
+        (total != 0).then(|| Memory {
+            total: Some(total),
+            available: Some(self.system.available_memory()),
+            swap_total: Some(self.system.total_swap()),
+            swap_free: Some(self.system.free_swap()),
+        })
     }
 
     fn load(&mut self) -> Option<[i64; 3]> {

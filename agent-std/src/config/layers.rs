@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use agent_core::config::Config;
-use proto::config::{Document, DocumentError};
+use proto::config::{Document, DocumentError, WINDOW_KEYS};
 
 use crate::settings::Problems;
 
@@ -94,16 +94,21 @@ impl Layers {
 
     /// The keys of the server's document that the host decides itself, sorted.
     pub(crate) fn overridden(&self) -> Vec<String> {
-        let is_local =
-            |key: &&str| self.file.keys().chain(self.flags.keys()).any(|own| own == *key);
+        let of_host = [&self.flags, &self.file];
+        let is_local = |key: &&str| {
+            of_host.iter().any(|own| {
+                own.keys().any(|own| own == *key)
+                    || WINDOW_KEYS.contains(key) && own.decides_window()
+            })
+        };
         let mut keys = self.remote.keys().filter(is_local).map(str::to_owned).collect::<Vec<_>>();
         keys.sort_unstable();
         keys
     }
 
     fn candidate(&self, file: Document, remote: Document) -> Result<Candidate, DocumentError> {
-        let local = Document::merge(&file, &self.flags);
-        let config = Document::merge(&remote, &local).config_for(self.own_plugins)?;
+        let local = Document::decide(&file, &self.flags);
+        let config = Document::decide(&remote, &local).config_for(self.own_plugins)?;
         Ok(Candidate { config, file, remote })
     }
 }
@@ -132,6 +137,39 @@ mod tests {
         assert_eq!(pushed.config.settings().window, WindowEnd::Snapshots(3));
         layers.adopt(pushed);
         assert_eq!(layers.overridden(), ["interval"]);
+    }
+
+    #[test]
+    fn what_the_host_decides_together_the_server_cannot_change_in_part() {
+        let file = r#"{"window_size": 10, "thresholds": {"cpu_percent": {"above": 90}}}"#;
+        let mut layers = Layers::new(&[], Document::default(), document(file));
+        let own = layers.config().unwrap();
+        for (remote, overridden) in [
+            (r#"{"window_seconds": 60}"#, "window_seconds"),
+            (
+                r#"{"thresholds": {"cpu_percent": {"above": 50, "for": 86400, "severity": "info"}}}"#,
+                "thresholds",
+            ),
+            (r#"{"thresholds": {"cpu_percent": {"below": 5}}}"#, "thresholds"),
+            (r#"{"thresholds": {"cpu_percent": 5}}"#, "thresholds"),
+        ] {
+            let pushed = layers.push(remote).unwrap();
+            assert_eq!(pushed.config, own, "{remote}");
+            layers.adopt(pushed);
+            assert_eq!(layers.overridden(), [overridden], "{remote}");
+        }
+        // What comes by UPDATE_CONFIG is no more.
+        let params = [("window_seconds", "60"), ("thresholds.cpu_percent.below", "5")];
+        let params = params.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        layers.adopt(layers.push(r#"{"thresholds": {"cpu_percent": {"above": 5}}}"#).unwrap());
+        let updated = layers.update(&HashMap::from(params)).unwrap();
+        assert_eq!(updated.config, own);
+        let mut layers =
+            Layers::new(&[], Document::default(), document(r#"{"window_seconds": 60}"#));
+        let pushed = layers.push(r#"{"window_size": 3}"#).unwrap();
+        assert_eq!(pushed.config.settings().window, WindowEnd::Duration(Duration::from_secs(60)));
+        layers.adopt(pushed);
+        assert_eq!(layers.overridden(), ["window_size"]);
     }
 
     #[test]

@@ -149,6 +149,49 @@ async fn a_check_of_the_settings_finds_what_was_kept_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_host_decides_together_no_part_of_it_comes_from_the_server() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("agent.toml");
+    let text = "[config]\nwindow_size = 10\nthresholds.cpu_percent = { above = 90 }\n";
+    fs::write(&file, text).unwrap();
+    let directory = state.path().join("state");
+    let mut server = ScriptedServer::start(Headers::Welcome(welcome())).await;
+    let (address, file) = (server.address(), file.to_str().unwrap());
+    let of_both = [
+        "--agent-id",
+        "kept-1",
+        "--state-dir",
+        directory.to_str().unwrap(),
+        "--config-confirm",
+        "0",
+        "--config",
+        file,
+    ];
+    let _agent = Agent::start(&[of_both.as_slice(), &["--server", &address]].concat());
+    let mut stream = server.stream().await;
+    let document = r#"{"window_seconds":60,"thresholds":{"cpu_percent":{"below":5,"for":86400}}}"#;
+    send(&stream, push(4, document)).await;
+    let told = report(&mut stream).await;
+    assert_eq!(outcome(&told), (ConfigOutcome::Applied, 4, 4));
+    assert_eq!(told.overridden, ["thresholds", "window_seconds"]);
+    kept_where(&directory, |kept| kept["confirmed"]["revision"] == 4).await;
+    let found = settings(&of_both, &[]);
+    let check = |key: &str, value: Value, line: u64, shadowed: &[&str]| {
+        let found = &found[key];
+        assert_eq!((&found["value"], &found["from"]), (&value, &"file".into()), "{key}");
+        assert_eq!(found["line"], line, "{key}");
+        let shadows = found["shadows"].as_array().unwrap();
+        let shadows = shadows.iter().map(|said| said["value"].as_str().unwrap());
+        assert_eq!(shadows.collect::<Vec<_>>(), shadowed, "{key}");
+    };
+    check("config.window_size", 10.into(), 2, &[]);
+    check("config.window_seconds", Value::Null, 2, &["60"]);
+    let whole = r#"{"below":5,"for":86400}"#;
+    check("config.thresholds.cpu_percent.above", 90.into(), 3, &[whole]);
+    assert_eq!(found.get("config.thresholds.cpu_percent.for"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_without_a_server_is_rolled_back_reported_and_never_applied_again() {
     let (mut server, state, _agent, stream) = confirmed("6s").await;
     server.answer(last_word(5, MEMORY_ONLY));

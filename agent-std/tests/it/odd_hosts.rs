@@ -1,15 +1,16 @@
-//! Hosts with a disk that cannot be written, and hosts without a clock of their own.
+//! Hosts with a disk that cannot be written, hosts without a clock of their own, and hosts that give little.
 //!
-//! They need tools of Linux: `unshare` with user namespaces, and the library of the package `faketime`. Where one is missing
+//! Some need tools of Linux: `unshare` with user namespaces, and the library of the package `faketime`. Where one is missing
 //! the test says so and passes, unless `PICKET_REQUIRE_ODD_HOSTS` is set, as it is in CI.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use proto::Record;
+use proto::{ConfigOutcome, Record};
 
-use crate::full_server::batch;
+use crate::full_server::{batch, send};
+use crate::kept_configuration::{outcome, push, report};
 use crate::process::{Agent, command};
 use crate::scripted::{Headers, ScriptedServer, Stream, welcome};
 
@@ -31,9 +32,19 @@ fn has_namespaces() -> bool {
 
 /// The agent, started by `script` in a namespace of mounts of its own; `$@` is the program with its arguments.
 fn in_namespace(script: &str, arguments: &[&str]) -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["-rm", "sh"]);
+    in_shell(unshare, script, arguments)
+}
+
+/// The agent, started by `script` with a limit of the shell.
+fn with_limit(limit: &str, arguments: &[&str]) -> Command {
+    in_shell(Command::new("sh"), &format!("ulimit {limit}; exec \"$@\""), arguments)
+}
+
+fn in_shell(mut shell: Command, script: &str, arguments: &[&str]) -> Command {
     let agent = command(arguments);
-    let mut shell = Command::new("unshare");
-    shell.args(["-rm", "sh", "-ec", script, "sh"]).arg(agent.get_program()).args(arguments);
+    shell.args(["-ec", script, "sh"]).arg(agent.get_program()).args(arguments);
     for (name, value) in agent.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
@@ -79,6 +90,64 @@ async fn an_agent_without_a_state_directory_needs_no_disk_that_can_be_written() 
     let _agent = Agent::of(child);
     let mut stream = server.stream().await;
     assert_eq!(batch(&mut stream).await.boot.unwrap().counter, 0, "nothing is counted");
+}
+
+#[test]
+fn a_limit_of_too_few_files_is_said_before_anything_is_opened() {
+    for (limit, arguments) in [("8", [].as_slice()), ("31", &[]), ("60", &["--serial", "/dev/x"])] {
+        let output = with_limit(&format!("-n {limit}"), arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let expected = format!("too few file descriptors: at most {limit} are allowed");
+        assert!(said.contains(&expected) && !said.contains("panicked"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fewest_files_that_are_allowed_are_enough() {
+    let mut server = ScriptedServer::start(Headers::Welcome(welcome())).await;
+    let (state, address) = (tempfile::tempdir().unwrap(), server.address());
+    let arguments = ["--agent-id", "odd-3", "--server", &address, "--interval", "0.2"];
+    let state = ["--state-dir", state.path().to_str().unwrap(), "--spool-max-bytes", "1M"];
+    let mut command = with_limit("-n 32", &[&arguments[..], &state].concat());
+    let _agent = Agent::of(command.stderr(Stdio::null()).spawn().unwrap());
+    for _ in 0..3 {
+        let mut stream = server.stream().await;
+        batch(&mut stream).await;
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_a_disk_that_refuses_at_the_start() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let output = with_limit("-f 0", &["--state-dir", state]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in [state, "File too large"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_the_size_of_files_is_a_disk_that_refuses_later() {
+    let mut server = ScriptedServer::start(Headers::Welcome(welcome())).await;
+    let (directory, address) = (tempfile::tempdir().unwrap(), server.address());
+    let state = directory.path().join("state");
+    let arguments = ["--agent-id", "odd-4", "--server", &address, "--interval", "0.2"];
+    let state_dir = ["--state-dir", state.to_str().unwrap(), "--config-confirm", "0"];
+    // Of 512 or 1024 bytes, as the shell has it.
+    let mut command = with_limit("-f 8", &[&arguments[..], &state_dir].concat());
+    let _agent = Agent::of(command.stderr(Stdio::null()).spawn().unwrap());
+    let mut stream = server.stream().await;
+    let document = format!(r#"{{"interval":0.2,"unknown":"{}"}}"#, "x".repeat(30_000));
+    send(&stream, push(7, &document)).await;
+    assert_eq!(outcome(&report(&mut stream).await), (ConfigOutcome::Applied, 7, 7));
+    // It goes on, without having kept that.
+    for _ in 0..3 {
+        batch(&mut stream).await;
+    }
+    assert!(!state.join("configuration").exists());
 }
 
 /// The library that makes a program see another wall clock.

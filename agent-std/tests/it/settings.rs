@@ -144,6 +144,13 @@ fn origins_are_printed_with_their_places() {
 }
 
 #[test]
+fn of_several_directories_of_systemd_the_first_is_taken() {
+    let found = settings(&[], &[("STATE_DIRECTORY", "/no/a:/no/b")]);
+    let state_dir = &found["state_dir"];
+    assert_eq!((&state_dir["value"], &state_dir["from"]), (&json!("/no/a"), &json!("variable")));
+}
+
+#[test]
 fn a_threshold_that_is_replaced_as_a_whole_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let file = write(

@@ -193,11 +193,12 @@ mod side_by_side {
             let (before, theirs, after) =
                 (proc.memory().unwrap(), sysinfo.memory().unwrap(), proc.memory().unwrap());
             // What comes and goes between three readings is a small part, even on a busy host.
-            let slack = before.total / 50;
-            let is_between = |part: fn(&Memory) -> u64| {
-                let (low, high) =
-                    (part(&before).min(part(&after)), part(&before).max(part(&after)));
-                (low.saturating_sub(slack)..=high + slack).contains(&part(&theirs))
+            let slack = before.total.unwrap() / 50;
+            let is_between = |part: fn(&Memory) -> Option<u64>| {
+                let [before, theirs, after] =
+                    [&before, &theirs, &after].map(|memory| part(memory).unwrap());
+                let (low, high) = (before.min(after), before.max(after));
+                (low.saturating_sub(slack)..=high + slack).contains(&theirs)
             };
             let agrees =
                 is_between(|memory| memory.available) && is_between(|memory| memory.swap_free);

@@ -58,14 +58,17 @@ impl Disks {
     /// Tells `each` of the devices that are mounted.
     pub(super) fn read(&mut self, now: Instant, buffer: &mut Buffer, each: Each<'_>) -> Option<()> {
         self.look_at_mounts(now, buffer)?;
+        let mut any = None;
         self.stats.read_lines(buffer, |line| {
-            if let Some(device) = Device::parse(line)
-                && self.mounted.contains(&device)
-            {
-                each(device.name, device.counts);
+            if let Some(device) = Device::parse(line) {
+                any = Some(());
+                if self.mounted.contains(&device) {
+                    each(device.name, device.counts);
+                }
             }
             ControlFlow::Continue(())
-        })
+        })?;
+        self.stats.understood(any)
     }
 
     fn look_at_mounts(&mut self, now: Instant, buffer: &mut Buffer) -> Option<()> {
@@ -79,10 +82,13 @@ impl Disks {
         self.looked_at = None;
         self.mounted = Mounted::default();
         let Self { mounts, mounted, dev_dir, .. } = self;
+        // Each host has a root.
+        let mut any = None;
         mounts.read_lines(buffer, |line| {
-            mounted.add(line, dev_dir);
+            any = mounted.add(line, dev_dir).or(any);
             ControlFlow::Continue(())
         })?;
+        mounts.understood(any)?;
         self.mounted.sort();
         self.looked_at = Some(now);
         Some(())
@@ -92,28 +98,27 @@ impl Disks {
 impl Mounted {
     /// Adds the device of a line of the mount table, which is `ID PARENT MAJOR:MINOR ROOT MOUNT_POINT OPTIONS`, any number
     /// of words, and `- FILE_SYSTEM SOURCE` (proc_pid_mountinfo(5)). What is left out is what sysinfo leaves out, as far as
-    /// it is on block devices.
-    fn add(&mut self, line: &[u8], dev_dir: &Path) {
+    /// it is on block devices. None when it is no such line.
+    fn add(&mut self, line: &[u8], dev_dir: &Path) -> Option<()> {
         let mut words = words(line);
-        let (Some(device), Some(mount_point)) = (words.nth(2), words.nth(1)) else { return };
+        let (device, mount_point) = (words.nth(2)?, words.nth(1)?);
+        let mut parts = device.split(|byte| *byte == b':').map(number);
+        let number = [parts.next()??, parts.next()??];
         let mut words = words.skip_while(|word| *word != b"-").skip(1);
         let file_system = words.next().unwrap_or_default();
         // Images that are read only, most of them of packages.
         let is_image = matches!(file_system, b"squashfs" | b"iso9660");
         let is_of_system = [&b"/sys"[..], b"/proc"].iter().any(|it| mount_point.starts_with(it))
             || mount_point.starts_with(b"/run") && !mount_point.starts_with(b"/run/media");
-        if is_image || is_of_system {
-            return;
-        }
-        let mut parts = device.split(|byte| *byte == b':').map(number);
-        match (parts.next().flatten(), parts.next().flatten()) {
+        match number {
+            _ if is_image || is_of_system => {}
             // File systems that may lie on several devices, such as btrfs, and those that lie on none.
-            (Some(0), _) => {
+            [0, _] => {
                 self.names.extend(words.next().and_then(|source| name_in_stats(source, dev_dir)));
             }
-            (Some(major), Some(minor)) => self.numbers.push([major, minor]),
-            _ => {}
+            number => self.numbers.push(number),
         }
+        Some(())
     }
 
     /// Of each device one place is enough, and in order it is found faster.

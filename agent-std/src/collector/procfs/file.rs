@@ -29,7 +29,7 @@ pub(super) struct ProcFile {
     file: Option<File>,
     /// Whether no line has [`SHORT_LINE_BYTES`].
     has_short_lines: bool,
-    /// It could not be read the last time, which was logged.
+    /// It could not be read the last time, or had nothing in it, which was logged.
     is_missed: bool,
 }
 
@@ -46,17 +46,14 @@ impl ProcFile {
 
     /// Gives the lines of the file to `each`, without their ends, until it breaks. A line that is longer than `buffer` is
     /// cut to that. None when the file cannot be read; `each` may have had a part of it then. It is tried anew the next
-    /// time.
+    /// time. Whether the lines mean anything the caller says, with [`ProcFile::understood`].
     pub(super) fn read_lines(
         &mut self,
         buffer: &mut [u8],
         each: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Option<()> {
         match self.try_read_lines(buffer, each) {
-            Ok(()) => {
-                self.is_missed = false;
-                Some(())
-            }
+            Ok(()) => Some(()),
             Err(error) => {
                 self.file = None;
                 if !self.is_missed {
@@ -67,6 +64,18 @@ impl ProcFile {
                 None
             }
         }
+    }
+
+    /// What was `found` in the lines that were read; none when they have nothing of what the file is read for.
+    pub(super) fn understood<T>(&mut self, found: Option<T>) -> Option<T> {
+        if found.is_none() && !self.is_missed {
+            let file = self.path.display();
+            tracing::warn!(
+                "{file} is empty, or nothing in it is understood: what it says is left out"
+            );
+        }
+        self.is_missed = found.is_none();
+        found
     }
 
     fn try_read_lines(

@@ -68,7 +68,7 @@ fn first_line<T>(
         parsed = parse(line);
         ControlFlow::Break(())
     })?;
-    parsed
+    file.understood(parsed)
 }
 
 impl Source for Procfs {
@@ -84,7 +84,7 @@ impl Source for Procfs {
     fn memory(&mut self) -> Option<Memory> {
         let mut lines = MemoryLines::default();
         self.memory.read_lines(&mut *self.buffer, |line| lines.take(line))?;
-        lines.memory()
+        self.memory.understood(lines.memory())
     }
 
     fn load(&mut self) -> Option<[i64; 3]> {
@@ -96,12 +96,16 @@ impl Source for Procfs {
     }
 
     fn net_counters(&mut self, each: Each<'_>) -> Option<()> {
+        // Each host has loopback.
+        let mut any = None;
         self.network.read_lines(&mut *self.buffer, |line| {
             if let Some((name, counts)) = network::parse(line) {
                 each(name, counts);
+                any = Some(());
             }
             ControlFlow::Continue(())
-        })
+        })?;
+        self.network.understood(any)
     }
 }
 

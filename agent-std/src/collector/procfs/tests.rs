@@ -46,7 +46,7 @@ fn a_host_without_the_files_has_none_of_it_until_they_are_there() {
     host.write("meminfo", b"MemTotal: 8 kB\n");
     host.write("loadavg", b"1.00 2.00 3.00 1/2 3\n");
     host.write("net/dev", b"  lo: 7 1 0 0 0 0 0 0 7 1\n");
-    assert_eq!(host.source.memory().unwrap().total, 8 << 10);
+    assert_eq!(host.source.memory().unwrap().total, Some(8 << 10));
     assert_eq!(host.source.load(), Some([100, 200, 300]));
     assert_eq!(host.interfaces(), Some(vec![("lo".to_owned(), 7)]));
 }
