@@ -52,13 +52,13 @@ mod version;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 use agent_core::agent::Place;
 use agent_core::limits::RING_BYTES;
 use agent_core::plugin::own::OwnPlugins;
 use anyhow::Context as _;
 use clap::CommandFactory as _;
+use crossbeam_channel::bounded;
 use supervisor::Notifier;
 use tracing::level_filters::LevelFilter;
 
@@ -198,7 +198,7 @@ fn run<O: OwnPlugins>(settings: Settings) -> anyhow::Result<()> {
         tracing::debug!(%error, "timers stay as exact as the system has them");
     }
     let clock = Clock::start();
-    let (sender, events) = sync_channel(EVENTS_MAX);
+    let (sender, events) = bounded(EVENTS_MAX);
     let collector = collector.open().context("cannot measure this system")?;
     let collector = CollectorThread::spawn(collector, clock, sender.clone())
         .context("cannot start the collector thread")?;

@@ -4,7 +4,6 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use agent_core::agent::{
@@ -14,6 +13,7 @@ use agent_core::id::{AgentId, BootId, ConfigRevision, Sequence};
 use agent_core::ledger::Ledger;
 use agent_core::plugin::own::OwnPlugins;
 use agent_core::time::Instant;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use proto::agent_message::Body;
 use proto::command::CommandType;
 use proto::server_message::Body as ServerBody;
@@ -46,7 +46,7 @@ pub(crate) struct MainLoop {
     pub(crate) clock: Clock,
     pub(crate) events: Receiver<Event>,
     /// For answers that come back as events.
-    pub(crate) sender: SyncSender<Event>,
+    pub(crate) sender: Sender<Event>,
     pub(crate) collector: CollectorThread,
     pub(crate) uplink: Uplink<Transmit>,
     pub(crate) network: Arc<Network>,

@@ -18,13 +18,13 @@ mod sensors;
 mod sysinfo;
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_core::metric::{MetricSet, Values};
 use agent_core::record::Snapshot;
 use clap::ValueEnum;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use self::host::HostCollector;
 use crate::clock::Clock;
@@ -95,7 +95,7 @@ pub(crate) const STACK_BYTES: usize = stack::bytes(128);
 /// The collector thread. Dropping it ends the thread after the measurement in hand.
 #[derive(Debug)]
 pub(crate) struct CollectorThread {
-    requests: SyncSender<Request>,
+    requests: Sender<Request>,
     _thread: JoinHandle<()>,
 }
 
@@ -104,11 +104,11 @@ impl CollectorThread {
     pub(crate) fn spawn(
         mut collector: Box<dyn Collector>,
         clock: Clock,
-        events: SyncSender<Event>,
+        events: Sender<Event>,
     ) -> io::Result<Self> {
         // The core asks for the next snapshot only after the last has come, and the watchdog for the next answer likewise, so
         // one place for each is enough.
-        let (requests, queue): (_, Receiver<Request>) = sync_channel(2);
+        let (requests, queue): (_, Receiver<Request>) = bounded(2);
         let thread = thread::Builder::new().name("collector".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
             for request in queue {
@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn whoever_asks_does_not_wait_for_a_collector_that_is_stuck() {
-        let (release, held) = sync_channel(1);
-        let (sender, events) = sync_channel(4);
+        let (release, held) = bounded(1);
+        let (sender, events) = bounded(4);
         let collector =
             CollectorThread::spawn(Box::new(Stuck(held)), Clock::start(), sender).unwrap();
         assert!(collector.request(MetricSet::FIXED));

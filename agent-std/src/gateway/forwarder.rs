@@ -2,7 +2,6 @@
 //! that it concerns, and does what the relays ask for.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use agent_core::agent::LinkState;
@@ -10,6 +9,7 @@ use agent_core::id::{AgentId, BootId, Sequence};
 use agent_core::limits::DRAIN_MAX;
 use agent_core::random::SplitMix64;
 use agent_core::time::Instant;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use proto::Hello;
 
 use super::line::Heard;
@@ -98,10 +98,10 @@ pub(super) struct Forwarder {
     random: SplitMix64,
     clock: Clock,
     network: Arc<Network>,
-    sender: SyncSender<Event>,
+    sender: Sender<Event>,
     events: Receiver<Event>,
     // Dropped to end the readers.
-    running: Option<Vec<SyncSender<Never>>>,
+    running: Option<Vec<Sender<Never>>>,
     readers: usize,
     // At most DEVICES_MAX.
     devices: Vec<Device>,
@@ -121,9 +121,9 @@ impl Forwarder {
         random: SplitMix64,
         clock: Clock,
         network: Arc<Network>,
-        sender: SyncSender<Event>,
+        sender: Sender<Event>,
         events: Receiver<Event>,
-        running: Vec<SyncSender<Never>>,
+        running: Vec<Sender<Never>>,
     ) -> Self {
         Self {
             readers: settings.ports.len(),

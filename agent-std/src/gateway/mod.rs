@@ -15,12 +15,12 @@ mod relay;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use agent_core::id::AgentId;
 use agent_core::random::SplitMix64;
+use crossbeam_channel::{Sender, bounded};
 
 use self::forwarder::{Event, Forwarder};
 pub(crate) use self::port::PortAddress;
@@ -78,7 +78,7 @@ pub(crate) struct GatewaySettings {
 /// A running gateway.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    events: SyncSender<Event>,
+    events: Sender<Event>,
     asked_to_end: bool,
     thread: JoinHandle<()>,
 }
@@ -90,12 +90,12 @@ impl Gateway {
         clock: Clock,
         network: &Arc<Network>,
     ) -> io::Result<Self> {
-        let (events, queue) = sync_channel(EVENTS_MAX);
+        let (events, queue) = bounded(EVENTS_MAX);
         // Nothing is ever sent: closing them ends the readers.
         let mut running = Vec::with_capacity(settings.ports.len());
         let mut random = SplitMix64::new(settings.seed);
         for (number, address) in settings.ports.iter().enumerate() {
-            let (is_running, stop) = sync_channel(0);
+            let (is_running, stop) = bounded(0);
             running.push(is_running);
             let reader = Reader {
                 number: LineNumber(number),

@@ -1,12 +1,12 @@
 //! The thread of one link: opens it, reads it, opens it again when it is gone.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use agent_core::agent::{Link, LinkState};
 use agent_core::time::Instant;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::forwarder::Event;
 use super::line::{Counts, Line};
@@ -30,7 +30,7 @@ pub(super) struct Reader {
     pub(super) baud: u32,
     pub(super) seed: u64,
     pub(super) clock: Clock,
-    pub(super) events: SyncSender<Event>,
+    pub(super) events: Sender<Event>,
     /// Closed when the thread has to end.
     pub(super) stop: Receiver<Never>,
 }
