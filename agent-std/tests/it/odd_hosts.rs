@@ -1,10 +1,9 @@
 //! Hosts with a disk that cannot be written, hosts without a clock of their own, and hosts that give little.
 //!
-//! Some need tools of Linux: `unshare` with user namespaces, and the library of the package `faketime`. Where one is missing
+//! Some need tools of Linux: `unshare` with user namespaces, and `faketime`. Where one is missing
 //! the test says so and passes, unless `PICKET_REQUIRE_ODD_HOSTS` is set, as it is in CI.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use proto::{ConfigOutcome, Record};
@@ -150,21 +149,27 @@ async fn a_limit_on_the_size_of_files_is_a_disk_that_refuses_later() {
     assert!(!state.join("configuration").exists());
 }
 
-/// The library that makes a program see another wall clock.
-fn faketime() -> Option<PathBuf> {
-    let named = std::env::var_os("PICKET_FAKETIME").map(PathBuf::from);
-    let debian = || {
-        let triples = fs::read_dir("/usr/lib").ok()?.flatten();
-        let paths = triples.map(|triple| triple.path().join("faketime/libfaketime.so.1"));
-        paths.into_iter().find(|path| path.exists())
-    };
-    let found = named.or_else(debian);
-    can_run("the library of faketime", found.is_some()).then_some(found).flatten()
+/// The variables that have a program see another wall clock: those that `faketime` gives to what it runs, but for the ones that
+/// say which clock. It is not run itself with the agent, because it would stand between the agent and the signals of the test.
+fn faketime() -> Option<Vec<(String, String)>> {
+    let mut faketime = Command::new("faketime");
+    faketime
+        .args(["-f", "+0", "env"])
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    let output = faketime.output().ok().filter(|output| output.status.success());
+    let found = output.map(|output| {
+        let text = String::from_utf8(output.stdout).unwrap();
+        let variables = text.lines().filter_map(|line| line.split_once('='));
+        let loads = variables.filter(|(name, _)| *name != "PATH" && !name.starts_with("FAKETIME"));
+        loads.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    });
+    can_run("faketime", found.is_some()).then_some(found).flatten()
 }
 
 /// A host whose wall clock a test sets.
 struct ClockHost {
-    library: PathBuf,
+    faketime: Vec<(String, String)>,
     directory: tempfile::TempDir,
 }
 
@@ -182,7 +187,7 @@ impl ClockHost {
             ["--agent-id", "odd-2", "--interval", "0.2", "--server", server, "--state-dir"];
         let mut command = command(&[&arguments[..], &[state.to_str().unwrap()]].concat());
         command
-            .env("LD_PRELOAD", &self.library)
+            .envs(self.faketime.iter().cloned())
             .env("FAKETIME_TIMESTAMP_FILE", self.directory.path().join("time"))
             .env("FAKETIME_NO_CACHE", "1")
             // A step moves the wall clock alone.
@@ -213,8 +218,8 @@ fn is_in_1970(ms: i64) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_boots_in_1970_is_put_in_order_by_counters_and_not_by_its_clock() {
-    let Some(library) = faketime() else { return };
-    let host = ClockHost { library, directory: tempfile::tempdir().unwrap() };
+    let Some(faketime) = faketime() else { return };
+    let host = ClockHost { faketime, directory: tempfile::tempdir().unwrap() };
     let mut server = ScriptedServer::start(Headers::Welcome(welcome())).await;
     host.set("1970-01-01 00:00:10");
     let agent = host.start(&server.address());
