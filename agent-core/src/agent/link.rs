@@ -50,6 +50,8 @@ pub struct Link {
     heartbeat: Duration,
     // Messages handed to the shell that the transport has not taken: slots_used <= TRANSMIT_SLOTS.
     slots_used: u8,
+    // Whether the peer of this stream was asked to hear this side out.
+    finishes: bool,
     // Whether a peer of this boot has welcomed the agent.
     welcomed: bool,
     attempt: u32,
@@ -65,6 +67,7 @@ impl Link {
             opened_at: now,
             heartbeat: HEARTBEAT_DEFAULT,
             slots_used: 0,
+            finishes: false,
             welcomed: false,
             attempt: 0,
             sessions: 0,
@@ -101,6 +104,7 @@ impl Link {
     pub fn handle_opened(&mut self, now: Instant) {
         self.opened_at = now;
         self.slots_used = 0;
+        self.finishes = false;
         let patience = if self.welcomed { PLAIN_AFTER_WELCOME } else { PLAIN_AFTER };
         self.state = LinkState::Undecided { plain_at: now + patience };
     }
@@ -146,6 +150,19 @@ impl Link {
         let delay = Duration::from_millis(self.random.up_to(ceiling_ms));
         self.slots_used = 0;
         self.state = LinkState::Down { retry_at: now + delay };
+    }
+
+    /// Whether to end this side's half of the stream now: a plain peer that then ends its own in good order has read everything.
+    /// Asked once a stream.
+    pub fn poll_finish(&mut self) -> bool {
+        self.state == LinkState::Plain && !core::mem::replace(&mut self.finishes, true)
+    }
+
+    /// The stream has ended in good order. Answers whether that proves that a plain peer has read everything.
+    pub fn handle_finished(&mut self, now: Instant) -> bool {
+        let is_proof = self.state == LinkState::Plain && self.finishes;
+        self.handle_closed(now);
+        is_proof
     }
 
     /// What time alone changes.

@@ -322,22 +322,22 @@ impl HandedOver {
     }
 }
 
-/// Whether a plain peer has shown that it has read everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Finish {
-    // It was not asked to on this stream.
-    Unasked,
-    Asked,
-    Done,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Running,
     Stopped,
-    Draining { ending: Ending, until: Instant, resume: Resume, has_spooled: bool, finish: Finish },
+    Draining {
+        ending: Ending,
+        until: Instant,
+        resume: Resume,
+        has_spooled: bool,
+        // A plain server has read all that it can be given.
+        is_heard_out: bool,
+    },
     // The output that ends the process was given.
-    Ended { resume: Resume },
+    Ended {
+        resume: Resume,
+    },
 }
 
 /// What to go back to when a restart fails.
@@ -764,20 +764,21 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
     }
 
     fn on_link_finished(&mut self, now: Instant) {
-        if let Mode::Draining { finish: finish @ Finish::Asked, .. } = &mut self.mode
-            && self.link.state() == LinkState::Plain
+        if self.link.handle_finished(now)
+            && let Mode::Draining { is_heard_out, .. } = &mut self.mode
         {
-            *finish = Finish::Done;
+            *is_heard_out = true;
             self.outgoing.samples.release_handed_over();
         }
-        self.on_link_closed(now);
+        self.forget_stream();
     }
 
     fn on_link_closed(&mut self, now: Instant) {
         self.link.handle_closed(now);
-        if let Mode::Draining { finish: finish @ Finish::Asked, .. } = &mut self.mode {
-            *finish = Finish::Unasked;
-        }
+        self.forget_stream();
+    }
+
+    fn forget_stream(&mut self) {
         self.handed_over = None;
         self.outgoing.rewind();
         self.replay.handle_closed();
@@ -1014,8 +1015,8 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
         let resume = if self.mode == Mode::Stopped { Resume::Stopped } else { Resume::Running };
         self.flush_chain();
         let until = now + DRAIN_MAX;
-        let finish = Finish::Unasked;
-        self.mode = Mode::Draining { ending, until, resume, has_spooled: false, finish };
+        self.mode =
+            Mode::Draining { ending, until, resume, has_spooled: false, is_heard_out: false };
         self.farewell_said = false;
         // The server learns that this agent is about to leave.
         self.link.hasten_heartbeat(now);
@@ -1037,22 +1038,15 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
     }
 
     fn poll_ending(&mut self, now: Instant) -> Option<Output> {
-        let Mode::Draining { ending, until, resume, has_spooled, finish } = self.mode else {
+        let Mode::Draining { ending, until, resume, has_spooled, is_heard_out } = self.mode else {
             return matches!(self.mode, Mode::Ended { .. }).then_some(Output::Wait(None));
         };
         let is_drained = self.is_drained();
         // With a spool there is no need to wait for a server that is away.
         let spools_early = self.replay.is_writable() && self.link.is_down();
-        // A plain server has then read what it can be given.
-        let is_finished = finish == Finish::Done;
-        if !is_drained && now < until && !spools_early && !is_finished {
-            let is_plain = self.link.state() == LinkState::Plain;
-            if is_plain && finish == Finish::Unasked && self.outgoing.samples.is_handed_over() {
-                let finish = Finish::Asked;
-                self.mode = Mode::Draining { ending, until, resume, has_spooled, finish };
-                return Some(Output::Finish);
-            }
-            return None;
+        if !is_drained && now < until && !spools_early && !is_heard_out {
+            let is_due = self.outgoing.samples.is_handed_over() && self.link.poll_finish();
+            return is_due.then_some(Output::Finish);
         }
         if is_drained {
             // Nobody answers there. A peer that acknowledges has said what it has.
@@ -1060,7 +1054,7 @@ impl<const RING: usize, const COMMANDS: usize, O: OwnPlugins, M: Memory>
                 self.outgoing.release_handed_over();
             }
         } else if self.replay.is_writable() && !has_spooled && self.outgoing.holds_any() {
-            self.mode = Mode::Draining { ending, until, resume, has_spooled: true, finish };
+            self.mode = Mode::Draining { ending, until, resume, has_spooled: true, is_heard_out };
             return Some(Output::Spool);
         }
         self.outgoing.abandon();

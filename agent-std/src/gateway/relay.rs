@@ -82,19 +82,11 @@ pub(crate) enum Output {
     Wait(Option<Instant>),
 }
 
-/// Whether a plain server has shown that it has read everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Finish {
-    // It was not asked to on this stream.
-    Unasked,
-    Asked,
-    Done,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    Draining { until: Instant, farewell_said: bool, finish: Finish },
+    // Heard out: a plain server has read all that it can be given.
+    Draining { until: Instant, farewell_said: bool, is_heard_out: bool },
     Ended,
 }
 
@@ -401,22 +393,23 @@ impl Relay {
 
     /// The server ended the stream in good order after [`Output::Finish`]: it has read all that was put on it.
     pub(crate) fn handle_finished(&mut self, now: Instant) {
-        if let Phase::Draining { finish: finish @ Finish::Asked, .. } = &mut self.phase
-            && self.link.state() == LinkState::Plain
+        if self.link.handle_finished(now)
+            && let Phase::Draining { is_heard_out, .. } = &mut self.phase
         {
             self.boot.records.release_all_handed_over();
             // Another boot has its own stream.
-            *finish = if self.waiting.is_empty() { Finish::Done } else { Finish::Unasked };
+            *is_heard_out = self.waiting.is_empty();
         }
-        self.handle_closed(now);
+        self.forget_stream();
     }
 
     /// The stream ended, or could not be opened.
     pub(crate) fn handle_closed(&mut self, now: Instant) {
         self.link.handle_closed(now);
-        if let Phase::Draining { finish: finish @ Finish::Asked, .. } = &mut self.phase {
-            *finish = Finish::Unasked;
-        }
+        self.forget_stream();
+    }
+
+    fn forget_stream(&mut self) {
         self.handed_over.clear();
         self.boot.rewind();
         for answer in &mut self.answers {
@@ -502,8 +495,7 @@ impl Relay {
         match &mut self.phase {
             Phase::Serving => {
                 let until = now + DRAIN_MAX;
-                let finish = Finish::Unasked;
-                self.phase = Phase::Draining { until, farewell_said: false, finish };
+                self.phase = Phase::Draining { until, farewell_said: false, is_heard_out: false };
                 self.link.hasten_heartbeat(now);
             }
             Phase::Draining { until, .. } => *until = now,
@@ -591,15 +583,13 @@ impl Relay {
 
     /// The end, when it has come; before it the last word.
     fn poll_ending(&mut self, now: Instant) -> Option<Output> {
-        let Phase::Draining { until, farewell_said, finish } = self.phase else { return None };
-        let is_drained = self.is_drained();
-        if !is_drained && now < until && finish != Finish::Done {
-            let is_plain = self.link.state() == LinkState::Plain;
-            if is_plain && finish == Finish::Unasked && self.boot.records.is_handed_over() {
-                self.phase = Phase::Draining { until, farewell_said, finish: Finish::Asked };
-                return Some(Output::Finish);
-            }
+        let Phase::Draining { until, farewell_said, is_heard_out } = self.phase else {
             return None;
+        };
+        let is_drained = self.is_drained();
+        if !is_drained && now < until && !is_heard_out {
+            let is_due = self.boot.records.is_handed_over() && self.link.poll_finish();
+            return is_due.then_some(Output::Finish);
         }
         for boot in self.boots_mut() {
             boot.abandon();
@@ -608,7 +598,7 @@ impl Relay {
             && self.turn == Turn::Running
             && self.link.has_slot();
         if !farewell_said && can_speak {
-            self.phase = Phase::Draining { until, farewell_said: true, finish };
+            self.phase = Phase::Draining { until, farewell_said: true, is_heard_out };
             self.link.take_slot();
             let message = message::envelope(&self.agent, Body::Status(self.status()));
             return Some(Output::Transmit(Box::new(message), Ticket::Other));
