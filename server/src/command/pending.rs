@@ -280,12 +280,7 @@ impl Pending {
         if self.answers.get(&order.id).is_some() {
             return;
         }
-        if let Some(open) = self.find(&order.id) {
-            // The first one counts: another command with its id does nothing, and has no answer.
-            if order.is_repeat_of(&open.order) && !open.published {
-                self.arrive(&order.id);
-                self.offer(&order.agent);
-            }
+        if self.is_held(&order) {
             return;
         }
         let agent = order.agent.clone();
@@ -326,7 +321,8 @@ impl Pending {
     /// A command was found on the bus at the start, unanswered, with `left` of its time to live. Another server or
     /// an earlier run of this one may have delivered it.
     pub(crate) fn handle_recovered(&mut self, now: Now, order: Order, left: Duration) {
-        if self.ids.contains_key(&order.id) {
+        // A caller of this run may have sent it meanwhile.
+        if self.is_held(&order) {
             return;
         }
         if self.is_full(&order.agent) {
@@ -336,6 +332,20 @@ impl Pending {
         let agent = order.agent.clone();
         self.insert(order, now.monotonic + left, true, Delivery::Elsewhere);
         self.offer(&agent);
+    }
+
+    /// Whether a command that was read from the bus is held already. One that a caller of this server has sent may be
+    /// delivered from now on.
+    fn is_held(&mut self, order: &Order) -> bool {
+        let Some(open) = self.find(&order.id) else {
+            return false;
+        };
+        // The first one counts: another command with its id does nothing, and has no answer.
+        if order.is_repeat_of(&open.order) && !open.published {
+            self.arrive(&order.id);
+            self.offer(&order.agent);
+        }
+        true
     }
 
     /// A mark was read from the bus, of this server or another one.
@@ -519,7 +529,11 @@ impl Pending {
                 let text = format!("handed to agent {agent}, which has not answered");
                 self.conclude_open(now, serial, CommandOutcome::Unknown, text);
             } else if open.is_closed || open.verdict.is_none() {
-                let text = format!("agent {agent} is not connected ({})", last_seen(agent));
+                let text = if self.connected.contains_key(agent) {
+                    format!("agent {agent} is connected and could not be given it in time")
+                } else {
+                    format!("agent {agent} is not connected ({})", last_seen(agent))
+                };
                 self.close(now, serial, CommandOutcome::Expired, text);
             } else {
                 let text = "the bus did not say in time whether a server has delivered it";
@@ -900,6 +914,33 @@ mod tests {
         pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
         assert_eq!(outputs(&mut pending), ["deliver 1", "deliver 2"]);
         assert_eq!(pending.left(at(4), &order("1", "a").id), Some(Duration::from_secs(6)));
+    }
+
+    #[test]
+    fn a_command_sent_while_the_bus_was_read_at_the_start_is_delivered() {
+        for limits in [LIMITS, SHARED] {
+            let mut pending = Pending::new(limits);
+            pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+            submit(&mut pending, "1", "a");
+            pending.handle_recovered(at(0), order("1", "a"), TEN);
+            let first = if limits.grace.is_zero() { "deliver 1" } else { "say delivered 1" };
+            assert_eq!(outputs(&mut pending), [first]);
+        }
+    }
+
+    #[test]
+    fn what_a_connected_agent_was_not_given_is_not_put_on_its_absence() {
+        let mut pending = Pending::new(LIMITS);
+        pending.handle_connected(&agent("a"), SessionKey(1), Dialect::Full);
+        submit(&mut pending, "1", "a");
+        publish(&mut pending, at(0), "1", "a");
+        outputs(&mut pending);
+        pending.handle_undelivered(at(0), &order("1", "a").id);
+        pending.handle_timeout(at(10), |_| String::new(), |_| Holder::Nobody);
+        let Some(Output::Answered { response, .. }) = pending.outputs.pop_back() else {
+            panic!("there is no answer");
+        };
+        assert_eq!(response.message, "agent a is connected and could not be given it in time");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a running process has used so far and holds now, as Linux tells of it in `/proc`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,19 +47,26 @@ impl Observed {
     /// When the process is gone, or the system has no such files.
     pub(super) fn usage(&self) -> anyhow::Result<Usage> {
         let mut usage = Usage::default();
+        let mut threads = 0_usize;
         let tasks = self.directory.join("task");
         let entries = fs::read_dir(&tasks).with_context(|| tasks.display().to_string())?;
         for entry in entries {
             let task = entry?.path();
-            let schedstat = read(&task.join("schedstat"))?;
+            // It may have ended since the directory was read.
+            let (Some(schedstat), Some(status)) =
+                (read_of_thread(&task.join("schedstat"))?, read_of_thread(&task.join("status"))?)
+            else {
+                continue;
+            };
+            threads += 1;
             let nanoseconds = schedstat.split_ascii_whitespace().next();
             let nanoseconds = nanoseconds.and_then(|number| number.parse().ok());
             let nanoseconds = nanoseconds.context("schedstat does not start with a number")?;
             usage.cpu += Duration::from_nanos(nanoseconds);
-            let status = read(&task.join("status"))?;
             usage.voluntary_switches += number(&status, "voluntary_ctxt_switches:")?;
             usage.involuntary_switches += number(&status, "nonvoluntary_ctxt_switches:")?;
         }
+        anyhow::ensure!(0 < threads, "{} has no threads: it has ended", self.directory.display());
         Ok(usage)
     }
 
@@ -85,6 +93,20 @@ fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// A file of a thread; none when the thread has ended, which Linux says in one of two ways.
+fn read_of_thread(path: &Path) -> anyhow::Result<Option<String>> {
+    const ESRCH: i32 = 3;
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error)
+            if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// The number of the line that begins with `key`.
 fn number(text: &str, key: &str) -> anyhow::Result<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(key));
@@ -94,6 +116,9 @@ fn number(text: &str, key: &str) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -120,6 +145,26 @@ mod tests {
         let sum: u64 = memory.iter().map(|byte| u64::from(*byte)).sum();
         assert_eq!(sum, 4 << 20);
         assert!(0 < before.cpu.as_nanos(), "{before:?}");
+    }
+
+    #[test]
+    fn threads_that_end_meanwhile_do_no_harm() {
+        let process = Observed::new(std::process::id());
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    thread::scope(|short| {
+                        short.spawn(|| {});
+                    });
+                }
+            });
+            let outcomes: Vec<_> = (0..200).map(|_| process.usage()).collect();
+            ended.store(true, Ordering::Relaxed);
+            for outcome in outcomes {
+                outcome.unwrap();
+            }
+        });
     }
 
     #[test]
