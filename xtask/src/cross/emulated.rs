@@ -3,10 +3,11 @@
 //! The end-to-end tests are those that the programs of this host pass. They take their programs from a directory; here
 //! that has the server and the tool of this host, and a script that runs the agent of the target on the emulator.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use crate::cross::directory;
 use crate::cross::target::Target;
 use crate::cross::toolchain::Toolchain;
-use crate::fleet::{Binaries, Profile};
+use crate::fleet::{Binaries, Profile, tail};
 use crate::workspace;
 
 /// The program that the end-to-end tests run on the emulator.
@@ -77,16 +78,47 @@ impl Emulator {
     }
 }
 
-/// Runs agent-core's own tests.
-///
-/// # Errors
-///
-/// When one fails.
-pub(super) fn test_core(target: &Target, toolchain: &Toolchain) -> anyhow::Result<()> {
-    let mut cargo = toolchain.cargo(target);
-    cargo.args(["test", "--locked", "--package", "agent-core", "--target", target.name]);
-    cargo.arg("--target-dir").arg(directory()?);
-    workspace::run(cargo)
+/// A run of agent-core's own tests, which takes minutes and one processor: those of several targets run side by side.
+#[derive(Debug)]
+pub(super) struct CoreTests {
+    target: &'static Target,
+    cargo: Child,
+    log: PathBuf,
+}
+
+impl CoreTests {
+    /// Begins to build and run them.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot be run, or its log not be written.
+    pub(super) fn start(target: &'static Target, toolchain: &Toolchain) -> anyhow::Result<Self> {
+        let directory = directory()?;
+        let log = directory.join(target.name).join("core-tests.log");
+        let file = File::create(&log).with_context(|| log.display().to_string())?;
+        let mut cargo = toolchain.cargo(target);
+        cargo.args(["test", "--locked", "--package", "agent-core", "--target", target.name]);
+        cargo.arg("--target-dir").arg(directory).stdout(file.try_clone()?).stderr(file);
+        let cargo = cargo.spawn().context("cannot run cargo")?;
+        Ok(Self { target, cargo, log })
+    }
+
+    /// Waits until they have ended, and prints what came out.
+    ///
+    /// # Errors
+    ///
+    /// When one fails, with the end of the log.
+    pub(super) fn finish(mut self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let status = self.cargo.wait().context("cannot wait for cargo")?;
+        let name = self.target.name;
+        ensure!(status.success(), "agent-core's tests on {name}: {status}\n{}", tail(&self.log));
+        let text = fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())?;
+        writeln!(out, "\nagent-core's tests on {name}")?;
+        for line in text.lines().filter(|line| line.starts_with("test result:")) {
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Runs end-to-end tests with the `agent` of `target` and the server and the tool of this host.

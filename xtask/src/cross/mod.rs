@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::workspace;
 use budget::Budgets;
+use emulated::CoreTests;
 pub(crate) use emulated::Emulator;
 pub(crate) use program::{PROGRAMS, Program};
 use target::TARGETS;
@@ -116,13 +117,19 @@ pub fn run(choice: Choice, names: &[String], is_tested: bool) -> anyhow::Result<
         }
     }
     report(&built, &mut out)?;
-    for ((target, toolchain), emulator) in targets.iter().zip(&toolchains).zip(emulators) {
+    let with_core = targets.iter().zip(&toolchains).filter(|_| is_tested);
+    let core = with_core
+        .map(|(target, toolchain)| CoreTests::start(target, toolchain))
+        .collect::<anyhow::Result<Vec<CoreTests>>>()?;
+    // All are waited for, also when one fails. What comes after them has the processors to itself.
+    let outcomes: Vec<_> = core.into_iter().map(|tests| tests.finish(&mut out)).collect();
+    outcomes.into_iter().collect::<anyhow::Result<()>>()?;
+    for (target, emulator) in targets.iter().zip(emulators) {
         let agent = built
             .iter()
             .find(|built| built.target == *target && built.program.name == emulated::PROGRAM);
         let agent = agent.context("the agent was not built")?;
         writeln!(out, "\ntesting on {} ({})", target.name, emulator.name())?;
-        emulated::test_core(target, toolchain)?;
         emulated::test_end_to_end(target, &emulator, &agent.path)?;
     }
     Ok(())
