@@ -61,11 +61,11 @@ pub async fn serve(args: Args, mut service: Service, mut signals: Signals) -> an
     let storage = Storage::open(&args, &troubles).await?;
 
     let shutdown = Shutdown::new();
-    let (shared, router) = assemble(&args, &storage, &troubles, &shutdown);
+    let (shared, router, commands_known) = assemble(&args, &storage, &troubles, &shutdown);
     let router = tokio::spawn(router.run());
     let mut follower = shared.config.follow().await;
     follower.read_first(&shared.config, &troubles).await;
-    let news = remember(&shared).await;
+    let news = remember(&shared, commands_known).await;
     let follower = tokio::spawn(follower.run(Arc::clone(&shared)));
     let damage = tokio::spawn(damage::tell(Arc::clone(&shared)));
 
@@ -147,7 +147,7 @@ fn assemble(
     storage: &Storage,
     troubles: &Arc<Troubles>,
     shutdown: &Shutdown,
-) -> (Arc<Shared>, Router) {
+) -> (Arc<Shared>, Router, oneshot::Receiver<()>) {
     let bus = storage.bus();
     let clock = Clock::new();
     let counters = Arc::new(Counters::default());
@@ -155,7 +155,7 @@ fn assemble(
     let tables = Arc::new(Tables::new(Registry::new(AGENTS_MAX)));
     let server_id = server_id();
 
-    let (commands, inbox) = Commands::new();
+    let (commands, inbox, commands_known) = Commands::new();
     let reach = (&commands, inbox);
     let router = Router::new(bus, &clock, &counters, &tables, troubles, &server_id, reach);
     let shared = Shared {
@@ -174,15 +174,17 @@ fn assemble(
         tables,
         troubles: Arc::clone(troubles),
     };
-    (Arc::new(shared), router)
+    (Arc::new(shared), router, commands_known)
 }
 
-/// Begins to read what earlier runs and other servers saw, and waits for it a while.
-async fn remember(shared: &Arc<Shared>) -> JoinHandle<()> {
-    let (caught_up, mut known) = oneshot::channel();
+/// Begins to read what earlier runs and other servers saw of agents, and waits a while for it, and for what they saw of
+/// commands: an answer that an agent gives again would be taken for a new one before that.
+async fn remember(shared: &Arc<Shared>, commands_known: oneshot::Receiver<()>) -> JoinHandle<()> {
+    let (caught_up, agents_known) = oneshot::channel();
     let news = tokio::spawn(News::new(shared).run(caught_up));
+    let mut known = Box::pin(async { tokio::try_join!(agents_known, commands_known) });
     if tokio::time::timeout(HISTORY_WAIT, &mut known).await.is_err() {
-        let text = "what the bus has of agents is not read yet";
+        let text = "what the bus has of agents and commands is not read yet";
         shared.troubles.raise(Trouble::History, text);
         let troubles = Arc::clone(&shared.troubles);
         tokio::spawn(async move {

@@ -89,10 +89,11 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    /// A way to reach a router, and the router's own end of it.
-    pub(crate) fn new() -> (Self, Inbox) {
+    /// A way to reach a router, the router's own end of it, and what tells that the router knows what the bus has.
+    pub(crate) fn new() -> (Self, Inbox, oneshot::Receiver<()>) {
         let (inbox, events) = mpsc::channel(INBOX);
-        (Self { inbox }, Inbox { events })
+        let (caught_up, known) = oneshot::channel();
+        (Self { inbox }, Inbox { events, caught_up }, known)
     }
 
     /// Submits a command. An `issuer` may send so many a second, see [`Rates`].
@@ -145,4 +146,5 @@ impl Commands {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     events: mpsc::Receiver<Event>,
+    caught_up: oneshot::Sender<()>,
 }

@@ -47,6 +47,8 @@ pub(crate) struct Router {
     is_shared: bool,
     /// Names this run of the server in records.
     server_id: String,
+    /// Told once what the bus has is known.
+    caught_up: Option<oneshot::Sender<()>>,
     /// Ended with the router.
     tasks: Vec<JoinHandle<()>>,
 }
@@ -60,7 +62,7 @@ impl Drop for Router {
 }
 
 impl Router {
-    /// A router that begins with what the bus has.
+    /// A router that begins with what the bus has, and tells when it knows that.
     pub(crate) fn new(
         bus: &Arc<dyn Bus>,
         clock: &Clock,
@@ -91,6 +93,7 @@ impl Router {
             events: inbox.events,
             records,
             is_shared,
+            caught_up: Some(inbox.caught_up),
             tasks,
         }
     }
@@ -127,6 +130,10 @@ impl Router {
             Event::Recovered(orders) => {
                 for (order, left) in orders {
                     self.pending.handle_recovered(now, order, left);
+                }
+                if let Some(caught_up) = self.caught_up.take() {
+                    // A server that did not wait does not want to know.
+                    caught_up.send(()).ok();
                 }
             }
             Event::Published { order, left } => {
